@@ -1,0 +1,205 @@
+//! The description of a model that the one decoder reads.
+
+mod hf;
+mod rope;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::error::{ModelError, Result};
+pub use rope::{RopeConfig, RopeScaling};
+
+/// Architectures of `config.json` that this decoder runs.
+pub(crate) const SUPPORTED: [&str; 1] = ["LlamaForCausalLM"];
+
+/// The activation of the gated MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x · sigmoid(x)`, also called swish.
+    Silu,
+}
+
+/// The shape of a decoder, as data: what differs between models is here and not in the code that runs them.
+///
+/// Read from a Hugging Face `config.json` with [`ModelConfig::read`], or made for a new model with
+/// [`ModelConfig::llama`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// The entry of `architectures`, for example `LlamaForCausalLM`.
+    pub architecture: String,
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width inside the gated MLP.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of one head; `hidden_size / heads` unless given.
+    pub head_dim: usize,
+    /// Context length in tokens the model was made for.
+    pub max_positions: usize,
+    /// Epsilon of RMSNorm.
+    pub rms_norm_eps: f64,
+    /// Rotary position embedding.
+    pub rope: RopeConfig,
+    /// Whether the output projection is the token embedding.
+    pub tie_embeddings: bool,
+    /// Whether query, key, value and output projections have a bias.
+    pub attention_bias: bool,
+    /// Whether the MLP's projections have a bias.
+    pub mlp_bias: bool,
+    /// The MLP's activation.
+    pub activation: Activation,
+    /// Standard deviation of new weights.
+    pub initializer_range: f64,
+    /// `config.json` as it was read, so that what this crate does not interpret survives a round trip.
+    pub(crate) raw: Map<String, Value>,
+}
+
+/// The numbers that make a new Llama-shaped model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LlamaShape {
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Width of the residual stream; a multiple of `heads`.
+    pub hidden_size: usize,
+    /// Width inside the gated MLP.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub layers: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Context length in tokens.
+    pub max_positions: usize,
+}
+
+impl ModelConfig {
+    /// A new Llama-shaped model with tied embeddings, RMSNorm epsilon 1e-5 and rope base 10 000.
+    ///
+    /// # Errors
+    /// [`ModelError::Config`] when the numbers do not fit together.
+    pub fn llama(shape: LlamaShape) -> Result<Self> {
+        let raw = serde_json::json!({
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_act": "silu",
+            "vocab_size": shape.vocab_size,
+            "hidden_size": shape.hidden_size,
+            "intermediate_size": shape.intermediate_size,
+            "num_hidden_layers": shape.layers,
+            "num_attention_heads": shape.heads,
+            "num_key_value_heads": shape.kv_heads,
+            "max_position_embeddings": shape.max_positions,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 10_000.0,
+            "tie_word_embeddings": true,
+            "initializer_range": 0.02,
+        });
+        match raw {
+            Value::Object(raw) => hf::from_map(raw),
+            _ => Err(ModelError::config("architectures", "not an object")),
+        }
+    }
+
+    /// Reads `dir/config.json`.
+    ///
+    /// # Errors
+    /// When the file is missing or no JSON, names an architecture that is not supported, or lacks a field.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let bytes = std::fs::read(&path).map_err(ModelError::io("read", &path))?;
+        let raw = serde_json::from_slice(&bytes).map_err(|source| ModelError::Json { path, source })?;
+        hf::from_map(raw)
+    }
+
+    /// Writes `dir/config.json`: the fields it was read with, weights declared as float32.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let mut raw = self.raw.clone();
+        raw.remove("torch_dtype");
+        raw.insert("dtype".into(), "float32".into());
+        let text = serde_json::to_string_pretty(&raw)
+            .map_err(|source| ModelError::Json { path: dir.join("config.json"), source })?;
+        crate::weights::write_atomic(&dir.join("config.json"), |file| {
+            std::io::Write::write_all(file, text.as_bytes())
+        })
+    }
+
+    /// Sets the ids that `config.json` declares as beginning and end of a sequence.
+    #[must_use]
+    pub fn with_token_ids(mut self, bos: Option<u32>, eos: u32) -> Self {
+        self.raw.insert("bos_token_id".into(), bos.map_or(Value::Null, Into::into));
+        self.raw.insert("eos_token_id".into(), eos.into());
+        self
+    }
+
+    /// Number of weights, in elements; a tied output projection counts once.
+    pub fn parameters(&self) -> usize {
+        let attention = self.hidden_size * self.head_dim * (self.heads + self.kv_heads) * 2;
+        let mlp = 3 * self.hidden_size * self.intermediate_size;
+        let mut per_layer = attention + mlp + 2 * self.hidden_size;
+        if self.attention_bias {
+            per_layer += self.head_dim * (self.heads + 2 * self.kv_heads) + self.hidden_size;
+        }
+        if self.mlp_bias {
+            per_layer += 2 * self.intermediate_size + self.hidden_size;
+        }
+        let embeddings = self.vocab_size * self.hidden_size * if self.tie_embeddings { 1 } else { 2 };
+        embeddings + self.layers * per_layer + self.hidden_size
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shape() -> LlamaShape {
+        LlamaShape {
+            vocab_size: 32,
+            hidden_size: 16,
+            intermediate_size: 24,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            max_positions: 64,
+        }
+    }
+
+    #[test]
+    fn a_new_model_survives_a_round_trip_through_its_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = ModelConfig::llama(shape()).unwrap().with_token_ids(None, 3);
+        config.write(dir.path()).unwrap();
+        let read = ModelConfig::read(dir.path()).unwrap();
+        assert_eq!((read.layers, read.head_dim, &read.rope), (2, 4, &config.rope));
+        assert_eq!(read.raw["eos_token_id"], 3);
+        assert_eq!(read.raw["dtype"], "float32");
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_are_refused() {
+        let error = ModelConfig::llama(LlamaShape { kv_heads: 3, ..shape() }).unwrap_err();
+        assert!(error.to_string().contains("num_key_value_heads"), "{error}");
+        let error = ModelConfig::llama(LlamaShape { heads: 0, ..shape() }).unwrap_err();
+        assert!(error.to_string().contains("num_attention_heads"), "{error}");
+    }
+
+    #[test]
+    fn unknown_keys_of_the_file_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = ModelConfig::llama(shape()).unwrap();
+        config.raw.insert("from_elsewhere".into(), serde_json::json!({"a": [1]}));
+        config.write(dir.path()).unwrap();
+        assert_eq!(ModelConfig::read(dir.path()).unwrap().raw["from_elsewhere"]["a"][0], 1);
+    }
+}

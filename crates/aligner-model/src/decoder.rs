@@ -1,0 +1,125 @@
+//! The decoder: embedding, blocks, final norm, output projection.
+
+use burn::module::{Module, ModuleDisplay};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear};
+use burn::tensor::{Device, Int, Tensor};
+
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::nn::{Block, CausalMask, KvCache, RmsNorm, RmsNormConfig, Rope, Step, linear};
+use crate::weights;
+
+/// A causal language model without its tokenizer: ids in, hidden states or logits out.
+///
+/// One type serves training and inference. Load it on `device.autodiff()` to train; pass a [`KvCache`] to decode.
+#[derive(Module, Debug)]
+#[module(custom_display)]
+pub struct CausalDecoder {
+    /// Token embedding: `[vocab_size, hidden_size]`.
+    pub embed_tokens: Embedding,
+    /// The layers.
+    pub layers: Vec<Block>,
+    /// Final norm.
+    pub norm: RmsNorm,
+    /// Output projection `[hidden_size, vocab_size]`; absent when it is the embedding.
+    pub lm_head: Option<Linear>,
+    #[module(skip)]
+    rope: Rope,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl ModuleDisplay for CausalDecoder {}
+
+impl CausalDecoder {
+    /// A decoder with zero weights; [`weights`] fills it.
+    pub(crate) fn empty(config: &ModelConfig, device: &Device) -> Self {
+        let embedding = EmbeddingConfig::new(config.vocab_size, config.hidden_size);
+        Self {
+            embed_tokens: embedding.with_initializer(Initializer::Zeros).init(device),
+            layers: (0..config.layers).map(|_| Block::new(config, device)).collect(),
+            norm: RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device),
+            lm_head: (!config.tie_embeddings)
+                .then(|| linear(config.hidden_size, config.vocab_size, false, device)),
+            rope: Rope::new(&config.rope, config.head_dim),
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        }
+    }
+
+    /// A decoder with new weights: normal with `config.initializer_range`, norms 1, biases 0.
+    ///
+    /// The same seed gives the same weights on every device.
+    ///
+    /// # Errors
+    /// None today; the signature leaves room for devices that run out of memory.
+    pub fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result<Self> {
+        weights::random(config, seed, device)
+    }
+
+    /// An empty cache for `batch` sequences of up to `capacity` tokens, on the decoder's device.
+    pub fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
+        let device = self.norm.weight.val().device().inner();
+        KvCache::new(self.layers.len(), [batch, self.kv_heads, capacity, self.head_dim], &device)
+    }
+
+    /// Runs the blocks and the final norm over `ids`, behind the tokens of `cache` when one is given.
+    ///
+    /// Sequences of a batch that are shorter than `tokens` are padded on the right: a causal model's tokens never see
+    /// what comes after them, so the padding needs no mask, and its hidden states are meaningless.
+    ///
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, hidden_size]`
+    ///
+    /// # Panics
+    /// When the cache has no room for `tokens` more, or was made for another batch: both are errors of the caller, which
+    /// knows the lengths.
+    pub fn forward(&self, ids: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
+        let [_, tokens] = ids.dims();
+        let device = ids.device();
+        let start = cache.as_ref().map_or(0, |cache| cache.len());
+        if let Some(cache) = &cache {
+            assert!(start + tokens <= cache.capacity(), "the cache holds {} tokens", cache.capacity());
+        }
+        let step = Step {
+            rotation: self.rope.rotation(start, tokens, &device),
+            mask: CausalMask::new(start, tokens, &device),
+            start,
+        };
+        let mut x = self.embed_tokens.forward(ids);
+        let mut layer_caches = cache.as_mut().map(|cache| cache.layers_mut());
+        for block in &self.layers {
+            x = block.forward(x, &step, layer_caches.as_mut().and_then(Iterator::next));
+        }
+        drop(layer_caches);
+        if let Some(cache) = cache {
+            cache.advance(tokens);
+        }
+        self.norm.forward(x)
+    }
+
+    /// Scores of every token of the vocabulary as the next one, before the softmax.
+    ///
+    /// # Shapes
+    /// - `hidden_states`: `[batch, tokens, hidden_size]`, as [`forward`](Self::forward) returns them
+    /// - output: `[batch, tokens, vocab_size]`
+    pub fn logits(&self, hidden_states: Tensor<3>) -> Tensor<3> {
+        let [batch, tokens, width] = hidden_states.dims();
+        let logits = self.logits_of_rows(hidden_states.reshape([batch * tokens, width]));
+        let vocab_size = logits.dims()[1];
+        logits.reshape([batch, tokens, vocab_size])
+    }
+
+    /// [`logits`](Self::logits) of chosen rows.
+    ///
+    /// # Shapes
+    /// - `rows`: `[rows, hidden_size]`
+    /// - output: `[rows, vocab_size]`
+    pub fn logits_of_rows(&self, rows: Tensor<2>) -> Tensor<2> {
+        match &self.lm_head {
+            Some(head) => head.forward(rows),
+            None => rows.matmul(self.embed_tokens.weight.val().transpose()),
+        }
+    }
+}

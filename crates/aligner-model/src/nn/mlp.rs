@@ -1,0 +1,55 @@
+//! The gated MLP.
+
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::Linear;
+use burn::tensor::{Device, Tensor};
+
+use super::linear;
+use crate::kernels;
+
+/// Configuration of [`Mlp`].
+#[derive(Config, Debug)]
+pub struct MlpConfig {
+    /// Width of input and output.
+    pub hidden_size: usize,
+    /// Width inside.
+    pub intermediate_size: usize,
+    /// Whether the projections have a bias. Default: false
+    #[config(default = false)]
+    pub bias: bool,
+}
+
+/// `down(silu(gate(x)) · up(x))`, SwiGLU (Shazeer 2020, arXiv 2002.05202).
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// `[hidden_size, intermediate_size]`
+    pub gate_proj: Linear,
+    /// `[hidden_size, intermediate_size]`
+    pub up_proj: Linear,
+    /// `[intermediate_size, hidden_size]`
+    pub down_proj: Linear,
+}
+
+impl MlpConfig {
+    /// An MLP with zero weights, to be loaded.
+    pub fn init(&self, device: &Device) -> Mlp {
+        let (outer, inner) = (self.hidden_size, self.intermediate_size);
+        Mlp {
+            gate_proj: linear(outer, inner, self.bias, device),
+            up_proj: linear(outer, inner, self.bias, device),
+            down_proj: linear(inner, outer, self.bias, device),
+        }
+    }
+}
+
+impl Mlp {
+    /// # Shapes
+    /// - `x`: `[batch, tokens, hidden_size]`
+    /// - output: as `x`
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let gate = self.gate_proj.forward(x.clone());
+        let up = self.up_proj.forward(x);
+        self.down_proj.forward(kernels::swiglu(gate, up))
+    }
+}

@@ -1,0 +1,90 @@
+//! Rotary position embedding (Su et al. 2021, arXiv 2104.09864), in the half-split layout of Hugging Face.
+
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::config::RopeConfig;
+
+/// The inverse frequencies of a model's heads.
+#[derive(Debug, Clone)]
+pub struct Rope {
+    inverse_frequencies: Vec<f32>,
+}
+
+/// Cosines and sines for one run of positions, shared by all layers of a forward pass.
+#[derive(Debug, Clone)]
+pub struct Rotation {
+    /// `[tokens, head_dim / 2]`
+    cos: Tensor<2>,
+    /// `[tokens, head_dim / 2]`
+    sin: Tensor<2>,
+}
+
+impl Rope {
+    /// The embedding for heads of width `head_dim`.
+    pub fn new(config: &RopeConfig, head_dim: usize) -> Self {
+        Self { inverse_frequencies: config.inverse_frequencies(head_dim) }
+    }
+
+    /// The rotation of the positions `start .. start + tokens`.
+    ///
+    /// Angles are computed on the host in f32, as the reference implementation does; for the few thousand positions of a
+    /// pass this costs less than keeping a table of the whole context.
+    pub fn rotation(&self, start: usize, tokens: usize, device: &Device) -> Rotation {
+        let half = self.inverse_frequencies.len();
+        let (mut cos, mut sin) = (Vec::with_capacity(tokens * half), Vec::with_capacity(tokens * half));
+        for position in start..start + tokens {
+            for frequency in &self.inverse_frequencies {
+                let (s, c) = (position as f32 * frequency).sin_cos();
+                cos.push(c);
+                sin.push(s);
+            }
+        }
+        let upload = |values| Tensor::from_data(TensorData::new(values, [tokens, half]), device);
+        Rotation { cos: upload(cos), sin: upload(sin) }
+    }
+}
+
+impl Rotation {
+    /// Turns each pair `(x[i], x[i + head_dim / 2])` by its position's angle.
+    ///
+    /// # Shapes
+    /// - `x`: `[batch, heads, tokens, head_dim]`
+    /// - output: as `x`
+    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
+        let half = x.dims()[3] / 2;
+        let (cos, sin) = (self.cos.clone().unsqueeze::<4>(), self.sin.clone().unsqueeze::<4>());
+        let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+        let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
+        let turned_second = second * cos + first * sin;
+        Tensor::cat(vec![turned_first, turned_second], 3)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RopeScaling;
+
+    fn rotate(x: [f32; 4], position: usize) -> Vec<f32> {
+        let device = Device::flex();
+        let rope = Rope::new(&RopeConfig { theta: 100.0, scaling: RopeScaling::None }, 4);
+        let x = Tensor::<1>::from_floats(x, &device).reshape([1, 1, 1, 4]);
+        rope.rotation(position, 1, &device).apply(x).try_into_vec_as().unwrap()
+    }
+
+    #[test]
+    fn pairs_turn_by_position_times_frequency() {
+        let [a, b, c, d] = [0.3f32, -1.0, 2.0, 0.5];
+        let turned = rotate([a, b, c, d], 3);
+        let ((s0, c0), (s1, c1)) = (3f32.sin_cos(), 0.3f32.sin_cos());
+        let expected = [a * c0 - c * s0, b * c1 - d * s1, c * c0 + a * s0, d * c1 + b * s1];
+        for (got, want) in turned.iter().zip(expected) {
+            assert!((got - want).abs() < 1e-6, "{turned:?} {expected:?}");
+        }
+    }
+
+    #[test]
+    fn position_zero_is_the_identity() {
+        assert_eq!(rotate([1.0, 2.0, 3.0, 4.0], 0), vec![1.0, 2.0, 3.0, 4.0]);
+    }
+}

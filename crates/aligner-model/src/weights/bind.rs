@@ -1,0 +1,232 @@
+//! Walks a decoder's parameters beside their names.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use super::names::{is_redundant, weight_name};
+use super::{HostTensor, TensorSource};
+use crate::config::ModelConfig;
+use crate::decoder::CausalDecoder;
+use crate::error::{ModelError, Result};
+
+/// Where a walk stands: the path and whether the innermost module stores its weight transposed.
+#[derive(Default)]
+struct Position {
+    path: Vec<String>,
+    kinds: Vec<bool>,
+}
+
+impl Position {
+    fn enter(&mut self, name: &str, container: &str) {
+        self.path.push(name.to_string());
+        self.kinds.push(container == "Struct:Linear");
+    }
+
+    fn exit(&mut self) {
+        self.path.pop();
+        self.kinds.pop();
+    }
+
+    fn name(&self) -> String {
+        weight_name(&self.path.join("."))
+    }
+
+    /// Burn keeps a linear weight as `[input, output]`, Hugging Face as `[output, input]`.
+    fn transposed<const D: usize>(&self) -> bool {
+        // The parameter itself is the innermost entry of the path, its module the one before.
+        D == 2 && self.kinds.iter().rev().take(2).any(|&linear| linear)
+    }
+}
+
+pub(super) fn load(
+    config: &ModelConfig,
+    source: &mut dyn TensorSource,
+    device: &Device,
+) -> Result<CausalDecoder> {
+    let mut loader = Loader {
+        source,
+        position: Position::default(),
+        device: device.clone(),
+        missing: Vec::new(),
+        used: HashSet::new(),
+        failed: None,
+    };
+    let decoder = CausalDecoder::empty(config, device).map(&mut loader);
+    if let Some(error) = loader.failed {
+        return Err(error);
+    }
+    if !loader.missing.is_empty() {
+        let path = loader.source.path().to_path_buf();
+        return Err(ModelError::MissingTensors { path, names: loader.missing });
+    }
+    let unused = |name: &String| !loader.used.contains(name) && !is_redundant(name, config.tie_embeddings);
+    let extra: Vec<String> = loader.source.names().into_iter().filter(unused).collect();
+    if !extra.is_empty() {
+        tracing::warn!(path = %loader.source.path().display(), ?extra, "tensors the architecture does not have");
+    }
+    Ok(decoder)
+}
+
+struct Loader<'a> {
+    source: &'a mut dyn TensorSource,
+    position: Position,
+    device: Device,
+    missing: Vec<String>,
+    used: HashSet<String>,
+    failed: Option<ModelError>,
+}
+
+impl Loader<'_> {
+    fn fetch<const D: usize>(&mut self, expected: &[usize]) -> Result<Option<Tensor<D>>> {
+        let name = self.position.name();
+        let Some(tensor) = self.source.read(&name)? else {
+            self.missing.push(name);
+            return Ok(None);
+        };
+        let transposed = self.position.transposed::<D>();
+        let mut stored = expected.to_vec();
+        if transposed {
+            stored.reverse();
+        }
+        if tensor.shape != stored {
+            let path = self.source.path().to_path_buf();
+            return Err(ModelError::Shape { path, name, expected: stored, got: tensor.shape });
+        }
+        self.used.insert(name);
+        let values = if transposed { transpose(&tensor) } else { tensor.values };
+        Ok(Some(Tensor::from_data(TensorData::new(values, expected.to_vec()), &self.device)))
+    }
+}
+
+/// Row-major `[rows, columns]` → row-major `[columns, rows]`, by tiles that stay in the cache.
+pub(super) fn transpose(tensor: &HostTensor) -> Vec<f32> {
+    const TILE: usize = 32;
+    let [rows, columns] = [tensor.shape[0], tensor.shape[1]];
+    let mut out = vec![0.0; tensor.values.len()];
+    for row in (0..rows).step_by(TILE) {
+        for column in (0..columns).step_by(TILE) {
+            for r in row..(row + TILE).min(rows) {
+                for c in column..(column + TILE).min(columns) {
+                    out[c * rows + r] = tensor.values[r * columns + c];
+                }
+            }
+        }
+    }
+    out
+}
+
+impl ModuleMapper for Loader<'_> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.position.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.position.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.failed.is_some() {
+            return param;
+        }
+        let expected = param.lazy_shape().to_vec();
+        match self.fetch::<D>(&expected) {
+            Ok(Some(tensor)) if self.device.is_autodiff() => {
+                Param::initialized(ParamId::new(), tensor.require_grad())
+            }
+            Ok(Some(tensor)) => Param::initialized(ParamId::new(), tensor),
+            Ok(None) => param,
+            Err(error) => {
+                self.failed = Some(error);
+                param
+            }
+        }
+    }
+}
+
+/// Calls `each` with the Hugging Face name, the stored shape and the parameter, in a fixed order.
+///
+/// # Errors
+/// The first error of `each`; later parameters are not visited.
+pub(super) fn visit(
+    decoder: &CausalDecoder,
+    each: impl FnMut(String, Vec<usize>, Parameter<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut visitor = Visitor { position: Position::default(), each, result: Ok(()) };
+    decoder.visit(&mut visitor);
+    visitor.result
+}
+
+/// A parameter during [`visit`]: read only when its values are wanted.
+pub(super) struct Parameter<'a> {
+    read: &'a dyn Fn() -> Result<Vec<f32>>,
+}
+
+impl Parameter<'_> {
+    /// The values in the order of the stored shape.
+    pub fn values(&self) -> Result<Vec<f32>> {
+        (self.read)()
+    }
+}
+
+struct Visitor<F> {
+    position: Position,
+    each: F,
+    result: Result<()>,
+}
+
+impl<F: FnMut(String, Vec<usize>, Parameter<'_>) -> Result<()>> ModuleVisitor for Visitor<F> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.position.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.position.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.result.is_err() {
+            return;
+        }
+        let transposed = self.position.transposed::<D>();
+        let mut shape = param.lazy_shape().to_vec();
+        if transposed {
+            shape.reverse();
+        }
+        let read = || {
+            let tensor = param.val().inner();
+            let tensor = if transposed { tensor.swap_dims(0, 1) } else { tensor };
+            tensor.try_into_vec_as::<f32>().map_err(|error| ModelError::Execution(error.to_string()))
+        };
+        self.result = (self.each)(self.position.name(), shape, Parameter { read: &read });
+    }
+}
+
+/// The Hugging Face name of every parameter with its id, in a fixed order.
+pub fn named_parameters(decoder: &CausalDecoder) -> Vec<(String, ParamId)> {
+    struct Names {
+        position: Position,
+        found: Vec<(String, ParamId)>,
+    }
+    impl ModuleVisitor for Names {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.position.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.position.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.found.push((self.position.name(), param.id));
+        }
+    }
+    let mut names = Names { position: Position::default(), found: Vec::new() };
+    decoder.visit(&mut names);
+    names.found
+}
+
+/// Placeholder for messages about a parameter that has no file.
+pub(super) fn nowhere() -> PathBuf {
+    PathBuf::from("(new weights)")
+}

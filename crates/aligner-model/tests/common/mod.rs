@@ -1,0 +1,63 @@
+//! What the tests of this crate share.
+#![allow(dead_code)]
+
+use std::path::PathBuf;
+
+use aligner_model::{CausalDecoder, KvCache, Loaded, load_dir};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+pub const VARIANTS: [&str; 4] = ["tied", "untied-bias-llama3", "sharded-bf16-linear", "f16"];
+
+#[derive(serde::Deserialize)]
+pub struct Golden {
+    pub first: Vec<u32>,
+    pub second: Vec<u32>,
+    pub last_two_logits: Vec<Vec<f64>>,
+    pub second_nll: f64,
+    pub greedy: Vec<u32>,
+}
+
+pub fn golden_dir(variant: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(variant)
+}
+
+pub fn golden(variant: &str, device: &Device) -> (Loaded, Golden) {
+    let dir = golden_dir(variant);
+    let golden = serde_json::from_slice(&std::fs::read(dir.join("golden.json")).unwrap()).unwrap();
+    (load_dir(&dir, device).unwrap(), golden)
+}
+
+pub fn ids(rows: &[&[u32]], device: &Device) -> Tensor<2, Int> {
+    let longest = rows.iter().map(|row| row.len()).max().unwrap();
+    let padded = rows.iter().flat_map(|row| {
+        let padding = std::iter::repeat_n(0, longest - row.len());
+        row.iter().map(|&id| id as i32).chain(padding)
+    });
+    Tensor::from_data(TensorData::new(padded.collect::<Vec<_>>(), [rows.len(), longest]), device)
+}
+
+pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.try_into_vec_as().unwrap()
+}
+
+pub fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(got.len(), want.len(), "{what}");
+    let worst = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+    assert!(worst <= tolerance, "{what}: largest difference {worst}");
+}
+
+/// Greedy continuation, one token at a time through the cache.
+pub fn greedy(decoder: &CausalDecoder, prompt: &[u32], tokens: usize, cache: &mut KvCache) -> Vec<u32> {
+    let device = decoder.norm.weight.val().device();
+    let mut out = Vec::new();
+    let mut next: Vec<u32> = prompt.to_vec();
+    while out.len() < tokens {
+        let hidden = decoder.forward(ids(&[&next], &device), Some(cache));
+        let last = hidden.dims()[1] - 1;
+        let logits = host(decoder.logits(hidden.narrow(1, last, 1)));
+        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+        out.push(best);
+        next = vec![best];
+    }
+    out
+}

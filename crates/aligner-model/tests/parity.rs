@@ -1,0 +1,105 @@
+//! Our logits are Hugging Face transformers' logits; see `golden/make_golden.py` for generator, seed and tolerance.
+
+mod common;
+
+use aligner_model::{Targets, load_dir, save_dir};
+use burn::tensor::Device;
+use common::{VARIANTS, assert_close, golden, greedy, host, ids};
+
+const TOLERANCE: f32 = 1e-4;
+
+#[test]
+fn logits_equal_transformers() {
+    let device = Device::flex();
+    for variant in VARIANTS {
+        let (model, golden) = golden(variant, &device);
+        let logits = model.decoder.logits(model.decoder.forward(ids(&[&golden.first], &device), None));
+        let [_, tokens, _] = logits.dims();
+        let want: Vec<f32> = golden.last_two_logits.concat().iter().map(|&logit| logit as f32).collect();
+        assert_close(&host(logits.narrow(1, tokens - 2, 2)), &want, TOLERANCE, variant);
+    }
+}
+
+#[test]
+fn loss_equals_transformers() {
+    let device = Device::flex();
+    for variant in VARIANTS {
+        let (model, golden) = golden(variant, &device);
+        let hidden = model.decoder.forward(ids(&[&golden.second], &device), None);
+        let rows = (0..golden.second.len() as u32 - 1).collect();
+        let nll = model.decoder.target_nll(hidden, &Targets { rows, ids: golden.second[1..].to_vec() });
+        let nll = f64::from(host(nll)[0]);
+        assert!((nll - golden.second_nll).abs() < 1e-3, "{variant}: {nll} {}", golden.second_nll);
+    }
+}
+
+#[test]
+fn greedy_tokens_equal_transformers() {
+    let device = Device::flex();
+    for variant in VARIANTS {
+        let (model, golden) = golden(variant, &device);
+        let mut cache = model.decoder.new_cache(1, 64);
+        let tokens = greedy(&model.decoder, &golden.first, golden.greedy.len(), &mut cache);
+        assert_eq!(tokens, golden.greedy, "{variant}");
+    }
+}
+
+#[test]
+fn cached_in_pieces_equals_uncached() {
+    let device = Device::flex();
+    for variant in VARIANTS {
+        let (model, golden) = golden(variant, &device);
+        let whole = model.decoder.forward(ids(&[&golden.second], &device), None);
+        let mut cache = model.decoder.new_cache(1, golden.second.len());
+        let mut pieces = Vec::new();
+        for piece in [&golden.second[..7], &golden.second[7..8], &golden.second[8..23], &golden.second[23..]] {
+            pieces.push(model.decoder.forward(ids(&[piece], &device), Some(&mut cache)));
+        }
+        assert_eq!(cache.len(), golden.second.len());
+        let joined = burn::tensor::Tensor::cat(pieces, 1);
+        assert_close(&host(joined), &host(whole), 1e-5, variant);
+    }
+}
+
+#[test]
+fn a_truncated_cache_continues_as_if_the_tokens_had_never_been() {
+    let device = Device::flex();
+    let (model, golden) = golden("tied", &device);
+    let mut fresh = model.decoder.new_cache(1, 64);
+    let expected = greedy(&model.decoder, &golden.first, 8, &mut fresh);
+    let mut cache = model.decoder.new_cache(1, 64);
+    let (kept, last) = golden.first.split_at(golden.first.len() - 1);
+    model.decoder.forward(ids(&[kept], &device), Some(&mut cache));
+    model.decoder.forward(ids(&[&[5, 6, 7, 8, 9]], &device), Some(&mut cache));
+    cache.truncate(kept.len());
+    assert_eq!(greedy(&model.decoder, last, 8, &mut cache), expected);
+}
+
+#[test]
+fn a_padded_batch_equals_its_rows_alone() {
+    let device = Device::flex();
+    for variant in VARIANTS {
+        let (model, golden) = golden(variant, &device);
+        let (short, long): (&[u32], &[u32]) = (&golden.first, &golden.second);
+        let batch = model.decoder.forward(ids(&[short, long], &device), None);
+        for (row, tokens) in [(0, short), (1, long)] {
+            let alone = model.decoder.forward(ids(&[tokens], &device), None);
+            let of_batch = batch.clone().narrow(0, row, 1).narrow(1, 0, tokens.len());
+            assert_close(&host(of_batch), &host(alone), 1e-5, variant);
+        }
+    }
+}
+
+#[test]
+fn saved_and_loaded_is_the_same_model() {
+    let device = Device::flex();
+    for variant in VARIANTS {
+        let (model, golden) = golden(variant, &device);
+        let dir = tempfile::tempdir().unwrap();
+        save_dir(&model.config, &model.decoder, dir.path()).unwrap();
+        let again = load_dir(dir.path(), &device).unwrap();
+        let run = |model: &aligner_model::Loaded| host(model.decoder.forward(ids(&[&golden.first], &device), None));
+        assert_eq!(run(&again), run(&model), "{variant}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
+    }
+}
