@@ -1,25 +1,26 @@
-//! Fused operations: each a Burn backend extension with a reference composition, checked against it in forward and
-//! gradient.
+//! Fused operations, each a Burn backend extension beside a reference composition.
+//!
+//! On the CPU (Burn's Flex backend) an operation runs as one pass over memory, forward and backward; on any other device
+//! it is composed of Burn's own operations. [`mod@reference`] holds the compositions: the tests compare every fused
+//! operation with its own, in value and in gradient, and the benches race them.
+//!
+//! Results do not depend on the number of threads: work is cut into pieces of fixed size, and sums over pieces are taken
+//! in order.
 
-use burn::tensor::{DType, Tensor, activation::silu};
+mod adamw;
+mod flex;
+mod math;
+pub mod reference;
+mod rms_norm;
+mod swiglu;
 
-/// RMS normalisation over the last dimension, in f32 whatever the input.
-///
-/// # Shapes
-/// - `x`: `[..., width]`, `weight`: `[width]`
-/// - output: as `x`
-pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -> Tensor<D> {
-    let dtype = x.dtype();
-    let x = x.cast(DType::F32);
-    let inverse = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt();
-    (x / inverse).cast(dtype) * weight.unsqueeze()
-}
+pub use adamw::{AdamWStep, adamw, squared_norm};
+pub use rms_norm::rms_norm;
+pub use swiglu::swiglu;
 
-/// `silu(gate) · up`, element by element.
-///
-/// # Shapes
-/// - `gate`, `up`: the same, any
-/// - output: as `gate`
-pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
-    silu(gate) * up
+use burn::tensor::{DType, Device, Tensor};
+
+/// Whether the fused CPU operations can take this tensor.
+fn runs_fused<const D: usize>(tensor: &Tensor<D>) -> bool {
+    tensor.dtype() == DType::F32 && tensor.device().without_autodiff() == Device::flex()
 }
