@@ -1,1 +1,50 @@
-//! aligner-data
+//! Question/answer/correction rows, from a file to token ids.
+//!
+//! ```text
+//!  rows.jsonl ──▶ RowReader ──▶ Record ──▶ Encoder ──▶ Dataset ──▶ Order + Cursor ──▶ Batch
+//!                                             ▲
+//!                     PromptTemplate ─────────┤
+//!                     Tokenizer ──────────────┘
+//! ```
+//!
+//! The crate needs no tensors: a [`Batch`] is plain numbers. The same [`Encoder`] serves training and inference, so that a
+//! model sees in use exactly the prompt tokens it was trained on.
+//!
+//! # Example
+//!
+//! ```
+//! use aligner_data::{PromptTemplate, ReadOptions, RowReader};
+//!
+//! let rows = r#"[{"question": "Capital of Italy?", "answer": "Milan.", "correction": "Rome."}]"#;
+//! for record in RowReader::from_reader("rows.json", rows.as_bytes(), ReadOptions::default())? {
+//!     let record = record?;
+//!     let prompt = PromptTemplate::default().render(&record.question, &record.answer, &record.chat_history);
+//!     assert!(prompt.ends_with("##Correction:  ASSISTANT:"));
+//! }
+//! # Ok::<(), aligner_data::DataError>(())
+//! ```
+
+mod batch;
+mod check;
+mod dataset;
+mod encode;
+mod error;
+mod manifest;
+mod order;
+mod reader;
+mod record;
+pub mod synthetic;
+mod template;
+mod tokenizer;
+
+pub use batch::Batch;
+pub use check::{CheckReport, Lengths, check_file};
+pub use dataset::Dataset;
+pub use encode::{Encoder, Example};
+pub use error::{DataError, Result, RowError};
+pub use manifest::{AlignerManifest, Stage};
+pub use order::{Cursor, Order};
+pub use reader::{OnBadRow, ReadOptions, RowReader, SkipLog};
+pub use record::{Columns, Fields, Origin, Record, Turn};
+pub use template::PromptTemplate;
+pub use tokenizer::{TokenStream, Tokenizer};

@@ -130,8 +130,9 @@ impl ModelConfig {
         raw.insert("dtype".into(), "float32".into());
         let text = serde_json::to_string_pretty(&raw)
             .map_err(|source| ModelError::Json { path: dir.join("config.json"), source })?;
-        crate::weights::write_atomic(&dir.join("config.json"), |file| {
-            std::io::Write::write_all(file, text.as_bytes())
+        let path = dir.join("config.json");
+        crate::weights::write_atomic(&path, |file| {
+            std::io::Write::write_all(file, text.as_bytes()).map_err(ModelError::io("write", &path))
         })
     }
 

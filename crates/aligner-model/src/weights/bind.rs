@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::names::{is_redundant, weight_name};
-use super::{HostTensor, TensorSource};
+use super::{HostTensor, NamedTensor, TensorSource};
 use crate::config::ModelConfig;
 use crate::decoder::CausalDecoder;
 use crate::error::{ModelError, Result};
@@ -146,38 +146,19 @@ impl ModuleMapper for Loader<'_> {
     }
 }
 
-/// Calls `each` with the Hugging Face name, the stored shape and the parameter, in a fixed order.
-///
-/// # Errors
-/// The first error of `each`; later parameters are not visited.
-pub(super) fn visit(
-    decoder: &CausalDecoder,
-    each: impl FnMut(String, Vec<usize>, Parameter<'_>) -> Result<()>,
-) -> Result<()> {
-    let mut visitor = Visitor { position: Position::default(), each, result: Ok(()) };
+/// Every parameter under its Hugging Face name and in its stored shape, in a fixed order.
+pub fn named_tensors(decoder: &CausalDecoder) -> Vec<NamedTensor> {
+    let mut visitor = Tensors { position: Position::default(), found: Vec::new() };
     decoder.visit(&mut visitor);
-    visitor.result
+    visitor.found
 }
 
-/// A parameter during [`visit`]: read only when its values are wanted.
-pub(super) struct Parameter<'a> {
-    read: &'a dyn Fn() -> Result<Vec<f32>>,
-}
-
-impl Parameter<'_> {
-    /// The values in the order of the stored shape.
-    pub fn values(&self) -> Result<Vec<f32>> {
-        (self.read)()
-    }
-}
-
-struct Visitor<F> {
+struct Tensors {
     position: Position,
-    each: F,
-    result: Result<()>,
+    found: Vec<NamedTensor>,
 }
 
-impl<F: FnMut(String, Vec<usize>, Parameter<'_>) -> Result<()>> ModuleVisitor for Visitor<F> {
+impl ModuleVisitor for Tensors {
     fn enter_module(&mut self, name: &str, container: &str) {
         self.position.enter(name, container);
     }
@@ -187,20 +168,17 @@ impl<F: FnMut(String, Vec<usize>, Parameter<'_>) -> Result<()>> ModuleVisitor fo
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.result.is_err() {
-            return;
-        }
         let transposed = self.position.transposed::<D>();
         let mut shape = param.lazy_shape().to_vec();
         if transposed {
             shape.reverse();
         }
-        let read = || {
-            let tensor = param.val().inner();
+        let tensor = param.val().inner();
+        let read = move || {
             let tensor = if transposed { tensor.swap_dims(0, 1) } else { tensor };
             tensor.try_into_vec_as::<f32>().map_err(|error| ModelError::Execution(error.to_string()))
         };
-        self.result = (self.each)(self.position.name(), shape, Parameter { read: &read });
+        self.found.push(NamedTensor { name: self.position.name(), shape, read: Box::new(read) });
     }
 }
 

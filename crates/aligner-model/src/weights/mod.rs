@@ -13,8 +13,8 @@ use std::path::Path;
 
 use burn::tensor::Device;
 
-pub use bind::named_parameters;
-pub use safetensors::{SafetensorsSource, SafetensorsWriter};
+pub use bind::{named_parameters, named_tensors};
+pub use safetensors::{NamedTensor, SafetensorsSource, write_safetensors};
 pub(crate) use write::write_atomic;
 
 use crate::config::ModelConfig;
@@ -73,8 +73,16 @@ pub fn load_dir(dir: &Path, device: &Device) -> Result<Loaded> {
 /// When a file cannot be written or the device cannot be read.
 pub fn save_dir(config: &ModelConfig, decoder: &CausalDecoder, dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(crate::ModelError::io("create", dir))?;
-    SafetensorsWriter::write(&dir.join("model.safetensors"), decoder)?;
+    write_safetensors(&dir.join("model.safetensors"), named_tensors(decoder))?;
     config.write(dir)
+}
+
+/// Reads the weights of a known configuration from a directory.
+///
+/// # Errors
+/// As [`load_dir`].
+pub fn load_weights(config: &ModelConfig, dir: &Path, device: &Device) -> Result<CausalDecoder> {
+    bind::load(config, &mut SafetensorsSource::open(dir)?, device)
 }
 
 pub(crate) fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result<CausalDecoder> {

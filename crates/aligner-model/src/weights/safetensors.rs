@@ -10,8 +10,7 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
-use super::{HostTensor, TensorSource, bind, write_atomic};
-use crate::decoder::CausalDecoder;
+use super::{HostTensor, TensorSource, write_atomic};
 use crate::error::{ModelError, Result};
 
 /// The format's own limit for its header.
@@ -22,7 +21,7 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Tensors of a directory's safetensors files.
 #[derive(Debug)]
 pub struct SafetensorsSource {
-    dir: PathBuf,
+    origin: PathBuf,
     shards: Vec<Shard>,
     /// Tensor name → shard.
     places: BTreeMap<String, usize>,
@@ -50,8 +49,19 @@ impl SafetensorsSource {
         } else {
             return Err(ModelError::NoWeights(dir.to_path_buf()));
         };
-        let shards =
-            files.iter().map(|name| Shard::open(dir.join(name))).collect::<Result<Vec<_>>>()?;
+        Self::from_files(dir, files.iter().map(|name| dir.join(name)).collect())
+    }
+
+    /// Opens one file of any name.
+    ///
+    /// # Errors
+    /// When the file cannot be read or its header is damaged.
+    pub fn open_file(path: &Path) -> Result<Self> {
+        Self::from_files(path, vec![path.to_path_buf()])
+    }
+
+    fn from_files(origin: &Path, files: Vec<PathBuf>) -> Result<Self> {
+        let shards = files.into_iter().map(Shard::open).collect::<Result<Vec<_>>>()?;
         let mut places = BTreeMap::new();
         for (index, shard) in shards.iter().enumerate() {
             for name in shard.tensors.keys() {
@@ -61,7 +71,7 @@ impl SafetensorsSource {
                 }
             }
         }
-        Ok(Self { dir: dir.to_path_buf(), shards, places })
+        Ok(Self { origin: origin.to_path_buf(), shards, places })
     }
 }
 
@@ -179,51 +189,52 @@ impl TensorSource for SafetensorsSource {
     }
 
     fn path(&self) -> &Path {
-        &self.dir
+        &self.origin
     }
 }
 
-/// Writes safetensors files in f32.
-#[derive(Debug)]
-pub struct SafetensorsWriter;
+/// A tensor that is read when its turn to be written comes.
+pub struct NamedTensor {
+    /// Its name in the file.
+    pub name: String,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Gives the elements, row-major.
+    pub read: Box<dyn FnOnce() -> Result<Vec<f32>>>,
+}
 
-impl SafetensorsWriter {
-    /// Writes all parameters of `decoder` to `path`, one at a time.
-    ///
-    /// # Errors
-    /// When the file cannot be written or the device cannot be read.
-    pub fn write(path: &Path, decoder: &CausalDecoder) -> Result<()> {
-        let mut header = BTreeMap::new();
-        header.insert("__metadata__".to_string(), serde_json::json!({"format": "pt"}));
-        let mut offset = 0usize;
-        bind::visit(decoder, |name, shape, _| {
-            let end = offset + shape.iter().product::<usize>() * size_of::<f32>();
-            let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [offset, end]});
-            header.insert(name, entry);
-            offset = end;
-            Ok(())
-        })?;
-        let header = serde_json::to_string(&header)
-            .map_err(|source| ModelError::Json { path: path.to_path_buf(), source })?;
-        let mut failed = None;
-        let written = write_atomic(path, |file| {
-            // Data that starts at a multiple of eight can be mapped and read as f32 in place.
-            let padded = header.len().next_multiple_of(8);
-            file.write_all(&(padded as u64).to_le_bytes())?;
-            write!(file, "{header:padded$}")?;
-            bind::visit(decoder, |_, _, parameter| {
-                let bytes: Vec<u8> = parameter.values()?.iter().flat_map(|value| value.to_le_bytes()).collect();
-                file.write_all(&bytes).map_err(ModelError::io("write", path))
-            })
-            .map_err(|error| {
-                let text = error.to_string();
-                failed = Some(error);
-                std::io::Error::other(text)
-            })
-        });
-        match failed {
-            Some(error) => Err(error),
-            None => written,
-        }
+impl std::fmt::Debug for NamedTensor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NamedTensor").field("name", &self.name).field("shape", &self.shape).finish_non_exhaustive()
     }
+}
+
+/// Writes `tensors` to `path` in f32, one at a time, beside its place and then renamed.
+///
+/// # Errors
+/// When the file cannot be written or a tensor cannot be read.
+pub fn write_safetensors(path: &Path, tensors: Vec<NamedTensor>) -> Result<()> {
+    let mut header = BTreeMap::new();
+    header.insert("__metadata__".to_string(), serde_json::json!({"format": "pt"}));
+    let mut offset = 0;
+    for tensor in &tensors {
+        let end = offset + tensor.shape.iter().product::<usize>() * size_of::<f32>();
+        let entry = serde_json::json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, end]});
+        header.insert(tensor.name.clone(), entry);
+        offset = end;
+    }
+    let header = serde_json::to_string(&header)
+        .map_err(|source| ModelError::Json { path: path.to_path_buf(), source })?;
+    write_atomic(path, |file| {
+        let io = || ModelError::io("write", path);
+        // Data that starts at a multiple of eight can be mapped and read as f32 in place.
+        let padded = header.len().next_multiple_of(8);
+        file.write_all(&(padded as u64).to_le_bytes()).map_err(io())?;
+        write!(file, "{header:padded$}").map_err(io())?;
+        for tensor in tensors {
+            let bytes: Vec<u8> = (tensor.read)()?.iter().flat_map(|value| value.to_le_bytes()).collect();
+            file.write_all(&bytes).map_err(io())?;
+        }
+        Ok(())
+    })
 }

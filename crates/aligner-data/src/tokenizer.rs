@@ -1,0 +1,283 @@
+//! The tokenizer of a model directory.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokenizers::Tokenizer as HfTokenizer;
+
+use crate::error::{DataError, Result};
+use crate::record::Turn;
+use crate::template::PromptTemplate;
+
+/// Files that make up a tokenizer; all but the first are optional.
+const FILES: [&str; 8] = [
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
+    "added_tokens.json", "vocab.json", "merges.txt",
+];
+
+/// A model's tokenizer with its end-of-sequence tokens; cheap to clone, usable from many threads.
+///
+/// Text from users never becomes a special token: `</s>` in an answer is encoded as those four characters. Only a special
+/// token in a template's own text is one.
+#[derive(Clone)]
+pub struct Tokenizer {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dir: PathBuf,
+    /// Encodes special tokens in the text as text.
+    plain: HfTokenizer,
+    /// Strings of the special tokens.
+    special: Vec<String>,
+    eos_id: u32,
+    stop_ids: Vec<u32>,
+    vocab_size: usize,
+    hash: String,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("dir", &self.inner.dir)
+            .field("vocab_size", &self.inner.vocab_size)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` and, for the end-of-sequence tokens, `tokenizer_config.json`, `generation_config.json` and
+    /// `config.json`.
+    ///
+    /// # Errors
+    /// When the tokenizer is missing or damaged, or no end-of-sequence token is named.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        let bytes = std::fs::read(&path).map_err(DataError::io("read", &path))?;
+        let mut plain = HfTokenizer::from_bytes(&bytes).map_err(|error| DataError::tokenizer(dir, error))?;
+        // A tokenizer.json may ask for truncation or padding: a row would lose its end without anybody noticing.
+        plain.with_padding(None);
+        plain.with_truncation(None).map_err(|error| DataError::tokenizer(dir, error))?;
+        plain.set_encode_special_tokens(true);
+        let ends = EndTokens::read(dir, &plain)?;
+        let special = plain.get_added_tokens_decoder();
+        let special = special.values().filter(|token| token.special).map(|token| token.content.clone()).collect();
+        let inner = Inner {
+            dir: dir.to_path_buf(),
+            special,
+            eos_id: ends.eos_id,
+            stop_ids: ends.stop_ids.into_iter().collect(),
+            vocab_size: plain.get_vocab_size(true),
+            hash: Sha256::digest(&bytes).iter().fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}")),
+            plain,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The ids of a prompt, exactly as training sees and inference sends them.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_prompt(
+        &self,
+        template: &PromptTemplate,
+        question: &str,
+        answer: &str,
+        history: &[Turn],
+    ) -> Result<Vec<u32>> {
+        let segments = template.segments(question, answer, history);
+        let has_special = |text: &str| self.inner.special.iter().any(|special| text.contains(special.as_str()));
+        if !segments.iter().any(|(text, own)| *own && has_special(text)) {
+            let prompt: String = segments.into_iter().map(|(text, _)| text).collect();
+            return self.encode(&prompt, true);
+        }
+        let mut ids = Vec::new();
+        let mut pending = String::new();
+        for (text, own) in segments {
+            if !own {
+                pending.push_str(&text);
+                continue;
+            }
+            let mut rest = text.as_str();
+            while let Some((at, special)) = self.first_special(rest) {
+                pending.push_str(&rest[..at]);
+                ids.extend(self.encode(&std::mem::take(&mut pending), false)?);
+                ids.extend(self.inner.plain.token_to_id(special));
+                rest = &rest[at + special.len()..];
+            }
+            pending.push_str(rest);
+        }
+        ids.extend(self.encode(&pending, false)?);
+        Ok(ids)
+    }
+
+    fn first_special<'a>(&'a self, text: &str) -> Option<(usize, &'a str)> {
+        let found = self.inner.special.iter().filter_map(|special| Some((text.find(special.as_str())?, special.as_str())));
+        // The earliest, and of those that start together the longest.
+        found.min_by_key(|(at, special)| (*at, usize::MAX - special.len()))
+    }
+
+    /// The ids of a correction: no special tokens are added.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_target(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode(text, false)
+    }
+
+    fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        if text.is_empty() && !add_special_tokens {
+            return Ok(Vec::new());
+        }
+        let encoding = self.inner.plain.encode_fast(text, add_special_tokens);
+        Ok(encoding.map_err(|error| DataError::tokenizer(&self.inner.dir, error))?.get_ids().to_vec())
+    }
+
+    /// The text of ids, special tokens left out.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the ids.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.plain.decode(ids, true).map_err(|error| DataError::tokenizer(&self.inner.dir, error))
+    }
+
+    /// A token as it is written in the vocabulary, for display.
+    pub fn token_text(&self, id: u32) -> String {
+        self.inner.plain.id_to_token(id).unwrap_or_else(|| format!("<{id}>"))
+    }
+
+    /// The token that ends a correction in training.
+    pub fn eos_id(&self) -> u32 {
+        self.inner.eos_id
+    }
+
+    /// The tokens at which generation stops.
+    pub fn stop_ids(&self) -> &[u32] {
+        &self.inner.stop_ids
+    }
+
+    /// Number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.vocab_size
+    }
+
+    /// `sha256:` and the hash of `tokenizer.json`.
+    pub fn hash(&self) -> &str {
+        &self.inner.hash
+    }
+
+    /// The directory it was read from.
+    pub fn dir(&self) -> &Path {
+        &self.inner.dir
+    }
+
+    /// Copies the tokenizer's files into `dir` as they are.
+    ///
+    /// # Errors
+    /// When a file cannot be copied.
+    pub fn save_to(&self, dir: &Path) -> Result<()> {
+        for name in FILES {
+            let from = self.inner.dir.join(name);
+            if from.is_file() {
+                std::fs::copy(&from, dir.join(name)).map_err(DataError::io("copy", &from))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A decoder for tokens that come one by one.
+    pub fn stream(&self) -> TokenStream {
+        TokenStream { tokenizer: self.clone(), ids: Vec::new(), prefix: 0, read: 0 }
+    }
+}
+
+/// Turns tokens into text as they come: every piece is whole UTF-8, and the pieces together are the text of all tokens.
+#[derive(Debug, Clone)]
+pub struct TokenStream {
+    tokenizer: Tokenizer,
+    ids: Vec<u32>,
+    /// Where the window that is decoded starts.
+    prefix: usize,
+    /// Tokens before this one have been given out.
+    read: usize,
+}
+
+impl TokenStream {
+    /// Takes a token; gives the text that it completes, if any.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the ids.
+    pub fn push(&mut self, id: u32) -> Result<Option<String>> {
+        self.ids.push(id);
+        let (before, now) = self.window()?;
+        // A replacement character at the end may be the first bytes of one that is still coming.
+        if now.len() <= before.len() || now.ends_with('\u{fffd}') {
+            return Ok(None);
+        }
+        let piece = now.get(before.len()..).unwrap_or_default().to_string();
+        self.prefix = self.read;
+        self.read = self.ids.len();
+        Ok(Some(piece))
+    }
+
+    /// Gives out what was held back.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the ids.
+    pub fn finish(&mut self) -> Result<Option<String>> {
+        let (before, now) = self.window()?;
+        self.prefix = self.ids.len();
+        self.read = self.ids.len();
+        Ok(now.get(before.len()..).filter(|rest| !rest.is_empty()).map(str::to_string))
+    }
+
+    /// The text of the window without and with the tokens that have not been given out.
+    fn window(&self) -> Result<(String, String)> {
+        Ok((self.tokenizer.decode(&self.ids[self.prefix..self.read])?, self.tokenizer.decode(&self.ids[self.prefix..])?))
+    }
+}
+
+struct EndTokens {
+    eos_id: u32,
+    stop_ids: BTreeSet<u32>,
+}
+
+impl EndTokens {
+    fn read(dir: &Path, tokenizer: &HfTokenizer) -> Result<Self> {
+        let mut stop_ids = BTreeSet::new();
+        for file in ["generation_config.json", "config.json"] {
+            match json(&dir.join(file))?.get("eos_token_id") {
+                Some(Value::Array(ids)) => stop_ids.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32)),
+                Some(id) => stop_ids.extend(id.as_u64().map(|id| id as u32)),
+                None => {}
+            }
+        }
+        let declared = json(&dir.join("tokenizer_config.json"))?;
+        let text = declared.get("eos_token").and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+        let eos_id = match text {
+            Some(text) => Some(tokenizer.token_to_id(text).ok_or_else(|| {
+                DataError::tokenizer(dir, format!("the eos_token {text:?} is not in the vocabulary"))
+            })?),
+            None => stop_ids.first().copied(),
+        };
+        let eos_id = eos_id.ok_or_else(|| {
+            let reason = "no end-of-sequence token is named: set eos_token in tokenizer_config.json";
+            DataError::tokenizer(dir, reason)
+        })?;
+        stop_ids.insert(eos_id);
+        Ok(Self { eos_id, stop_ids })
+    }
+}
+
+/// A JSON file, or null when there is none.
+fn json(path: &Path) -> Result<Value> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|error| DataError::Format { path: path.into(), reason: format!("is not valid JSON: {error}") }),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
+        Err(error) => Err(DataError::io("read", path)(error)),
+    }
+}

@@ -1,0 +1,151 @@
+//! Rows in the order in which they are trained on, as burn-train data loaders.
+
+use std::sync::Arc;
+
+use aligner_data::{Batch, Cursor, Dataset, Order};
+use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
+use burn::data::dataset::DatasetError;
+use burn::tensor::Device;
+
+/// The rows of one optimizer step, or of one validation batch.
+#[derive(Debug, Clone)]
+pub struct StepBatch {
+    /// Rows that go through the model at once, padded on the right.
+    pub micro_batches: Vec<Batch>,
+    /// Tokens that carry loss, in all of them.
+    pub target_tokens: u64,
+    /// Tokens that are not padding, in all of them.
+    pub tokens: u64,
+    /// Where the step's first row stood.
+    pub start: Cursor,
+    /// Where the next step's first row stands.
+    pub end: Cursor,
+    /// Number of rows.
+    pub rows: u64,
+}
+
+impl StepBatch {
+    fn new(dataset: &Dataset, order: &Order, start: Cursor, rows: u64, micro_batch: usize) -> Self {
+        let mut cursor = start;
+        let indices: Vec<usize> = (0..rows).map(|_| cursor.next(order)).collect();
+        let micro_batches: Vec<Batch> = indices
+            .chunks(micro_batch)
+            .map(|chunk| Batch::new(chunk.iter().map(|&index| dataset.example(index))))
+            .collect();
+        Self {
+            target_tokens: micro_batches.iter().map(|batch| batch.target_tokens() as u64).sum(),
+            tokens: micro_batches.iter().map(|batch| batch.tokens() as u64).sum(),
+            micro_batches,
+            start,
+            end: cursor,
+            rows,
+        }
+    }
+}
+
+/// Which rows a [`StepLoader`] gives, and in what portions.
+#[derive(Debug, Clone)]
+pub struct Portions {
+    /// The order of the rows.
+    pub order: Order,
+    /// The first row.
+    pub start: Cursor,
+    /// Steps that are already done.
+    pub done: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// Rows that go through the model at once.
+    pub micro_batch: usize,
+    /// Rows of a step.
+    pub rows_per_step: u64,
+    /// Rows of the whole run; the last step takes what is left.
+    pub total_rows: u64,
+}
+
+/// Gives the steps of a run from where it stands to its end.
+#[derive(Debug, Clone)]
+pub struct StepLoader {
+    dataset: Arc<Dataset>,
+    portions: Portions,
+}
+
+impl StepLoader {
+    /// A loader over `dataset`.
+    pub fn new(dataset: Arc<Dataset>, portions: Portions) -> Self {
+        Self { dataset, portions }
+    }
+
+    /// A loader that passes once over all rows in their order, `micro_batch` at a time.
+    pub fn one_pass(dataset: Arc<Dataset>, micro_batch: usize) -> Self {
+        let rows = dataset.len() as u64;
+        let order = Order::new(0, dataset.len(), false);
+        let portions = Portions {
+            order,
+            start: Cursor::default(),
+            done: 0,
+            total_steps: rows.div_ceil(micro_batch as u64),
+            micro_batch,
+            rows_per_step: micro_batch as u64,
+            total_rows: rows,
+        };
+        Self { dataset, portions }
+    }
+}
+
+impl DataLoader<StepBatch> for StepLoader {
+    fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<StepBatch> + 'a> {
+        Box::new(Steps { loader: self, done: self.portions.done, cursor: self.portions.start })
+    }
+
+    fn num_items(&self) -> usize {
+        self.portions.total_steps as usize
+    }
+
+    fn to_device(&self, _: &Device) -> Arc<dyn DataLoader<StepBatch>> {
+        // Batches are host memory; the model moves them to its device.
+        Arc::new(self.clone())
+    }
+
+    fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<StepBatch>> {
+        let mut portions = self.portions.clone();
+        let skipped = (start as u64).saturating_sub(portions.done) * portions.rows_per_step;
+        for _ in 0..skipped {
+            portions.start.next(&portions.order);
+        }
+        portions.done = portions.done.max(start as u64);
+        portions.total_steps = portions.total_steps.min(end as u64);
+        Arc::new(Self { dataset: Arc::clone(&self.dataset), portions })
+    }
+}
+
+struct Steps<'a> {
+    loader: &'a StepLoader,
+    done: u64,
+    cursor: Cursor,
+}
+
+impl Iterator for Steps<'_> {
+    type Item = Result<StepBatch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Portions { order, total_steps, micro_batch, rows_per_step, total_rows, .. } = &self.loader.portions;
+        if self.done >= *total_steps {
+            return None;
+        }
+        let rows = (*rows_per_step).min(total_rows.saturating_sub(self.done * rows_per_step));
+        if rows == 0 {
+            return None;
+        }
+        let batch = StepBatch::new(&self.loader.dataset, order, self.cursor, rows, *micro_batch);
+        self.done += 1;
+        self.cursor = batch.end;
+        Some(Ok(batch))
+    }
+}
+
+impl DataLoaderIterator<StepBatch> for Steps<'_> {
+    fn progress(&self) -> Progress {
+        let total = self.loader.portions.total_steps as usize;
+        Progress::new(self.done as usize, total, Some("steps".to_string()))
+    }
+}

@@ -1,0 +1,319 @@
+//! The configuration of a run: what `run.toml` holds.
+
+use std::path::{Path, PathBuf};
+
+use aligner_data::PromptTemplate;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainError};
+use crate::optimizer::AdamWConfig;
+use crate::schedule::ScheduleKind;
+
+/// What to do with a row that cannot be used.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowPolicy {
+    /// Stop with an error that names the row.
+    #[default]
+    Stop,
+    /// Leave it out and count it.
+    Skip,
+}
+
+impl std::str::FromStr for RowPolicy {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "skip" => Ok(Self::Skip),
+            _ => Err(format!("{text:?} is not a policy; known are stop, skip")),
+        }
+    }
+}
+
+/// A prompt template by the id of a built-in one, or by its text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TemplateChoice {
+    /// `edit`, `revision` or `correction`.
+    Builtin(String),
+    /// `{ id = "mine", text = "… {question} … {answer} …" }`
+    Custom {
+        /// A name.
+        id: String,
+        /// The text with `{question}` and `{answer}`.
+        text: String,
+    },
+}
+
+impl TemplateChoice {
+    /// The template itself.
+    ///
+    /// # Errors
+    /// When there is no built-in template of that name, or the text is not a template.
+    pub fn resolve(&self) -> Result<PromptTemplate> {
+        Ok(match self {
+            Self::Builtin(id) => PromptTemplate::builtin(id)?,
+            Self::Custom { id, text } => PromptTemplate::custom(id, text)?,
+        })
+    }
+}
+
+/// A whole run, resolved: the defaults are those of the original Aligner's training script.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Model directory to start from.
+    pub model: PathBuf,
+    /// Training rows: files of question, answer, correction.
+    pub data: Vec<PathBuf>,
+    /// Validation rows; none: no validation.
+    pub valid: Vec<PathBuf>,
+    /// Run directory.
+    pub out: PathBuf,
+    /// `cpu`, `cuda[:N]`, `vulkan[:N]`, `metal[:N]`, `webgpu[:N]`.
+    pub device: String,
+    /// Prompt template.
+    pub template: TemplateChoice,
+    /// Column mapping, `question=prompt,answer=response`; empty: columns carry our names.
+    pub columns: String,
+    /// What to do with a row that cannot be read.
+    pub on_bad_row: RowPolicy,
+    /// What to do with a row that is longer than `max_length`.
+    pub on_long_row: RowPolicy,
+    /// Longest prompt and correction together, in tokens.
+    pub max_length: usize,
+    /// Passes over the rows; not used when `steps` is given.
+    pub epochs: u64,
+    /// Optimizer steps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Rows that go through the model at once.
+    pub micro_batch: usize,
+    /// Micro-batches of one optimizer step.
+    pub accumulate: usize,
+    /// Highest learning rate.
+    pub lr: f64,
+    /// Shape of the learning rate.
+    pub schedule: ScheduleKind,
+    /// Share of the steps over which the rate rises.
+    pub warmup_ratio: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Decay of AdamW's first moment.
+    pub beta1: f64,
+    /// Decay of AdamW's second moment.
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    pub epsilon: f64,
+    /// Gradients of a larger norm are scaled down to it; 0: never.
+    pub max_grad_norm: f64,
+    /// Seed of the order of the rows.
+    pub seed: u64,
+    /// Whether the rows are shuffled anew in each epoch.
+    pub shuffle: bool,
+    /// Steps between checkpoints; 0: only at the end and when stopped.
+    pub save_every: u64,
+    /// Checkpoints kept.
+    pub keep: usize,
+    /// Steps between validations; 0: only before and after training.
+    pub eval_every: u64,
+    /// Stop after this many validations without a gain; 0: never.
+    pub patience: u64,
+    /// Licence of the data, recorded in the model's `aligner.json`.
+    pub data_licence: String,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            model: PathBuf::new(),
+            data: Vec::new(),
+            valid: Vec::new(),
+            out: PathBuf::new(),
+            device: "cpu".into(),
+            template: TemplateChoice::Builtin("correction".into()),
+            columns: String::new(),
+            on_bad_row: RowPolicy::Stop,
+            on_long_row: RowPolicy::Stop,
+            max_length: 2048,
+            epochs: 3,
+            steps: None,
+            micro_batch: 4,
+            accumulate: 8,
+            lr: 2e-5,
+            schedule: ScheduleKind::Cosine,
+            warmup_ratio: 0.03,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.95,
+            epsilon: 1e-8,
+            max_grad_norm: 1.0,
+            seed: 42,
+            shuffle: true,
+            save_every: 100,
+            keep: 2,
+            eval_every: 0,
+            patience: 0,
+            data_licence: String::new(),
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Reads a configuration file; keys that are left out have their defaults.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is not TOML, or has an unknown key (the message names the nearest known one).
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(TrainError::io("read", path))?;
+        Self::from_toml(&text, &path.display().to_string())
+    }
+
+    /// Reads a configuration from text; `origin` names it in messages.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn from_toml(text: &str, origin: &str) -> Result<Self> {
+        let table: toml::Table =
+            text.parse().map_err(|error: toml::de::Error| TrainError::config(origin, error.to_string()))?;
+        for key in table.keys() {
+            if !KEYS.contains(&key.as_str()) {
+                return Err(TrainError::config(origin, unknown_key(key)));
+            }
+        }
+        toml::from_str(text).map_err(|error| TrainError::config(origin, error.to_string()))
+    }
+
+    /// The configuration as TOML.
+    ///
+    /// # Errors
+    /// When a path is not valid UTF-8.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string_pretty(self).map_err(|error| TrainError::config("run.toml", error.to_string()))
+    }
+
+    /// Checks what no single field can say.
+    ///
+    /// # Errors
+    /// The first value that cannot be used, with the values that can.
+    pub fn validate(&self) -> Result<()> {
+        let positive = |key: &str, ok: bool, rule: &str| {
+            if ok { Ok(()) } else { Err(TrainError::config(key, format!("must be {rule}"))) }
+        };
+        positive("model", !self.model.as_os_str().is_empty(), "a model directory")?;
+        positive("data", !self.data.is_empty(), "at least one file")?;
+        positive("out", !self.out.as_os_str().is_empty(), "a directory")?;
+        positive("max_length", self.max_length >= 2, "at least 2 tokens")?;
+        positive("epochs", self.steps.is_some() || self.epochs > 0, "at least 1")?;
+        positive("steps", self.steps != Some(0), "at least 1")?;
+        positive("micro_batch", self.micro_batch > 0, "at least 1")?;
+        positive("accumulate", self.accumulate > 0, "at least 1")?;
+        positive("lr", self.lr > 0.0 && self.lr.is_finite(), "a positive number")?;
+        positive("warmup_ratio", (0.0..=1.0).contains(&self.warmup_ratio), "in 0..=1")?;
+        positive("weight_decay", (0.0..1.0).contains(&self.weight_decay), "in 0..1")?;
+        positive("beta1", (0.0..1.0).contains(&self.beta1), "in 0..1")?;
+        positive("beta2", (0.0..1.0).contains(&self.beta2), "in 0..1")?;
+        positive("epsilon", self.epsilon > 0.0 && self.epsilon.is_finite(), "a positive number")?;
+        positive("max_grad_norm", self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(), "0 or more")?;
+        positive("patience", self.patience == 0 || !self.valid.is_empty(), "0 when there are no validation rows")
+    }
+
+    /// AdamW's part.
+    pub fn adamw(&self) -> AdamWConfig {
+        let Self { beta1, beta2, epsilon, weight_decay, .. } = *self;
+        AdamWConfig { beta1, beta2, epsilon, weight_decay }
+    }
+
+    /// Optimizer steps for this many rows.
+    pub fn total_steps(&self, rows: u64) -> u64 {
+        self.steps.unwrap_or_else(|| {
+            (self.epochs * rows).div_ceil((self.micro_batch * self.accumulate) as u64).max(1)
+        })
+    }
+
+    /// Names of the fields in which two configurations differ.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let (Ok(a), Ok(b)) = (toml::Table::try_from(self), toml::Table::try_from(other)) else {
+            return Vec::new();
+        };
+        KEYS.iter().filter(|key| a.get(**key) != b.get(**key)).map(ToString::to_string).collect()
+    }
+}
+
+/// The keys of `run.toml`, for messages; a test holds them against the struct.
+const KEYS: [&str; 29] = [
+    "model", "data", "valid", "out", "device", "template", "columns", "on_bad_row", "on_long_row", "max_length",
+    "epochs", "steps", "micro_batch", "accumulate", "lr", "schedule", "warmup_ratio", "weight_decay", "beta1", "beta2",
+    "epsilon", "max_grad_norm", "seed", "shuffle", "save_every", "keep", "eval_every", "patience", "data_licence",
+];
+
+fn unknown_key(key: &str) -> String {
+    let nearest = KEYS.iter().max_by(|a, b| {
+        strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))
+    });
+    match nearest {
+        Some(nearest) => format!("unknown key `{key}`; the nearest known one is `{nearest}`"),
+        None => format!("unknown key `{key}`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_keys_is_the_struct() {
+        let full = TrainConfig { steps: Some(1), ..TrainConfig::default() };
+        let table = toml::Table::try_from(&full).unwrap();
+        let mut keys: Vec<&str> = table.keys().map(String::as_str).collect();
+        let mut known = KEYS.to_vec();
+        keys.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(keys, known);
+    }
+
+    #[test]
+    fn toml_round_trips() {
+        let config = TrainConfig {
+            template: TemplateChoice::Custom { id: "mine".into(), text: "{question} {answer}".into() },
+            steps: Some(7),
+            ..TrainConfig::default()
+        };
+        assert_eq!(TrainConfig::from_toml(&config.to_toml().unwrap(), "run.toml").unwrap(), config);
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_nearest() {
+        let error = TrainConfig::from_toml("micro_bach = 4", "run.toml").unwrap_err().to_string();
+        assert!(error.contains("`micro_batch`") && error.contains("run.toml"), "{error}");
+    }
+
+    #[test]
+    fn impossible_values_name_their_key() {
+        let usable = TrainConfig {
+            model: "m".into(),
+            data: vec!["d".into()],
+            out: "o".into(),
+            ..TrainConfig::default()
+        };
+        usable.validate().unwrap();
+        for (key, config) in [
+            ("lr", TrainConfig { lr: f64::NAN, ..usable.clone() }),
+            ("steps", TrainConfig { steps: Some(0), ..usable.clone() }),
+            ("warmup_ratio", TrainConfig { warmup_ratio: 1.5, ..usable.clone() }),
+            ("patience", TrainConfig { patience: 3, ..usable.clone() }),
+            ("data", TrainConfig { data: Vec::new(), ..usable.clone() }),
+        ] {
+            assert!(config.validate().unwrap_err().to_string().starts_with(key), "{key}");
+        }
+    }
+
+    #[test]
+    fn epochs_become_steps_rounded_up() {
+        let config = TrainConfig { epochs: 2, micro_batch: 4, accumulate: 2, ..TrainConfig::default() };
+        assert_eq!(config.total_steps(10), 3);
+        assert_eq!(TrainConfig { steps: Some(5), ..config }.total_steps(10), 5);
+    }
+}

@@ -1,0 +1,23 @@
+//! Supervised fine-tuning: cross-entropy on the correction's tokens alone.
+
+use aligner_data::Batch;
+use aligner_model::{CausalDecoder, Targets};
+use burn::tensor::{Int, Tensor, TensorData};
+
+use super::Objective;
+
+/// `−Σ log p(correction token | question, answer, correction so far)`.
+///
+/// Equation 1 of Aligner (Ji et al. 2024, arXiv 2402.02416): the prompt carries no loss, the end-of-sequence token does.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sft;
+
+impl Objective for Sft {
+    fn loss_sum(&self, decoder: &CausalDecoder, batch: &Batch) -> Tensor<1> {
+        let device = decoder.norm.weight.val().device();
+        let ids: Vec<i32> = batch.ids().iter().map(|&id| id as i32).collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch.rows(), batch.width()]), &device);
+        let (rows, targets) = batch.targets().unzip();
+        decoder.target_nll(decoder.forward(ids, None), &Targets { rows, ids: targets })
+    }
+}
