@@ -1,1 +1,57 @@
-//! aligner-train
+//! Training of Aligners on [burn-train](burn_train).
+//!
+//! ```text
+//!  TrainConfig ──▶ fine_tune ──▶ burn-train's SupervisedTraining ──▶ run directory
+//!                                  │  StepLoader    one item = one optimizer step
+//!                                  │  TrainedModel  forward and backward of the step's micro-batches
+//!                                  │  Session       clip, AdamW, schedule, validation, checkpoints
+//!                                  ▼
+//!                run.toml · metrics.jsonl · checkpoints/ · best/ · final/
+//! ```
+//!
+//! burn-train brings the learner, the metrics and the terminal dashboard; the loop is this crate's own, because a language
+//! model wants what a loop by epochs does not have: gradients weighed by target tokens, checkpoints at any step with the
+//! position in the data, and a resumed run that equals an undisturbed one to the last bit.
+//!
+//! # Example
+//!
+//! ```no_run
+//! use aligner_train::{RunOptions, TrainConfig, fine_tune};
+//!
+//! let config = TrainConfig {
+//!     model: "models/smollm2-135m".into(),
+//!     data: vec!["train.jsonl".into()],
+//!     out: "runs/first".into(),
+//!     ..TrainConfig::default()
+//! };
+//! let outcome = fine_tune(&config, RunOptions::default())?;
+//! println!("{} steps, model in {}", outcome.steps, outcome.model_dir.display());
+//! # Ok::<(), aligner_train::TrainError>(())
+//! ```
+
+mod batches;
+pub mod checkpoint;
+mod config;
+mod dashboard;
+mod error;
+mod learner;
+mod metrics;
+pub mod objective;
+mod optimizer;
+mod run;
+mod run_dir;
+mod schedule;
+mod session;
+mod strategy;
+
+pub use batches::{Portions, StepBatch, StepLoader};
+pub use burn_train::Interrupter;
+pub use config::{RowPolicy, TemplateChoice, TrainConfig};
+pub use error::{Result, TrainError};
+pub use learner::{StepOutput, TrainedModel};
+pub use metrics::{Split, StepRecord, peak_rss_bytes};
+pub use optimizer::{AdamW, AdamWConfig, gradient_norm};
+pub use run::{RunOptions, fine_tune, resume};
+pub use run_dir::{RunDir, RunLock};
+pub use schedule::{Schedule, ScheduleKind};
+pub use session::{Ending, Event, Observer, Outcome};

@@ -73,14 +73,14 @@ pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let io = || TrainError::io("write", path);
     let text = serde_json::to_vec_pretty(value).map_err(|error| io()(error.into()))?;
     File::create(path).and_then(|mut file| file.write_all(&text)).map_err(io())
 }
 
 /// Makes a rename of one of `dir`'s entries durable.
-pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
+fn sync_dir(dir: &Path) -> Result<()> {
     // Only Unix can open a directory; elsewhere the rename itself is all there is.
     if cfg!(unix) {
         File::open(dir).and_then(|dir| dir.sync_all()).map_err(TrainError::io("sync", dir))?;

@@ -10,11 +10,10 @@ mod state;
 use std::path::{Path, PathBuf};
 
 pub use files::{recover_dir, replace_dir};
-pub(crate) use files::{sync_dir, write_json};
 pub use state::{Best, RunState};
 
 use crate::error::{Result, TrainError};
-use files::{FileRecord, Manifest};
+use files::{FileRecord, Manifest, write_json};
 
 const MANIFEST: &str = "checkpoint.json";
 const PREFIX: &str = "step-";

@@ -1,0 +1,329 @@
+//! A whole run: from a configuration to a trained model.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aligner_data::{
+    AlignerManifest, Columns, Dataset, Encoder, Fields, OnBadRow, Order, PromptTemplate, ReadOptions, Stage, Tokenizer,
+};
+use aligner_model::{DeviceSpec, ModelConfig, load_dir, weights::load_weights, weights::named_parameters};
+use burn::module::Module;
+use burn::optim::AdamWConfig as UnusedOptimizer;
+use burn::optim::lr_scheduler::constant::ConstantLr;
+use burn::tensor::Device;
+use burn_train::logger::InMemoryMetricLogger;
+use burn_train::metric::{LearningRateMetric, LossMetric};
+use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
+
+use crate::batches::{Portions, StepLoader};
+use crate::checkpoint::{Checkpoint, CheckpointStore, RunState, recover_dir};
+use crate::config::{RowPolicy, TrainConfig};
+use crate::dashboard::{GradNorm, NoDashboard, QuantityMetric, TokensPerSecond};
+use crate::error::{Result, TrainError};
+use crate::learner::TrainedModel;
+use crate::metrics::MetricsLog;
+use crate::objective::Sft;
+use crate::optimizer::AdamW;
+use crate::run_dir::{RunDir, RunLock};
+use crate::schedule::Schedule;
+use crate::session::{Event, MOMENTS, ModelSaver, Observer, Outcome, Session};
+use crate::strategy::LanguageModelStrategy;
+
+/// What a run needs besides its configuration.
+#[derive(Default)]
+pub struct RunOptions {
+    /// Draw burn-train's terminal dashboard.
+    pub dashboard: bool,
+    /// Is told what happens.
+    pub observer: Option<Box<dyn Observer>>,
+    /// Stops the run: it finishes its step, saves and ends.
+    pub interrupter: Interrupter,
+}
+
+impl std::fmt::Debug for RunOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunOptions").field("dashboard", &self.dashboard).finish_non_exhaustive()
+    }
+}
+
+/// Starts a run in a directory that holds none.
+///
+/// # Errors
+/// When the configuration, the model or the data cannot be used, the directory holds a run already or is in use, or
+/// training fails; see [`TrainError`].
+pub fn fine_tune(config: &TrainConfig, options: RunOptions) -> Result<Outcome> {
+    config.validate()?;
+    let run = RunDir::new(&config.out);
+    if run.config().exists() {
+        return Err(TrainError::RunExists(config.out.clone()));
+    }
+    let lock = run.lock()?;
+    let materials = Materials::load(config)?;
+    std::fs::write(run.config(), config.to_toml()?).map_err(TrainError::io("write", &run.config()))?;
+    start(config.clone(), run, lock, materials, None, options)
+}
+
+/// Continues the run in `out` from its newest usable checkpoint, or from the beginning when it has none.
+///
+/// The losses that follow are those of a run that was never stopped, to the last bit on the CPU.
+///
+/// # Errors
+/// When there is no run, all its checkpoints are damaged, or its data or template changed; otherwise as [`fine_tune`].
+pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
+    let run = RunDir::new(out);
+    if !run.config().is_file() {
+        let reason = "it has no run.toml".to_string();
+        return Err(TrainError::NothingToResume { path: out.to_path_buf(), reason });
+    }
+    let mut config = TrainConfig::read(&run.config())?;
+    config.out = out.to_path_buf();
+    config.validate()?;
+    let lock = run.lock()?;
+    for place in [run.best(), run.finished()] {
+        recover_dir(&place)?;
+    }
+    let store = CheckpointStore::new(run.checkpoints(), config.keep);
+    store.clean()?;
+    let found = store.latest()?;
+    if let Some(observer) = &mut options.observer {
+        found.damaged.iter().for_each(|damaged| observer.on_event(&Event::DamagedCheckpoint(damaged)));
+    }
+    if found.checkpoint.is_none() && !found.damaged.is_empty() {
+        return Err(TrainError::NoUsableCheckpoint { path: run.checkpoints(), damaged: found.damaged });
+    }
+    let materials = Materials::load(&config)?;
+    if let Some(checkpoint) = &found.checkpoint {
+        materials.check_against(&checkpoint.state)?;
+    }
+    start(config, run, lock, materials, found.checkpoint, options)
+}
+
+/// What is read before training: tokenizer, template, rows.
+struct Materials {
+    tokenizer: Tokenizer,
+    template: PromptTemplate,
+    train: Arc<Dataset>,
+    valid: Option<Arc<Dataset>>,
+    fingerprint: String,
+}
+
+impl Materials {
+    fn load(config: &TrainConfig) -> Result<Self> {
+        let tokenizer = Tokenizer::from_dir(&config.model)?;
+        let template = config.template.resolve()?;
+        let encoder = Encoder::new(tokenizer.clone(), template.clone(), config.max_length);
+        let policy = |policy| match policy {
+            RowPolicy::Stop => OnBadRow::Stop,
+            RowPolicy::Skip => OnBadRow::Skip,
+        };
+        let options = ReadOptions {
+            columns: config.columns.parse::<Columns>()?,
+            fields: Fields::Triple,
+            on_bad_row: policy(config.on_bad_row),
+        };
+        let load = |files| Dataset::load(files, &encoder, &options, policy(config.on_long_row)).map(Arc::new);
+        let train = load(&config.data)?;
+        let valid = if config.valid.is_empty() { None } else { Some(load(&config.valid)?) };
+        let fingerprint = train.fingerprint();
+        Ok(Self { tokenizer, template, train, valid, fingerprint })
+    }
+
+    fn check_against(&self, state: &RunState) -> Result<()> {
+        let changed = |what, recorded: &str, found: String| {
+            if recorded == found {
+                Ok(())
+            } else {
+                Err(TrainError::Changed { what, recorded: recorded.to_string(), found })
+            }
+        };
+        changed("training rows or tokenizer", &state.data_fingerprint, self.fingerprint.clone())?;
+        changed("prompt template", &state.template_fingerprint, self.template.fingerprint())
+    }
+
+    /// Rows must fit the model: ids its embedding has, positions its context has.
+    fn check_fit(&self, config: &TrainConfig, model: &ModelConfig) -> Result<()> {
+        let largest = [Some(&self.train), self.valid.as_ref()].into_iter().flatten().map(|rows| rows.largest_id());
+        let largest = largest.max().unwrap_or(0) as usize;
+        if largest >= model.vocab_size {
+            let reason = format!(
+                "the tokenizer gives id {largest}, but the model's embedding has {} rows: they do not belong together",
+                model.vocab_size
+            );
+            return Err(TrainError::config("model", reason));
+        }
+        if config.max_length > model.max_positions {
+            tracing::warn!(
+                max_length = config.max_length,
+                context = model.max_positions,
+                "rows may be longer than the context the model was made for"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn start(
+    config: TrainConfig,
+    run: RunDir,
+    lock: RunLock,
+    materials: Materials,
+    checkpoint: Option<Checkpoint>,
+    mut options: RunOptions,
+) -> Result<Outcome> {
+    let device = config.device.parse::<DeviceSpec>()?.open()?;
+    let (model_config, model) = load_model(&config, checkpoint.as_ref(), &device.clone().autodiff())?;
+    materials.check_fit(&config, &model_config)?;
+    let state = match &checkpoint {
+        Some(checkpoint) => checkpoint.state.clone(),
+        None => RunState {
+            total_steps: config.total_steps(materials.train.len() as u64),
+            seed: config.seed,
+            data_fingerprint: materials.fingerprint.clone(),
+            template_fingerprint: materials.template.fingerprint(),
+            ..RunState::default()
+        },
+    };
+    if let Some(observer) = &mut options.observer {
+        observer.on_event(&Event::Started {
+            done: state.step,
+            total_steps: state.total_steps,
+            rows: materials.train.len(),
+            tokens: materials.train.tokens(),
+            skipped: materials.train.skipped().count(),
+            parameters: model.num_params(),
+        });
+    }
+    let loaders = loaders(&config, &materials, &state);
+    let session = session(config, run, &materials, model_config, (state, checkpoint), &mut options, &model, &device)?;
+    let outcome = launch(session, model, loaders, &options);
+    drop(lock);
+    outcome
+}
+
+fn load_model(
+    config: &TrainConfig,
+    checkpoint: Option<&Checkpoint>,
+    device: &Device,
+) -> Result<(ModelConfig, TrainedModel)> {
+    let (model_config, decoder) = match checkpoint {
+        Some(checkpoint) => {
+            let model_config = ModelConfig::read(&checkpoint.dir)?;
+            let decoder = load_weights(&model_config, &checkpoint.dir, device)?;
+            (model_config, decoder)
+        }
+        None => {
+            let loaded = load_dir(&config.model, device)?;
+            (loaded.config, loaded.decoder)
+        }
+    };
+    Ok((model_config, TrainedModel::new(decoder, Arc::new(Sft))))
+}
+
+fn loaders(config: &TrainConfig, materials: &Materials, state: &RunState) -> (StepLoader, Option<StepLoader>) {
+    let rows = materials.train.len();
+    let rows_per_step = (config.micro_batch * config.accumulate) as u64;
+    let portions = Portions {
+        order: Order::new(config.seed, rows, config.shuffle),
+        start: state.cursor,
+        done: state.step,
+        total_steps: state.total_steps,
+        micro_batch: config.micro_batch,
+        rows_per_step,
+        // A run by steps fills each of them; a run by epochs ends with the last row.
+        total_rows: match config.steps {
+            Some(steps) => steps * rows_per_step,
+            None => config.epochs * rows as u64,
+        },
+    };
+    let valid = materials.valid.as_ref().map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch));
+    (StepLoader::new(Arc::clone(&materials.train), portions), valid)
+}
+
+#[allow(clippy::too_many_arguments)] // assembles the one struct that holds them all
+fn session(
+    config: TrainConfig,
+    run: RunDir,
+    materials: &Materials,
+    model_config: ModelConfig,
+    (state, checkpoint): (RunState, Option<Checkpoint>),
+    options: &mut RunOptions,
+    model: &TrainedModel,
+    device: &Device,
+) -> Result<Session> {
+    let mut manifest =
+        AlignerManifest::new(materials.template.clone(), materials.tokenizer.hash(), &base_name(&config.model));
+    if let Some(earlier) = AlignerManifest::read(&config.model)? {
+        manifest.base_model = earlier.base_model;
+        manifest.stages = earlier.stages;
+    }
+    manifest.stages.push(Stage {
+        kind: "correction".into(),
+        steps: state.total_steps,
+        rows: materials.train.len() as u64,
+        data_fingerprint: materials.fingerprint.clone(),
+    });
+    manifest.data_licence = (!config.data_licence.is_empty()).then(|| config.data_licence.clone());
+    let optimizer = match &checkpoint {
+        Some(checkpoint) => {
+            let names = named_parameters(&model.decoder);
+            AdamW::load(config.adamw(), state.step, &names, &checkpoint.dir.join(MOMENTS), device)?
+        }
+        None => AdamW::new(config.adamw()),
+    };
+    Ok(Session {
+        schedule: Schedule {
+            kind: config.schedule,
+            peak: config.lr,
+            warmup_steps: (config.warmup_ratio * state.total_steps as f64) as u64,
+            total_steps: state.total_steps,
+        },
+        store: CheckpointStore::new(run.checkpoints(), config.keep),
+        log: MetricsLog::open(&run.metrics(), state.metrics_bytes)?,
+        saver: ModelSaver { config: model_config, tokenizer: materials.tokenizer.clone(), manifest },
+        observer: options.observer.take(),
+        interrupter: options.interrupter.clone(),
+        rows: materials.train.len() as u64,
+        saved_step: checkpoint.as_ref().map(|_| state.step),
+        optimizer,
+        config,
+        run,
+        state,
+    })
+}
+
+/// The last part of a model's path: what it is called, without where it lay.
+fn base_name(model: &Path) -> String {
+    let absolute = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
+    absolute.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn launch(
+    session: Session,
+    model: TrainedModel,
+    (train, valid): (StepLoader, Option<StepLoader>),
+    options: &RunOptions,
+) -> Result<Outcome> {
+    let root = session.run.root().to_path_buf();
+    let valid = valid.unwrap_or_else(|| StepLoader::one_pass(Arc::new(Dataset::default()), 1));
+    let strategy = Arc::new(LanguageModelStrategy::new(session));
+    let mut training = SupervisedTraining::new(root, Arc::new(train), Arc::new(valid))
+        .metrics((LossMetric::new(),))
+        .metric_train_numeric(LearningRateMetric::new())
+        .metric_train_numeric(QuantityMetric::<GradNorm>::default())
+        .metric_train_numeric(QuantityMetric::<TokensPerSecond>::default())
+        .with_metric_logger(InMemoryMetricLogger::default())
+        .with_application_logger(None)
+        .with_interrupter(options.interrupter.clone())
+        .with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
+    if !options.dashboard {
+        training = training.renderer(Box::new(NoDashboard));
+    }
+    // The session owns optimizer and schedule; the learner's own are never asked.
+    let learner = Learner::new(model, UnusedOptimizer::new().init(), ConstantLr::from(0.0));
+    let result = training.launch(learner);
+    let outcome = strategy.result()?;
+    match result.error {
+        Some(error) => Err(TrainError::Learner(error.to_string())),
+        None => Ok(outcome),
+    }
+}

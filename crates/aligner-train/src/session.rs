@@ -1,0 +1,351 @@
+//! The training loop: from a batch to a better model, a line of metrics, and now and then a checkpoint.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use aligner_data::{AlignerManifest, Tokenizer};
+use aligner_model::weights::named_parameters;
+use aligner_model::{CausalDecoder, ModelConfig, save_dir};
+use burn::module::Module;
+use burn::optim::GradientsParams;
+use burn_train::{InferenceStep, Interrupter, TrainStep};
+
+use crate::batches::StepBatch;
+use crate::checkpoint::{Best, CheckpointStore, RunState, replace_dir};
+use crate::config::TrainConfig;
+use crate::error::{Result, TrainError};
+use crate::learner::{StepOutput, TrainedModel};
+use crate::metrics::{MetricsLog, Split, StepRecord, peak_rss_bytes};
+use crate::optimizer::{AdamW, gradient_norm};
+use crate::run_dir::RunDir;
+use crate::schedule::Schedule;
+
+/// Name of the weights in a checkpoint.
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+/// Name of the optimizer's moments in a checkpoint.
+pub(crate) const MOMENTS: &str = "optimizer.safetensors";
+
+/// Something worth telling during a run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The data are read and the first step is about to begin.
+    Started {
+        /// Steps already done, by the run that is resumed.
+        done: u64,
+        /// Steps of the whole run.
+        total_steps: u64,
+        /// Training rows.
+        rows: usize,
+        /// Tokens of the training rows.
+        tokens: usize,
+        /// Rows that were left out.
+        skipped: u64,
+        /// Weights of the model.
+        parameters: usize,
+    },
+    /// A damaged checkpoint was passed over.
+    DamagedCheckpoint(&'a str),
+    /// A step or a validation is done.
+    Recorded(&'a StepRecord),
+    /// A checkpoint was saved.
+    Saved(&'a Path),
+}
+
+/// Is told what happens during a run.
+pub trait Observer: Send {
+    /// Takes an event.
+    fn on_event(&mut self, event: &Event<'_>);
+}
+
+impl<F: FnMut(&Event<'_>) + Send> Observer for F {
+    fn on_event(&mut self, event: &Event<'_>) {
+        self(event);
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps are done.
+    Finished,
+    /// Validation stopped gaining.
+    StoppedEarly,
+    /// It was asked to stop; it can be resumed.
+    Interrupted,
+}
+
+/// What a run gave.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// How it ended.
+    pub ending: Ending,
+    /// Optimizer steps done.
+    pub steps: u64,
+    /// The run directory.
+    pub run: PathBuf,
+    /// The model: `final/`, or the last checkpoint of a run that was interrupted.
+    pub model_dir: PathBuf,
+    /// The best validation.
+    pub best: Option<Best>,
+}
+
+/// What makes a directory of weights a model others can load.
+#[derive(Debug, Clone)]
+pub(crate) struct ModelSaver {
+    pub config: ModelConfig,
+    pub tokenizer: Tokenizer,
+    pub manifest: AlignerManifest,
+}
+
+impl ModelSaver {
+    pub fn save(&self, place: &Path, decoder: &CausalDecoder, steps: u64) -> Result<()> {
+        let mut manifest = self.manifest.clone();
+        if let Some(stage) = manifest.stages.last_mut() {
+            stage.steps = steps;
+        }
+        replace_dir(place, |dir| {
+            save_dir(&self.config, decoder, dir)?;
+            self.tokenizer.save_to(dir)?;
+            manifest.write(dir)?;
+            Ok(())
+        })
+    }
+}
+
+/// The parts of a run that change while it goes on, and the fixed ones they need.
+pub(crate) struct Session {
+    pub config: TrainConfig,
+    pub run: RunDir,
+    pub state: RunState,
+    pub schedule: Schedule,
+    pub optimizer: AdamW,
+    pub store: CheckpointStore,
+    pub log: MetricsLog,
+    pub saver: ModelSaver,
+    pub observer: Option<Box<dyn Observer>>,
+    pub interrupter: Interrupter,
+    pub rows: u64,
+    /// Step of the newest checkpoint.
+    pub saved_step: Option<u64>,
+}
+
+/// The dashboard's view of the loop.
+pub(crate) trait Screen {
+    fn trained(&mut self, output: StepOutput, record: &StepRecord);
+    fn validating(&mut self, batches: usize);
+    fn validated_batch(&mut self, output: StepOutput, done: usize, total: usize);
+    fn validated(&mut self);
+}
+
+impl Session {
+    /// Goes from where the run stands to its end; the model comes back whatever happens.
+    pub fn run(
+        &mut self,
+        mut model: TrainedModel,
+        mut train: impl Iterator<Item = StepBatch>,
+        valid: &[StepBatch],
+        screen: &mut dyn Screen,
+    ) -> (TrainedModel, Result<Outcome>) {
+        if self.state.step == 0
+            && !valid.is_empty()
+            && let Err(error) = self.validate(&model, valid, screen)
+        {
+            return (model, Err(error));
+        }
+        let ending = loop {
+            let Some(batch) = train.next() else { break Ending::Finished };
+            if self.interrupter.should_stop() {
+                break Ending::Interrupted;
+            }
+            let stepped;
+            (model, stepped) = self.step(model, batch, screen);
+            match stepped.and_then(|()| self.after_step(&model, valid, screen)) {
+                Ok(None) => {}
+                Ok(Some(ending)) => break ending,
+                Err(error) => return (model, Err(error)),
+            }
+        };
+        let outcome = self.finish(&model, ending);
+        (model, outcome)
+    }
+
+    fn step(
+        &mut self,
+        model: TrainedModel,
+        batch: StepBatch,
+        screen: &mut dyn Screen,
+    ) -> (TrainedModel, Result<()>) {
+        let started = Instant::now();
+        let end = batch.end;
+        let (gradients, mut output) = match self.gradients(&model, batch) {
+            Ok(computed) => computed,
+            Err(error) => return (model, Err(error)),
+        };
+        let lr = self.schedule.rate(self.state.step);
+        let model = self.update(model, gradients, lr, output.grad_norm);
+        let seconds = started.elapsed().as_secs_f64();
+        self.state.step += 1;
+        self.state.cursor = end;
+        self.state.tokens += output.tokens;
+        self.state.seconds += seconds;
+        output.tokens_per_second = output.tokens as f64 / seconds.max(1e-9);
+        let record = StepRecord {
+            lr: Some(lr),
+            grad_norm: Some(output.grad_norm),
+            ..self.record(Split::Train, &output, seconds)
+        };
+        let told = self.tell(&record);
+        screen.trained(output, &record);
+        (model, told)
+    }
+
+    /// Forward and backward; a loss or gradient that is not finite saves the state before this step and is an error.
+    fn gradients(&mut self, model: &TrainedModel, batch: StepBatch) -> Result<(GradientsParams, StepOutput)> {
+        let (start, rows, step) = (batch.start, batch.rows, self.state.step + 1);
+        let computed = TrainStep::step(model, batch);
+        let (gradients, mut output) = (computed.grads, computed.item);
+        if let Some(reason) = output.failure.take() {
+            return Err(TrainError::Device { step, reason });
+        }
+        output.grad_norm =
+            gradient_norm(model, &gradients).map_err(|reason| TrainError::Device { step, reason })?;
+        for (quantity, value) in [("loss", output.loss()), ("gradient norm", output.grad_norm)] {
+            if !value.is_finite() {
+                self.save(model)?;
+                let (epoch, first_row) = (start.epoch, start.position);
+                return Err(TrainError::NotFinite { quantity, step, value, epoch, first_row, rows });
+            }
+        }
+        Ok((gradients, output))
+    }
+
+    /// Validation and checkpoint where they are due; the ending when validation has stopped gaining.
+    fn after_step(
+        &mut self,
+        model: &TrainedModel,
+        valid: &[StepBatch],
+        screen: &mut dyn Screen,
+    ) -> Result<Option<Ending>> {
+        let is_last = self.state.step == self.state.total_steps;
+        if !valid.is_empty() && (is_due(self.state.step, self.config.eval_every) || is_last) {
+            self.validate(model, valid, screen)?;
+        }
+        let patience = self.config.patience;
+        if patience > 0 && self.state.validations_without_gain >= patience && !is_last {
+            return Ok(Some(Ending::StoppedEarly));
+        }
+        if is_due(self.state.step, self.config.save_every) {
+            self.save(model)?;
+        }
+        Ok(None)
+    }
+
+    fn finish(&mut self, model: &TrainedModel, ending: Ending) -> Result<Outcome> {
+        let checkpoint = self.save(model)?;
+        let model_dir = if ending == Ending::Interrupted {
+            checkpoint
+        } else {
+            self.saver.save(&self.run.finished(), &model.decoder, self.state.step)?;
+            self.run.finished()
+        };
+        Ok(Outcome {
+            ending,
+            steps: self.state.step,
+            run: self.run.root().to_path_buf(),
+            model_dir,
+            best: self.state.best,
+        })
+    }
+
+    fn update(&mut self, model: TrainedModel, gradients: GradientsParams, lr: f64, grad_norm: f64) -> TrainedModel {
+        let limit = self.config.max_grad_norm;
+        // torch.nn.utils.clip_grad_norm_: limit / (norm + 1e-6), at most 1.
+        let scale = if limit > 0.0 { (limit / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
+        self.optimizer.step(model, gradients, lr, scale)
+    }
+
+    fn validate(&mut self, model: &TrainedModel, valid: &[StepBatch], screen: &mut dyn Screen) -> Result<()> {
+        let started = Instant::now();
+        let model = model.valid();
+        let mut sum = StepOutput::default();
+        screen.validating(valid.len());
+        for (index, batch) in valid.iter().enumerate() {
+            let mut output = InferenceStep::step(&model, batch.clone());
+            if let Some(reason) = output.failure.take() {
+                return Err(TrainError::Device { step: self.state.step, reason });
+            }
+            sum.loss_sum += output.loss_sum;
+            sum.tokens += output.tokens;
+            sum.target_tokens += output.target_tokens;
+            screen.validated_batch(output, index + 1, valid.len());
+        }
+        screen.validated();
+        let record = self.record(Split::Valid, &sum, started.elapsed().as_secs_f64());
+        self.tell(&record)?;
+        let is_best = self.state.best.is_none_or(|best| record.loss < best.loss);
+        if is_best {
+            self.state.best = Some(Best { step: self.state.step, loss: record.loss });
+            self.state.validations_without_gain = 0;
+            if self.state.step > 0 {
+                self.saver.save(&self.run.best(), &model.decoder, self.state.step)?;
+            }
+        } else {
+            self.state.validations_without_gain += 1;
+        }
+        Ok(())
+    }
+
+    fn record(&self, split: Split, output: &StepOutput, seconds: f64) -> StepRecord {
+        let cursor = self.state.cursor;
+        StepRecord {
+            step: self.state.step,
+            epoch: cursor.epoch as f64 + cursor.position as f64 / self.rows.max(1) as f64,
+            split,
+            loss: output.loss(),
+            lr: None,
+            grad_norm: None,
+            tokens: output.tokens,
+            target_tokens: output.target_tokens,
+            tokens_per_second: output.tokens as f64 / seconds.max(1e-9),
+            seconds,
+            peak_rss_bytes: peak_rss_bytes(),
+        }
+    }
+
+    fn tell(&mut self, record: &StepRecord) -> Result<()> {
+        self.log.append(record)?;
+        self.state.metrics_bytes = self.log.bytes();
+        self.event(&Event::Recorded(record));
+        Ok(())
+    }
+
+    fn event(&mut self, event: &Event<'_>) {
+        if let Some(observer) = &mut self.observer {
+            observer.on_event(event);
+        }
+    }
+
+    /// Saves a checkpoint unless this step has one.
+    fn save(&mut self, model: &TrainedModel) -> Result<PathBuf> {
+        let place = self.store.dir().join(format!("step-{:08}", self.state.step));
+        if self.saved_step == Some(self.state.step) {
+            return Ok(place);
+        }
+        let names = named_parameters(&model.decoder);
+        let place = self.store.save(&self.state, |dir| {
+            save_dir(&self.saver.config, &model.decoder, dir)?;
+            self.optimizer.save(&names, &dir.join(MOMENTS))?;
+            self.saver.tokenizer.save_to(dir)?;
+            self.saver.manifest.write(dir)?;
+            Ok(())
+        })?;
+        self.saved_step = Some(self.state.step);
+        self.event(&Event::Saved(&place));
+        Ok(place)
+    }
+}
+
+fn is_due(step: u64, every: u64) -> bool {
+    every > 0 && step.is_multiple_of(every)
+}
