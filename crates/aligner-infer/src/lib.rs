@@ -1,1 +1,47 @@
-//! aligner-infer
+//! Correction inference: a question and an answer go in, a better answer comes out.
+//!
+//! ```text
+//!  question + answer ──▶ Corrector ──▶ Correction      text, tokens, finish_reason, usage, timings
+//!                            │
+//!                            ├── Encoder    the template and tokenizer the model was trained with
+//!                            ├── generate   prefill, sample, decode; cancellable
+//!                            └── CausalLm   the model: Burn's decoder, or anything else
+//! ```
+//!
+//! The crate depends on neither training nor a web server. Everything but [`DecoderLm`] works on any [`CausalLm`].
+//!
+//! # Example
+//!
+//! Streaming, with a change list at the end:
+//!
+//! ```no_run
+//! use aligner_infer::{CorrectOptions, Corrector, Piece, diff, edit_ratio};
+//!
+//! let corrector = Corrector::open("runs/first/final")?;
+//! let answer = "The sun orbits the earth.";
+//! for piece in corrector.stream("What orbits what?", answer, &CorrectOptions::default()) {
+//!     match piece? {
+//!         Piece::Text(text) => print!("{text}"),
+//!         Piece::Done(correction) => println!("\nedit ratio {:.2}", edit_ratio(&diff(answer, &correction.text))),
+//!     }
+//! }
+//! # Ok::<(), aligner_infer::InferError>(())
+//! ```
+
+mod causal_lm;
+mod corrector;
+mod decoder;
+mod diff;
+mod engine;
+mod error;
+mod sampler;
+
+pub use causal_lm::CausalLm;
+pub use corrector::{
+    CorrectOptions, Correction, CorrectionStream, Corrector, CorrectorBuilder, Input, Piece, Score, Usage,
+};
+pub use decoder::DecoderLm;
+pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};
+pub use engine::{CancelToken, FinishReason, Generated, Request, Timings, generate, log_probabilities};
+pub use error::{InferError, Result};
+pub use sampler::{Sampler, SamplingParams};

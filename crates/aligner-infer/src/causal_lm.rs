@@ -1,0 +1,36 @@
+//! What the engine needs of a model.
+
+use crate::error::Result;
+
+/// A causal language model with a cache: ids in, scores of the next token out.
+///
+/// The engine knows a model only through this trait, so that it can be tested without weights and run on any device.
+pub trait CausalLm: Send + Sync {
+    /// Keys and values of the tokens seen so far.
+    type Cache: Send;
+
+    /// Number of scores for each token.
+    fn vocab_size(&self) -> usize;
+
+    /// Tokens the context holds.
+    fn max_positions(&self) -> usize;
+
+    /// An empty cache for up to `capacity` tokens.
+    ///
+    /// # Errors
+    /// When the device has no room for it.
+    fn new_cache(&self, capacity: usize) -> Result<Self::Cache>;
+
+    /// Tokens in the cache.
+    fn cache_len(&self, cache: &Self::Cache) -> usize;
+
+    /// Forgets all but the first `len` tokens.
+    fn truncate(&self, cache: &mut Self::Cache, len: usize);
+
+    /// Appends `ids` to the cache and returns the scores behind each of the last `keep` of them, row-major
+    /// `[keep, vocab_size]`.
+    ///
+    /// # Errors
+    /// When the device fails.
+    fn forward(&self, ids: &[u32], cache: &mut Self::Cache, keep: usize) -> Result<Vec<f32>>;
+}

@@ -1,0 +1,388 @@
+//! The public API: a corrector that other programs embed.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use aligner_data::{AlignerManifest, Encoder, PromptTemplate, Tokenizer, Turn};
+use aligner_model::{DeviceSpec, load_dir};
+use serde::{Deserialize, Serialize};
+
+use crate::causal_lm::CausalLm;
+use crate::decoder::DecoderLm;
+use crate::engine::{CancelToken, FinishReason, Generated, Request, Timings, generate, log_probabilities};
+use crate::error::{InferError, Result};
+use crate::sampler::SamplingParams;
+
+/// Corrects answers with one model; cheap to clone, usable from many threads.
+///
+/// ```no_run
+/// use aligner_infer::{CorrectOptions, Corrector};
+///
+/// let corrector = Corrector::open("runs/first/final")?;
+/// let correction = corrector.correct("Is the earth flat?", "Yes, it is.", &CorrectOptions::default())?;
+/// println!("{} ({} tokens)", correction.text, correction.usage.completion_tokens);
+/// # Ok::<(), aligner_infer::InferError>(())
+/// ```
+#[derive(Debug)]
+pub struct Corrector<L: CausalLm = DecoderLm> {
+    inner: Arc<Inner<L>>,
+}
+
+impl<L: CausalLm> Clone for Corrector<L> {
+    fn clone(&self) -> Self {
+        Self { inner: Arc::clone(&self.inner) }
+    }
+}
+
+#[derive(Debug)]
+struct Inner<L> {
+    model: L,
+    encoder: Encoder,
+}
+
+/// What is to be corrected.
+#[derive(Debug, Clone, Copy)]
+pub struct Input<'a> {
+    /// What was asked.
+    pub question: &'a str,
+    /// What was answered.
+    pub answer: &'a str,
+    /// Earlier turns, oldest first.
+    pub chat_history: &'a [Turn],
+}
+
+impl<'a> Input<'a> {
+    /// A question and an answer without earlier turns.
+    pub fn new(question: &'a str, answer: &'a str) -> Self {
+        Self { question, answer, chat_history: &[] }
+    }
+}
+
+/// How one answer is corrected.
+#[derive(Debug, Clone)]
+pub struct CorrectOptions {
+    /// Limit of new tokens.
+    pub max_new_tokens: usize,
+    /// How tokens are chosen; greedy by default.
+    pub sampling: SamplingParams,
+    /// Cancels the correction from any thread.
+    pub cancel: CancelToken,
+}
+
+impl Default for CorrectOptions {
+    fn default() -> Self {
+        Self { max_new_tokens: 1024, sampling: SamplingParams::default(), cancel: CancelToken::default() }
+    }
+}
+
+/// Tokens of a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Tokens generated, the end of sequence included.
+    pub completion_tokens: usize,
+}
+
+/// A corrected answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Correction {
+    /// The correction.
+    pub text: String,
+    /// Its tokens, the end of sequence included.
+    pub ids: Vec<u32>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+    /// Token counts.
+    pub usage: Usage,
+    /// How long it took.
+    pub timings: Timings,
+}
+
+/// How probable a given correction is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Sum of the log-probabilities of the correction's tokens and the end of sequence, in nats.
+    pub logprob: f64,
+    /// Number of those tokens.
+    pub tokens: usize,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Log-probability of each token, in nats.
+    pub token_logprobs: Vec<f64>,
+}
+
+/// One item of a [`CorrectionStream`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Piece {
+    /// More text: whole characters, never half of one.
+    Text(String),
+    /// The end, with the whole correction.
+    Done(Correction),
+}
+
+/// A correction as it is generated; dropping it cancels the rest.
+#[derive(Debug)]
+pub struct CorrectionStream {
+    pieces: Receiver<Result<Piece>>,
+    cancel: CancelToken,
+}
+
+impl Iterator for CorrectionStream {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.pieces.recv().ok()
+    }
+}
+
+impl Drop for CorrectionStream {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+/// Opens a [`Corrector`] that differs from the default.
+#[derive(Debug, Clone)]
+pub struct CorrectorBuilder {
+    dir: PathBuf,
+    device: DeviceSpec,
+    template: Option<PromptTemplate>,
+    allow_mismatch: bool,
+}
+
+impl CorrectorBuilder {
+    /// Runs on this device instead of the CPU.
+    #[must_use]
+    pub fn device(mut self, device: DeviceSpec) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Uses this template: needed for a directory without `aligner.json`, an error where another one is recorded.
+    #[must_use]
+    pub fn template(mut self, template: PromptTemplate) -> Self {
+        self.template = Some(template);
+        self
+    }
+
+    /// Turns a template or tokenizer other than the recorded one from an error into a warning.
+    #[must_use]
+    pub fn allow_mismatch(mut self) -> Self {
+        self.allow_mismatch = true;
+        self
+    }
+
+    /// Reads the model.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, the template is not known or not the model's, or the device is not there.
+    pub fn build(self) -> Result<Corrector> {
+        let tokenizer = Tokenizer::from_dir(&self.dir)?;
+        let manifest = AlignerManifest::read(&self.dir)?;
+        let template = self.resolve_template(manifest.as_ref())?;
+        if let Some(manifest) = &manifest
+            && manifest.tokenizer_hash != tokenizer.hash()
+        {
+            let error = InferError::WrongTokenizer {
+                model: self.dir.display().to_string(),
+                found: tokenizer.hash().to_string(),
+                recorded: manifest.tokenizer_hash.clone(),
+            };
+            self.tolerate(error)?;
+        }
+        let device = self.device.open()?;
+        let model = DecoderLm::new(load_dir(&self.dir, &device)?, device);
+        Corrector::from_parts(model, tokenizer, template)
+    }
+
+    fn resolve_template(&self, manifest: Option<&AlignerManifest>) -> Result<PromptTemplate> {
+        let model = || self.dir.display().to_string();
+        match (&self.template, manifest) {
+            (Some(asked), Some(manifest)) if asked.fingerprint() != manifest.template_fingerprint => {
+                self.tolerate(InferError::WrongTemplate {
+                    model: model(),
+                    trained: manifest.template.id().to_string(),
+                    trained_fingerprint: manifest.template_fingerprint.clone(),
+                    asked: asked.id().to_string(),
+                    asked_fingerprint: asked.fingerprint(),
+                })?;
+                Ok(asked.clone())
+            }
+            (Some(asked), _) => Ok(asked.clone()),
+            (None, Some(manifest)) => Ok(manifest.template.clone()),
+            (None, None) => Err(InferError::NoTemplate(model())),
+        }
+    }
+
+    fn tolerate(&self, error: InferError) -> Result<()> {
+        if !self.allow_mismatch {
+            return Err(error);
+        }
+        tracing::warn!("{error}");
+        Ok(())
+    }
+}
+
+impl Corrector {
+    /// Opens a model directory with its recorded template, on the CPU.
+    ///
+    /// # Errors
+    /// As [`CorrectorBuilder::build`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::builder(dir).build()
+    }
+
+    /// Opens a model directory otherwise.
+    pub fn builder(dir: impl AsRef<Path>) -> CorrectorBuilder {
+        CorrectorBuilder {
+            dir: dir.as_ref().to_path_buf(),
+            device: DeviceSpec::Cpu,
+            template: None,
+            allow_mismatch: false,
+        }
+    }
+}
+
+impl<L: CausalLm> Corrector<L> {
+    /// A corrector of parts made elsewhere.
+    ///
+    /// # Errors
+    /// When the tokenizer has ids that the model does not have.
+    pub fn from_parts(model: L, tokenizer: Tokenizer, template: PromptTemplate) -> Result<Self> {
+        if tokenizer.vocab_size() > model.vocab_size() {
+            tracing::warn!(
+                tokenizer = tokenizer.vocab_size(),
+                model = model.vocab_size(),
+                "the tokenizer has more tokens than the model; texts that use them cannot be corrected"
+            );
+        }
+        let encoder = Encoder::new(tokenizer, template, model.max_positions());
+        Ok(Self { inner: Arc::new(Inner { model, encoder }) })
+    }
+
+    /// The prompt template in use.
+    pub fn template(&self) -> &PromptTemplate {
+        self.inner.encoder.template()
+    }
+
+    /// The model.
+    pub fn model(&self) -> &L {
+        &self.inner.model
+    }
+
+    /// Corrects one answer.
+    ///
+    /// # Errors
+    /// When the prompt is longer than the context, an option is out of range, or the model fails.
+    pub fn correct(&self, question: &str, answer: &str, options: &CorrectOptions) -> Result<Correction> {
+        self.correct_with(Input::new(question, answer), options, |_| ControlFlow::Continue(()))
+    }
+
+    /// Corrects one answer and hands out its text as it is generated; `Break` ends it.
+    ///
+    /// # Errors
+    /// As [`correct`](Self::correct).
+    pub fn correct_with(
+        &self,
+        input: Input<'_>,
+        options: &CorrectOptions,
+        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Correction> {
+        let Inner { model, encoder } = &*self.inner;
+        let tokenizer = encoder.tokenizer();
+        let prompt = self.prompt(input)?;
+        let mut stream = tokenizer.stream();
+        let mut text = String::new();
+        let request = Request {
+            prompt: &prompt,
+            sampling: options.sampling,
+            stop_ids: tokenizer.stop_ids(),
+            max_new_tokens: options.max_new_tokens,
+            cancel: options.cancel.clone(),
+        };
+        let generated = generate(model, &request, |token| {
+            let Some(piece) = stream.push(token)? else { return Ok(ControlFlow::Continue(())) };
+            text.push_str(&piece);
+            Ok(on_text(&piece))
+        })?;
+        if let Some(rest) = stream.finish()? {
+            text.push_str(&rest);
+            let _ = on_text(&rest);
+        }
+        let Generated { ids, finish_reason, timings } = generated;
+        let usage = Usage { prompt_tokens: prompt.len(), completion_tokens: ids.len() };
+        Ok(Correction { text, ids, finish_reason, usage, timings })
+    }
+
+    /// Log-probability of a given correction, the end of sequence included.
+    ///
+    /// # Errors
+    /// As [`correct`](Self::correct).
+    pub fn score(&self, input: Input<'_>, correction: &str) -> Result<Score> {
+        let Inner { model, encoder } = &*self.inner;
+        let prompt = self.prompt(input)?;
+        let mut target = encoder.tokenizer().encode_target(correction)?;
+        target.push(encoder.tokenizer().eos_id());
+        self.check_ids(&target)?;
+        let token_logprobs = log_probabilities(model, &prompt, &target)?;
+        Ok(Score {
+            logprob: token_logprobs.iter().sum(),
+            tokens: target.len(),
+            prompt_tokens: prompt.len(),
+            token_logprobs,
+        })
+    }
+
+    /// Corrects answers one after the other, in order, as the iterator is drawn.
+    pub fn correct_batch<'a, I>(
+        &'a self,
+        inputs: I,
+        options: &'a CorrectOptions,
+    ) -> impl Iterator<Item = Result<Correction>> + 'a
+    where
+        I: IntoIterator<Item = Input<'a>>,
+        I::IntoIter: 'a,
+    {
+        inputs.into_iter().map(move |input| self.correct_with(input, options, |_| ControlFlow::Continue(())))
+    }
+
+    fn prompt(&self, input: Input<'_>) -> Result<Vec<u32>> {
+        let prompt = self.inner.encoder.encode_prompt(input.question, input.answer, input.chat_history)?;
+        self.check_ids(&prompt)?;
+        Ok(prompt)
+    }
+
+    /// An id beyond the embedding would read memory that is not there.
+    fn check_ids(&self, ids: &[u32]) -> Result<()> {
+        let vocab_size = self.inner.model.vocab_size();
+        match ids.iter().find(|&&id| id as usize >= vocab_size) {
+            None => Ok(()),
+            Some(&id) => Err(InferError::UnknownToken { id, vocab_size }),
+        }
+    }
+}
+
+impl<L: CausalLm + 'static> Corrector<L> {
+    /// Corrects one answer on a thread of its own; the pieces come as an iterator.
+    pub fn stream(&self, question: &str, answer: &str, options: &CorrectOptions) -> CorrectionStream {
+        // A slow reader holds the model back instead of filling memory.
+        let (sender, pieces) = sync_channel(64);
+        let (corrector, options) = (self.clone(), options.clone());
+        let cancel = options.cancel.clone();
+        let (question, answer) = (question.to_string(), answer.to_string());
+        std::thread::spawn(move || {
+            let done = corrector.correct_with(Input::new(&question, &answer), &options, |text| {
+                match sender.send(Ok(Piece::Text(text.to_string()))) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                }
+            });
+            // Nobody listens any more: nothing is lost.
+            let _ = sender.send(done.map(Piece::Done));
+        });
+        CorrectionStream { pieces, cancel }
+    }
+}

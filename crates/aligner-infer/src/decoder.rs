@@ -1,0 +1,61 @@
+//! [`CausalLm`] by Burn's decoder.
+
+use aligner_model::{CausalDecoder, KvCache, Loaded, ModelError};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use crate::causal_lm::CausalLm;
+use crate::error::Result;
+
+/// A decoder on a device.
+#[derive(Debug)]
+pub struct DecoderLm {
+    decoder: CausalDecoder,
+    device: Device,
+    vocab_size: usize,
+    max_positions: usize,
+}
+
+impl DecoderLm {
+    /// The engine's view of a model that was loaded on `device`.
+    pub fn new(loaded: Loaded, device: Device) -> Self {
+        let Loaded { config, decoder } = loaded;
+        Self { decoder, device, vocab_size: config.vocab_size, max_positions: config.max_positions }
+    }
+}
+
+impl CausalLm for DecoderLm {
+    type Cache = KvCache;
+
+    fn vocab_size(&self) -> usize {
+        self.vocab_size
+    }
+
+    fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+
+    fn new_cache(&self, capacity: usize) -> Result<KvCache> {
+        Ok(self.decoder.new_cache(1, capacity))
+    }
+
+    fn cache_len(&self, cache: &KvCache) -> usize {
+        cache.len()
+    }
+
+    fn truncate(&self, cache: &mut KvCache, len: usize) {
+        cache.truncate(len);
+    }
+
+    fn forward(&self, ids: &[u32], cache: &mut KvCache, keep: usize) -> Result<Vec<f32>> {
+        let values: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        let input = Tensor::<2, Int>::from_data(TensorData::new(values, [1, ids.len()]), &self.device);
+        let hidden = self.decoder.forward(input, Some(cache));
+        if keep == 0 {
+            return Ok(Vec::new());
+        }
+        let keep = keep.min(ids.len());
+        let logits = self.decoder.logits(hidden.narrow(1, ids.len() - keep, keep));
+        let values = logits.try_into_vec_as::<f32>();
+        Ok(values.map_err(|error| ModelError::Execution(error.to_string()))?)
+    }
+}

@@ -1,0 +1,84 @@
+//! What can go wrong when an answer is corrected.
+
+use aligner_data::DataError;
+use aligner_model::ModelError;
+
+/// The result of this crate's functions.
+pub type Result<T, E = InferError> = std::result::Result<T, E>;
+
+/// An error of this crate: what, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InferError {
+    /// The tokenizer or `aligner.json` cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The model cannot be used.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The directory does not say which prompt template its model was trained on.
+    #[error("{0} has no aligner.json, so its prompt template is not known; name it with --template (edit, revision or correction)")]
+    NoTemplate(String),
+    /// The template asked for is not the one the model was trained on.
+    #[error(
+        "the model in {model} was trained on template {trained:?} ({trained_fingerprint}), not on {asked:?} \
+         ({asked_fingerprint}); a model only works with its own template"
+    )]
+    WrongTemplate {
+        /// The model directory.
+        model: String,
+        /// Name of the template in `aligner.json`.
+        trained: String,
+        /// Its fingerprint.
+        trained_fingerprint: String,
+        /// Name of the template asked for.
+        asked: String,
+        /// Its fingerprint.
+        asked_fingerprint: String,
+    },
+    /// The tokenizer beside a model is not the one the model was trained with.
+    #[error("the tokenizer in {model} ({found}) is not the one the model was trained with ({recorded})")]
+    WrongTokenizer {
+        /// The model directory.
+        model: String,
+        /// Hash of the `tokenizer.json` that lies there.
+        found: String,
+        /// Hash in `aligner.json`.
+        recorded: String,
+    },
+    /// The prompt leaves no room for a correction.
+    #[error(
+        "question and answer give a prompt of {prompt_tokens} tokens, but the model's context holds {max_positions}; \
+         shorten the answer or correct it in parts"
+    )]
+    PromptTooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens the context holds.
+        max_positions: usize,
+    },
+    /// A sampling parameter has a value that cannot be used.
+    #[error("{name} is {value}; it must be {rule}")]
+    Sampling {
+        /// The parameter.
+        name: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// A text has a token that the model does not have.
+    #[error("the tokenizer gives id {id}, but the model has {vocab_size} tokens: they do not belong together")]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// Tokens of the model.
+        vocab_size: usize,
+    },
+    /// The model gave scores that are not numbers.
+    #[error("the model's scores for token {position} are not numbers: its weights are damaged or the device failed")]
+    BadLogits {
+        /// Position of the token in the sequence.
+        position: usize,
+    },
+}

@@ -1,0 +1,243 @@
+//! From the scores of a vocabulary to one token.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{InferError, Result};
+
+/// How tokens are chosen. The default takes the most probable one.
+///
+/// The filters are transformers' and work in its order: repetition penalty, temperature, top-k, top-p, min-p.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SamplingParams {
+    /// Divides the scores; 0 takes the most probable token.
+    pub temperature: f32,
+    /// Keeps this many tokens; 0 keeps all.
+    pub top_k: usize,
+    /// Keeps the most probable tokens whose probabilities together reach this; 1 keeps all.
+    pub top_p: f32,
+    /// Keeps tokens at least this fraction as probable as the most probable one; 0 keeps all.
+    pub min_p: f32,
+    /// Divides positive and multiplies negative scores of tokens that occurred, prompt included; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// Seed of the choices.
+    pub seed: u64,
+}
+
+impl Default for SamplingParams {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+    }
+}
+
+impl SamplingParams {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first value out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let check = |name, value: f32, ok: bool, rule| {
+            if ok { Ok(()) } else { Err(InferError::Sampling { name, value: f64::from(value), rule }) }
+        };
+        let finite = self.temperature.is_finite() && self.repetition_penalty.is_finite();
+        check("temperature", self.temperature, finite && self.temperature >= 0.0, "0 or more")?;
+        check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
+        check("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "in 0..=1")?;
+        check("repetition_penalty", self.repetition_penalty, finite && self.repetition_penalty > 0.0, "above 0")
+    }
+}
+
+/// Chooses the tokens of one sequence.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    params: SamplingParams,
+    random: u64,
+}
+
+impl Sampler {
+    /// A sampler with valid parameters.
+    ///
+    /// # Errors
+    /// When a parameter is out of its range.
+    pub fn new(params: SamplingParams) -> Result<Self> {
+        params.validate()?;
+        Ok(Self { params, random: params.seed })
+    }
+
+    /// Chooses a token; `seen` are the tokens of prompt and output so far. The scores are used as scratch space.
+    ///
+    /// # Errors
+    /// When no score is a number.
+    pub fn sample(&mut self, logits: &mut [f32], seen: &[u32]) -> Result<u32> {
+        let params = self.params;
+        if params.repetition_penalty != 1.0 {
+            penalise(logits, seen, params.repetition_penalty);
+        }
+        let best = argmax(logits).ok_or(InferError::BadLogits { position: seen.len() })?;
+        if params.temperature == 0.0 {
+            return Ok(best as u32);
+        }
+        let candidates = filtered(logits, params);
+        let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
+        let mut left = self.uniform() * total;
+        for &(token, weight) in &candidates {
+            left -= weight;
+            if left < 0.0 {
+                return Ok(token);
+            }
+        }
+        Ok(candidates.last().map_or(best as u32, |&(token, _)| token))
+    }
+
+    /// SplitMix64 into `[0, 1)`: the same choices on every platform.
+    fn uniform(&mut self) -> f64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// The first of the highest scores, as `torch.argmax`; `None` when a score is NaN or none is finite.
+fn argmax(logits: &[f32]) -> Option<usize> {
+    let mut best = None;
+    let mut highest = f32::NEG_INFINITY;
+    for (index, &logit) in logits.iter().enumerate() {
+        if logit > highest {
+            (best, highest) = (Some(index), logit);
+        } else if logit.is_nan() {
+            return None;
+        }
+    }
+    best.filter(|_| highest.is_finite())
+}
+
+fn penalise(logits: &mut [f32], seen: &[u32], penalty: f32) {
+    let mut tokens = seen.to_vec();
+    tokens.sort_unstable();
+    tokens.dedup();
+    for token in tokens {
+        if let Some(logit) = logits.get_mut(token as usize) {
+            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        }
+    }
+}
+
+/// The tokens that survive the filters, most probable first, with weights that need not sum to 1.
+fn filtered(logits: &[f32], params: SamplingParams) -> Vec<(u32, f64)> {
+    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
+    let score = |token: &u32| logits[*token as usize];
+    let by_score = |a: &u32, b: &u32| score(b).total_cmp(&score(a)).then(a.cmp(b));
+    if params.top_k > 0 && params.top_k < order.len() {
+        order.select_nth_unstable_by(params.top_k, by_score);
+        order.truncate(params.top_k);
+    }
+    order.sort_unstable_by(by_score);
+    let highest = order.first().map_or(0.0, |token| f64::from(score(token)));
+    let weight = |token: &u32| ((f64::from(score(token)) - highest) / f64::from(params.temperature)).exp();
+    let mut weighed: Vec<(u32, f64)> = order.iter().map(|token| (*token, weight(token))).collect();
+    let total: f64 = weighed.iter().map(|(_, weight)| weight).sum();
+    if params.top_p < 1.0 {
+        let mut mass = 0.0;
+        let reached = weighed.iter().position(|(_, weight)| {
+            mass += weight / total;
+            mass >= f64::from(params.top_p)
+        });
+        // The token that reaches the mass stays.
+        weighed.truncate(reached.map_or(weighed.len(), |index| index + 1));
+    }
+    // The most probable token has weight 1.
+    weighed.retain(|(_, weight)| *weight >= f64::from(params.min_p));
+    weighed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(logits: &[f32], params: SamplingParams) -> Vec<u32> {
+        filtered(logits, params).into_iter().map(|(token, _)| token).collect()
+    }
+
+    fn sampling() -> SamplingParams {
+        SamplingParams { temperature: 1.0, ..SamplingParams::default() }
+    }
+
+    /// ln of 0.4, 0.3, 0.2, 0.1, shuffled.
+    fn logits() -> [f32; 4] {
+        [0.2f32.ln(), 0.4f32.ln(), 0.1f32.ln(), 0.3f32.ln()]
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_highest() {
+        let mut sampler = Sampler::new(SamplingParams::default()).unwrap();
+        assert_eq!(sampler.sample(&mut [1.0, 3.0, 3.0, -1.0], &[]).unwrap(), 1);
+    }
+
+    #[test]
+    fn each_filter_keeps_what_it_says() {
+        assert_eq!(kept(&logits(), sampling()), [1, 3, 0, 2]);
+        assert_eq!(kept(&logits(), SamplingParams { top_k: 2, ..sampling() }), [1, 3]);
+        assert_eq!(kept(&logits(), SamplingParams { top_p: 0.5, ..sampling() }), [1, 3]);
+        assert_eq!(kept(&logits(), SamplingParams { top_p: 0.05, ..sampling() }), [1]);
+        assert_eq!(kept(&logits(), SamplingParams { min_p: 0.6, ..sampling() }), [1, 3]);
+        assert_eq!(kept(&logits(), SamplingParams { min_p: 1.0, ..sampling() }), [1]);
+        let cold = SamplingParams { temperature: 0.25, top_p: 0.75, ..sampling() };
+        assert_eq!(kept(&logits(), cold), [1, 3], "at temperature 1/4 the first two hold 95 % of the mass, the first 72 %");
+    }
+
+    #[test]
+    fn the_repetition_penalty_lowers_both_signs_and_counts_a_token_once() {
+        let mut logits = [2.0, -2.0, 1.0];
+        penalise(&mut logits, &[0, 1, 0, 99], 2.0);
+        assert_eq!(logits, [1.0, -4.0, 1.0]);
+    }
+
+    #[test]
+    fn frequencies_follow_probabilities() {
+        let mut sampler = Sampler::new(SamplingParams { seed: 11, ..sampling() }).unwrap();
+        let mut counts = [0f64; 4];
+        const DRAWS: usize = 20_000;
+        for _ in 0..DRAWS {
+            counts[sampler.sample(&mut logits(), &[]).unwrap() as usize] += 1.0;
+        }
+        let chi_squared: f64 = counts
+            .iter()
+            .zip([0.2, 0.4, 0.1, 0.3])
+            .map(|(count, p)| (count - p * DRAWS as f64).powi(2) / (p * DRAWS as f64))
+            .sum();
+        // 99.9 % of draws stay below this with three degrees of freedom.
+        assert!(chi_squared < 16.27, "{chi_squared} {counts:?}");
+    }
+
+    #[test]
+    fn seeds_reproduce_and_differ() {
+        let draw = |seed| {
+            let mut sampler = Sampler::new(SamplingParams { seed, ..sampling() }).unwrap();
+            (0..50).map(|_| sampler.sample(&mut logits(), &[]).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(draw(5), draw(5));
+        assert_ne!(draw(5), draw(6));
+    }
+
+    #[test]
+    fn scores_that_are_no_numbers_are_an_error() {
+        let mut sampler = Sampler::new(sampling()).unwrap();
+        assert!(sampler.sample(&mut [1.0, f32::NAN], &[]).is_err());
+        assert!(sampler.sample(&mut [f32::NEG_INFINITY; 3], &[]).is_err());
+        assert!(sampler.sample(&mut [], &[]).is_err());
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        for (name, params) in [
+            ("temperature", SamplingParams { temperature: -1.0, ..sampling() }),
+            ("top_p", SamplingParams { top_p: 0.0, ..sampling() }),
+            ("min_p", SamplingParams { min_p: 1.5, ..sampling() }),
+            ("repetition_penalty", SamplingParams { repetition_penalty: 0.0, ..sampling() }),
+        ] {
+            assert!(params.validate().unwrap_err().to_string().starts_with(name));
+        }
+    }
+}
