@@ -1,5 +1,43 @@
-//! The `aligner` command.
+//! The `aligner` command: train a corrector, correct answers, score corrections, look at data.
+//!
+//! The command has no logic of its own: it turns what was typed into what is meant and calls the libraries. stdout is
+//! data, stderr is for people. Exit status: 0 done, 1 failed, 2 asked wrongly.
+
+mod args;
+mod commands;
+mod error;
+mod runs;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command, DataCommand};
+use error::CliError;
+
+/// glibc gives freed memory back to the system, and every tensor of the next step pays for it again in page faults;
+/// mimalloc keeps it.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() {}
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    terminal::log_to_stderr(cli.verbose);
+    let done = match cli.command {
+        Command::Train(args) => commands::train::run(&args),
+        Command::Correct(args) => commands::correct::run(&args),
+        Command::Score(args) => commands::score::run(&args),
+        Command::Data { command: DataCommand::Check(args) } => commands::data::check(&args),
+        Command::Data { command: DataCommand::Show(args) } => commands::data::show(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader of our output has gone, as `head` does: nothing failed.
+        Err(CliError::ClosedPipe) => ExitCode::SUCCESS,
+        Err(error) => {
+            terminal::say_error(&error);
+            ExitCode::from(error.status())
+        }
+    }
+}

@@ -20,8 +20,6 @@ use crate::optimizer::{AdamW, gradient_norm};
 use crate::run_dir::RunDir;
 use crate::schedule::Schedule;
 
-/// Name of the weights in a checkpoint.
-pub(crate) const WEIGHTS: &str = "model.safetensors";
 /// Name of the optimizer's moments in a checkpoint.
 pub(crate) const MOMENTS: &str = "optimizer.safetensors";
 

@@ -1,0 +1,211 @@
+//! `aligner correct`
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use aligner_data::{Fields, ReadOptions, Record, RowReader};
+use aligner_infer::{CancelToken, CorrectOptions, Correction, Corrector, FinishReason, Input, Piece, diff};
+use serde_json::{Map, Value};
+
+use super::open;
+use crate::args::CorrectArgs;
+use crate::error::{CliError, Result, stdout_error};
+use crate::terminal::{progress, render_diff, say, stdout_is_coloured};
+
+/// Corrects one answer or a file.
+pub fn run(args: &CorrectArgs) -> Result<()> {
+    let options = CorrectOptions {
+        max_new_tokens: args.max_new_tokens,
+        sampling: args.sampling(),
+        cancel: CancelToken::default(),
+    };
+    options.sampling.validate()?;
+    let corrector = open(&args.model)?;
+    cancel_on_signal(&options.cancel)?;
+    match (&args.input, &args.question, &args.answer) {
+        (Some(input), ..) => batch(&corrector, input, args, &options),
+        (None, Some(question), Some(answer)) if args.stream => stream(&corrector, question, answer, &options),
+        (None, Some(question), Some(answer)) => one(&corrector, question, answer, args.diff, &options),
+        _ => Err(CliError::Usage("give --question and --answer, or --input".into())),
+    }
+}
+
+fn cancel_on_signal(cancel: &CancelToken) -> Result<()> {
+    let cancel = cancel.clone();
+    let handler = move || {
+        if cancel.is_cancelled() {
+            std::process::exit(130);
+        }
+        cancel.cancel();
+    };
+    ctrlc::set_handler(handler).map_err(|error| CliError::Failed(format!("cannot catch signals: {error}")))
+}
+
+fn one(
+    corrector: &Corrector,
+    question: &str,
+    answer: &str,
+    as_diff: bool,
+    options: &CorrectOptions,
+) -> Result<()> {
+    let correction = corrector.correct(question, answer, options)?;
+    let text = if as_diff {
+        render_diff(&diff(answer, &correction.text), stdout_is_coloured())
+    } else {
+        correction.text.clone()
+    };
+    writeln!(std::io::stdout(), "{text}").map_err(stdout_error)?;
+    warn_if_cut(&correction);
+    Ok(())
+}
+
+fn stream(corrector: &Corrector, question: &str, answer: &str, options: &CorrectOptions) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    for piece in corrector.stream(question, answer, options) {
+        match piece? {
+            Piece::Text(text) => {
+                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(stdout_error)?;
+            }
+            Piece::Done(correction) => {
+                writeln!(stdout).map_err(stdout_error)?;
+                warn_if_cut(&correction);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn warn_if_cut(correction: &Correction) {
+    match correction.finish_reason {
+        FinishReason::Stop => {}
+        FinishReason::Length => {
+            say(format!("the correction was cut after {} tokens (--max-new-tokens)", correction.usage.completion_tokens));
+        }
+        FinishReason::Cancelled => say("cancelled"),
+    }
+}
+
+fn batch(corrector: &Corrector, input: &Path, args: &CorrectArgs, options: &CorrectOptions) -> Result<()> {
+    let read = ReadOptions {
+        columns: args.rows.columns.clone(),
+        fields: Fields::Pair,
+        on_bad_row: args.rows.on_bad_row(),
+    };
+    let mut reader = RowReader::open(input, read)?;
+    let mut output = Output::open(args)?;
+    let limit = args.rows.limit.unwrap_or(usize::MAX);
+    if output.done.len() > limit {
+        let done = output.done.len();
+        return Err(CliError::Usage(format!("the output holds {done} rows already, more than --limit {limit}")));
+    }
+    let bar = progress(args.rows.limit.map(|limit| limit as u64), "correcting");
+    for (index, record) in reader.by_ref().take(limit).enumerate() {
+        let record = record?;
+        bar.inc(1);
+        if let Some(done) = output.done.get(index) {
+            check_same(done, &record)?;
+            continue;
+        }
+        let Some(row) = corrected(corrector, &record, options)? else {
+            bar.finish_and_clear();
+            return Err(CliError::Failed("cancelled; run the same command again to go on".into()));
+        };
+        output.write(&row)?;
+    }
+    bar.finish_and_clear();
+    if reader.skipped().count() > 0 {
+        say(format!("{} rows left out, the first: {}", reader.skipped().count(), reader.skipped().first()[0]));
+    }
+    Ok(())
+}
+
+/// The row with its correction; `None` when cancelled.
+fn corrected(corrector: &Corrector, record: &Record, options: &CorrectOptions) -> Result<Option<Map<String, Value>>> {
+    let started = Instant::now();
+    let input = Input { question: &record.question, answer: &record.answer, chat_history: &record.chat_history };
+    let correction = corrector
+        .correct_with(input, options, |_| ControlFlow::Continue(()))
+        .map_err(|error| CliError::Failed(format!("{}: {error}", record.origin)))?;
+    if correction.finish_reason == FinishReason::Cancelled {
+        return Ok(None);
+    }
+    let added = serde_json::json!({
+        "corrected": correction.text,
+        "finish_reason": correction.finish_reason,
+        "usage": correction.usage,
+        "seconds": (started.elapsed().as_secs_f64() * 1e6).round() / 1e6,
+    });
+    let mut row = record.raw.clone();
+    if let Value::Object(added) = added {
+        row.extend(added);
+    }
+    Ok(Some(row))
+}
+
+/// The rows already written must be those of this input, or the file would mix two.
+fn check_same(done: &Map<String, Value>, record: &Record) -> Result<()> {
+    let same = record.raw.iter().all(|(key, value)| done.get(key) == Some(value) || ADDED.contains(&key.as_str()));
+    if same {
+        return Ok(());
+    }
+    let reason = "the output holds another row there; give another --output, or --overwrite";
+    Err(CliError::Usage(format!("{}: {reason}", record.origin)))
+}
+
+/// Fields that a corrected row has and its input has not.
+const ADDED: [&str; 4] = ["corrected", "finish_reason", "usage", "seconds"];
+
+/// Where corrected rows go, and those that are there already.
+struct Output {
+    file: Option<File>,
+    done: Vec<Map<String, Value>>,
+}
+
+impl Output {
+    fn open(args: &CorrectArgs) -> Result<Self> {
+        let Some(path) = &args.output else { return Ok(Self { file: None, done: Vec::new() }) };
+        let io = || CliError::io("write", path);
+        let file = OpenOptions::new().read(true).create(true).append(true).open(path).map_err(io())?;
+        if args.overwrite {
+            file.set_len(0).map_err(io())?;
+        }
+        let (done, bytes) = finished_rows(&file).map_err(io())?;
+        // A line without its end was being written when the last run was killed.
+        file.set_len(bytes).map_err(io())?;
+        if !done.is_empty() {
+            say(format!("{} rows are done already; going on behind them", done.len()));
+        }
+        Ok(Self { file: Some(file), done })
+    }
+
+    fn write(&mut self, row: &Map<String, Value>) -> Result<()> {
+        let mut line = serde_json::to_vec(row).map_err(|error| CliError::Failed(error.to_string()))?;
+        line.push(b'\n');
+        match &mut self.file {
+            Some(file) => file.write_all(&line).map_err(|error| CliError::Failed(format!("cannot write --output: {error}"))),
+            None => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(&line).and_then(|()| stdout.flush()).map_err(stdout_error)
+            }
+        }
+    }
+}
+
+/// The whole rows at the beginning of a file, and where they end.
+fn finished_rows(file: &File) -> std::io::Result<(Vec<Map<String, Value>>, u64)> {
+    let mut reader = BufReader::new(file);
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line)?;
+        match serde_json::from_slice(&line) {
+            Ok(Value::Object(row)) if line.ends_with(b"\n") => rows.push(row),
+            _ => return Ok((rows, bytes)),
+        }
+        bytes += read as u64;
+    }
+}

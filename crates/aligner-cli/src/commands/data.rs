@@ -1,0 +1,87 @@
+//! `aligner data check` and `aligner data show`
+
+use std::io::Write;
+
+use aligner_data::{
+    AlignerManifest, Encoder, Fields, OnBadRow, PromptTemplate, ReadOptions, RowReader, Tokenizer, check_file,
+};
+use anstyle::{AnsiColor, Style};
+
+use crate::args::{CheckArgs, ShowArgs, template};
+use crate::error::{CliError, Result, stdout_error};
+use crate::runs::model_dir;
+use crate::terminal::{stdout_is_coloured, styled};
+
+/// Prints a report on a file.
+pub fn check(args: &CheckArgs) -> Result<()> {
+    let template = template(&args.template)?;
+    let encoder = match &args.model {
+        Some(dir) => Some(Encoder::new(Tokenizer::from_dir(dir)?, template, args.max_length)),
+        None => None,
+    };
+    let options = ReadOptions { columns: args.columns.clone(), ..ReadOptions::default() };
+    let report = check_file(&args.file, &options, encoder.as_ref())?;
+    let text = if args.json {
+        serde_json::to_string(&report).map_err(|error| CliError::Failed(error.to_string()))?
+    } else {
+        report.to_string().trim_end().to_string()
+    };
+    writeln!(std::io::stdout(), "{text}").map_err(stdout_error)?;
+    if report.is_clean() {
+        return Ok(());
+    }
+    let (bad, long) = (report.bad_rows, report.too_long.unwrap_or(0));
+    Err(CliError::Failed(format!("{bad} rows cannot be read and {long} are too long to be trained on")))
+}
+
+/// Prints a row's tokens: on a terminal as text whose loss-carrying part is green, elsewhere as a table.
+pub fn show(args: &ShowArgs) -> Result<()> {
+    let dir = model_dir(args.model.as_deref())?;
+    let tokenizer = Tokenizer::from_dir(&dir)?;
+    let template = match (&args.template, AlignerManifest::read(&dir)?) {
+        (Some(typed), _) => template(typed)?,
+        (None, Some(manifest)) => manifest.template,
+        (None, None) => PromptTemplate::default(),
+    };
+    let options =
+        ReadOptions { columns: args.columns.clone(), fields: Fields::Triple, on_bad_row: OnBadRow::Stop };
+    let record = RowReader::open(&args.file, options)?.nth(args.row);
+    let record = record.ok_or_else(|| {
+        CliError::Usage(format!("{} has no row {} (rows are counted from 0)", args.file.display(), args.row))
+    })??;
+    let encoder = Encoder::new(tokenizer, template, usize::MAX);
+    let (ids, prompt_len) = encoder.encode_any_length(&record)?;
+    let text = if stdout_is_coloured() {
+        coloured(encoder.tokenizer(), &ids, prompt_len)?
+    } else {
+        table(encoder.tokenizer(), &ids, prompt_len)?
+    };
+    writeln!(std::io::stdout(), "{text}").map_err(stdout_error)
+}
+
+/// Tokens apart from each other by their shade, those that carry loss in green.
+fn coloured(tokenizer: &Tokenizer, ids: &[u32], prompt_len: usize) -> Result<String> {
+    let mut text = String::new();
+    for (position, &id) in ids.iter().enumerate() {
+        let colour = if position < prompt_len { AnsiColor::BrightBlack } else { AnsiColor::Green };
+        let mut style = Style::new().fg_color(Some(colour.into()));
+        if position % 2 == 1 {
+            style = style.underline();
+        }
+        let piece = tokenizer.decode(&[id])?;
+        let piece = if piece.is_empty() { tokenizer.token_text(id) } else { piece };
+        text.push_str(&styled(&piece.replace('\n', "⏎\n"), style, true));
+    }
+    let counts = format!("\n\n{prompt_len} prompt tokens, {} tokens that carry loss (green)", ids.len() - prompt_len);
+    Ok(text + &counts)
+}
+
+fn table(tokenizer: &Tokenizer, ids: &[u32], prompt_len: usize) -> Result<String> {
+    let mut text = String::from("position\tid\tloss\ttoken\ttext");
+    for (position, &id) in ids.iter().enumerate() {
+        let loss = u8::from(position >= prompt_len);
+        let token = tokenizer.token_text(id);
+        text.push_str(&format!("\n{position}\t{id}\t{loss}\t{token}\t{:?}", tokenizer.decode(&[id])?));
+    }
+    Ok(text)
+}

@@ -1,0 +1,204 @@
+//! `aligner train`
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use aligner_train::{
+    Ending, Event, Interrupter, Outcome, RunDir, RunOptions, Split, StepRecord, TemplateChoice, TrainConfig, fine_tune,
+    resume,
+};
+
+use super::demo;
+use crate::args::{TrainArgs, template};
+use crate::error::{CliError, Result, stdout_error};
+use crate::runs;
+use crate::terminal::{Throttle, say};
+
+/// Trains, resumes, or trains the embedded default.
+pub fn run(args: &TrainArgs) -> Result<()> {
+    if args.resume {
+        return resume_run(args);
+    }
+    if args.model.is_none() && args.data.is_empty() && args.config.is_none() {
+        return demo::run(args);
+    }
+    let config = resolve(args)?;
+    runs::remember(&config.out);
+    let outcome = fine_tune(&config, options(args)?)?;
+    report(&outcome)
+}
+
+fn resume_run(args: &TrainArgs) -> Result<()> {
+    let out = match &args.out {
+        Some(out) => out.clone(),
+        None => runs::latest()?,
+    };
+    let run = RunDir::new(&out);
+    if run.config().is_file() {
+        let recorded = TrainConfig::read(&run.config())?;
+        let mut asked = recorded.clone();
+        if let Some(path) = &args.config {
+            asked = TrainConfig::read(path)?;
+        }
+        apply(args, &mut asked)?;
+        let same_place = TrainConfig { out: recorded.out.clone(), ..asked };
+        let different = recorded.differences(&same_place);
+        if !different.is_empty() {
+            return Err(CliError::Usage(format!(
+                "a resumed run goes on as it was started; it was started with other values of: {}",
+                different.join(", ")
+            )));
+        }
+    }
+    runs::remember(&out);
+    report(&resume(&out, options(args)?)?)
+}
+
+/// The configuration that is meant: a file's or the default, with the flags over it.
+fn resolve(args: &TrainArgs) -> Result<TrainConfig> {
+    let mut config = match &args.config {
+        Some(path) => TrainConfig::read(path)?,
+        None => TrainConfig::default(),
+    };
+    apply(args, &mut config)?;
+    if config.out.as_os_str().is_empty() {
+        let name = config.model.file_name().unwrap_or("run".as_ref()).to_string_lossy().into_owned();
+        config.out = runs::free_dir(&name);
+    }
+    Ok(config)
+}
+
+/// Puts the flags that were given over a configuration.
+pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
+    fn set<T: Clone>(place: &mut T, given: &Option<T>) {
+        if let Some(value) = given {
+            *place = value.clone();
+        }
+    }
+    set(&mut config.model, &args.model);
+    set(&mut config.out, &args.out);
+    set(&mut config.epochs, &args.epochs);
+    set(&mut config.micro_batch, &args.micro_batch);
+    set(&mut config.accumulate, &args.accumulate);
+    set(&mut config.lr, &args.lr);
+    set(&mut config.schedule, &args.schedule);
+    set(&mut config.warmup_ratio, &args.warmup_ratio);
+    set(&mut config.weight_decay, &args.weight_decay);
+    set(&mut config.max_grad_norm, &args.max_grad_norm);
+    set(&mut config.max_length, &args.max_length);
+    set(&mut config.on_long_row, &args.on_long_row);
+    set(&mut config.on_bad_row, &args.on_bad_row);
+    set(&mut config.columns, &args.columns);
+    set(&mut config.seed, &args.seed);
+    set(&mut config.shuffle, &args.shuffle);
+    set(&mut config.save_every, &args.save_every);
+    set(&mut config.keep, &args.keep);
+    set(&mut config.eval_every, &args.eval_every);
+    set(&mut config.patience, &args.patience);
+    set(&mut config.data_licence, &args.data_licence);
+    set(&mut config.device, &args.device.map(|device| device.to_string()));
+    if args.steps.is_some() {
+        config.steps = args.steps;
+    } else if args.epochs.is_some() {
+        config.steps = None;
+    }
+    for (place, given) in [(&mut config.data, &args.data), (&mut config.valid, &args.valid)] {
+        if !given.is_empty() {
+            place.clone_from(given);
+        }
+    }
+    if let Some(typed) = &args.template {
+        let template = template(typed)?;
+        config.template = match aligner_data::PromptTemplate::builtin(typed) {
+            Ok(_) => TemplateChoice::Builtin(typed.clone()),
+            Err(_) => TemplateChoice::Custom { id: template.id().to_string(), text: template.text().to_string() },
+        };
+    }
+    Ok(())
+}
+
+/// What a run needs besides its configuration: dashboard or lines, and an ear for signals.
+pub fn options(args: &TrainArgs) -> Result<RunOptions> {
+    let interrupter = Interrupter::new();
+    let for_signal = interrupter.clone();
+    let handler = move || {
+        if for_signal.should_stop() {
+            std::process::exit(130);
+        }
+        for_signal.stop(Some("signal"));
+        say("stopping after this step; once more to stop at once");
+    };
+    ctrlc::set_handler(handler).map_err(|error| CliError::Failed(format!("cannot catch signals: {error}")))?;
+    let dashboard = !args.no_dashboard && std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
+    let mut lines = Lines { quiet: dashboard, ..Lines::default() };
+    Ok(RunOptions {
+        dashboard,
+        observer: Some(Box::new(move |event: &Event<'_>| lines.tell(event))),
+        interrupter,
+    })
+}
+
+/// Says how a run ended; the model's place goes to stdout.
+pub fn report(outcome: &Outcome) -> Result<()> {
+    let run = outcome.run.display();
+    match outcome.ending {
+        Ending::Finished => say(format!("done after {} steps", outcome.steps)),
+        Ending::StoppedEarly => say(format!("stopped early after {} steps: validation stopped gaining", outcome.steps)),
+        Ending::Interrupted => {
+            say(format!("stopped after {} steps; go on with: aligner train --resume --out {run}", outcome.steps));
+        }
+    }
+    if let Some(best) = outcome.best {
+        say(format!("best validation loss {:.4} after step {}", best.loss, best.step));
+    }
+    let place: PathBuf = outcome.model_dir.clone();
+    print_path(&place)
+}
+
+fn print_path(path: &Path) -> Result<()> {
+    writeln!(std::io::stdout(), "{}", path.display()).map_err(stdout_error)
+}
+
+/// Plain lines for a run without a dashboard.
+#[derive(Default)]
+struct Lines {
+    quiet: bool,
+    throttle: Throttle,
+    total_steps: u64,
+}
+
+impl Lines {
+    fn tell(&mut self, event: &Event<'_>) {
+        if self.quiet && !matches!(event, Event::DamagedCheckpoint(_)) {
+            return;
+        }
+        match event {
+            Event::Started { done, total_steps, rows, tokens, skipped, parameters } => {
+                self.total_steps = *total_steps;
+                let left_out = if *skipped > 0 { format!(", {skipped} left out") } else { String::new() };
+                say(format!(
+                    "{rows} rows{left_out}, {tokens} tokens; {:.1} M weights; {total_steps} steps{}",
+                    *parameters as f64 / 1e6,
+                    if *done > 0 { format!(", {done} done") } else { String::new() },
+                ));
+            }
+            Event::DamagedCheckpoint(damage) => say(format!("damaged checkpoint passed over: {damage}")),
+            Event::Recorded(record) => self.record(record),
+            _ => {}
+        }
+    }
+
+    fn record(&mut self, record: &StepRecord) {
+        let StepRecord { step, epoch, loss, tokens_per_second, seconds, .. } = record;
+        let total = self.total_steps;
+        if record.split == Split::Valid {
+            say(format!("step {step}/{total}  validation loss {loss:.4}  {seconds:.1} s"));
+        } else if self.throttle.allows() || *step == total {
+            let (lr, norm) = (record.lr.unwrap_or(0.0), record.grad_norm.unwrap_or(0.0));
+            say(format!(
+                "step {step}/{total}  epoch {epoch:.2}  loss {loss:.4}  lr {lr:.2e}  grad norm {norm:.2}  \
+                 {tokens_per_second:.0} tokens/s"
+            ));
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Errors of the command line and their exit status.
+
+use std::path::Path;
+
+use aligner_data::DataError;
+use aligner_infer::InferError;
+use aligner_model::ModelError;
+use aligner_train::TrainError;
+
+/// The result of a command.
+pub type Result<T, E = CliError> = std::result::Result<T, E>;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// What was typed makes no sense.
+    #[error("{0}")]
+    Usage(String),
+    /// It failed on the way.
+    #[error("{0}")]
+    Failed(String),
+    /// The reader of our output has gone.
+    #[error("the output was closed")]
+    ClosedPipe,
+    /// Data could not be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// A model could not be used.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// Correcting failed.
+    #[error(transparent)]
+    Infer(#[from] InferError),
+    /// Training failed.
+    #[error(transparent)]
+    Train(#[from] TrainError),
+}
+
+impl CliError {
+    /// 2 when it was asked wrongly, 1 when it failed.
+    pub fn status(&self) -> u8 {
+        let asked_wrongly = match self {
+            Self::Usage(_) => true,
+            Self::Failed(_) | Self::ClosedPipe => false,
+            Self::Data(error) | Self::Infer(InferError::Data(error)) | Self::Train(TrainError::Data(error)) => {
+                matches!(error, DataError::Template { .. } | DataError::Columns { .. })
+            }
+            Self::Model(error) | Self::Infer(InferError::Model(error)) | Self::Train(TrainError::Model(error)) => {
+                matches!(error, ModelError::Device { .. })
+            }
+            Self::Infer(error) => matches!(
+                error,
+                InferError::NoTemplate(_) | InferError::WrongTemplate { .. } | InferError::Sampling { .. }
+            ),
+            Self::Train(error) => matches!(
+                error,
+                TrainError::Config { .. } | TrainError::RunExists(_) | TrainError::NothingToResume { .. }
+            ),
+        };
+        if asked_wrongly { 2 } else { 1 }
+    }
+
+    /// An error of reading or writing a file.
+    pub fn io(action: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
+        let what = format!("cannot {action} {}", path.display());
+        move |error| Self::Failed(format!("{what}: {error}"))
+    }
+}
+
+/// Writing to stdout.
+pub fn stdout_error(error: std::io::Error) -> CliError {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        CliError::ClosedPipe
+    } else {
+        CliError::Failed(format!("cannot write to stdout: {error}"))
+    }
+}

@@ -1,0 +1,60 @@
+//! Where runs lie, and which is the latest.
+
+use std::path::{Path, PathBuf};
+
+use aligner_train::RunDir;
+
+use crate::error::{CliError, Result};
+
+/// The folder of all runs that were not given another place.
+const RUNS: &str = "runs";
+/// Names the latest of them.
+const LATEST: &str = "latest";
+
+/// A directory for a run called `name` that is not there yet: `runs/name`, `runs/name-2`, …
+pub fn free_dir(name: &str) -> PathBuf {
+    let runs = Path::new(RUNS);
+    let first = runs.join(name);
+    if !first.exists() {
+        return first;
+    }
+    (2u32..).map(|number| runs.join(format!("{name}-{number}"))).find(|dir| !dir.exists()).unwrap_or(first)
+}
+
+/// Remembers a run as the latest.
+pub fn remember(run: &Path) {
+    let absolute = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
+    let noted = std::fs::create_dir_all(RUNS)
+        .and_then(|()| std::fs::write(Path::new(RUNS).join(LATEST), absolute.to_string_lossy().as_bytes()));
+    if let Err(error) = noted {
+        tracing::warn!(%error, "cannot note the latest run; name it with --model or --out");
+    }
+}
+
+/// The latest run.
+pub fn latest() -> Result<PathBuf> {
+    let note = Path::new(RUNS).join(LATEST);
+    match std::fs::read_to_string(&note) {
+        Ok(path) => Ok(PathBuf::from(path.trim())),
+        Err(_) => Err(CliError::Usage(
+            "there is no run here yet: name a model with --model, or make one with `aligner train`".into(),
+        )),
+    }
+}
+
+/// The model to use: the one named (a model directory or a run), or the latest run's.
+pub fn model_dir(named: Option<&Path>) -> Result<PathBuf> {
+    let place = match named {
+        Some(place) => place.to_path_buf(),
+        None => latest()?,
+    };
+    if place.join("config.json").is_file() {
+        return Ok(place);
+    }
+    let run = RunDir::new(&place);
+    if run.finished().is_dir() {
+        return Ok(run.finished());
+    }
+    let state = if run.config().is_file() { "a run that is not finished" } else { "no model directory" };
+    Err(CliError::Usage(format!("{} is {state}: it has no config.json and no final/", place.display())))
+}

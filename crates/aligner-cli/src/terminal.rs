@@ -1,0 +1,99 @@
+//! What people see: colours, lines, progress.
+
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use aligner_infer::{Edit, EditOp};
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::EnvFilter;
+
+use crate::error::CliError;
+
+/// Sends the libraries' log to stderr; `RUST_LOG` overrides the level.
+pub fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    // Somebody who embeds this may have set a log of their own.
+    let _ = log.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init();
+}
+
+/// Whether stdout takes colours.
+pub fn stdout_is_coloured() -> bool {
+    std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// A line for people.
+pub fn say(text: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// An error for people.
+pub fn say_error(error: &CliError) {
+    say(format!("error: {error}"));
+}
+
+/// Text in a style when `coloured`.
+pub fn styled(text: &str, style: Style, coloured: bool) -> String {
+    if coloured { format!("{}{text}{}", style.render(), style.render_reset()) } else { text.to_string() }
+}
+
+/// Style of text that was taken out.
+pub fn deleted() -> Style {
+    Style::new().fg_color(Some(AnsiColor::Red.into())).strikethrough()
+}
+
+/// Style of text that was put in.
+pub fn inserted() -> Style {
+    Style::new().fg_color(Some(AnsiColor::Green.into()))
+}
+
+/// The changes of an answer in one line: coloured, or as `[-taken out-]{+put in+}`.
+pub fn render_diff(edits: &[Edit], coloured: bool) -> String {
+    let render = |edit: &Edit| match (edit.op, coloured) {
+        (EditOp::Keep, _) => edit.text.clone(),
+        (EditOp::Delete, true) => styled(&edit.text, deleted(), true),
+        (EditOp::Insert, true) => styled(&edit.text, inserted(), true),
+        (EditOp::Delete, false) => format!("[-{}-]", edit.text),
+        (EditOp::Insert, false) => format!("{{+{}+}}", edit.text),
+    };
+    edits.iter().map(render).collect()
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub fn progress(total: Option<u64>, what: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = match total {
+        Some(total) => ProgressBar::new(total),
+        None => ProgressBar::no_length(),
+    };
+    bar.set_draw_target(ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {eta}") {
+        bar.set_style(style);
+    }
+    bar.with_message(what.to_string())
+}
+
+/// Lets a line through at most once a second.
+#[derive(Debug, Default)]
+pub struct Throttle(Option<Instant>);
+
+impl Throttle {
+    /// Whether a line may be printed now.
+    pub fn allows(&mut self) -> bool {
+        let now = Instant::now();
+        let allowed = self.0.is_none_or(|last| now - last >= Duration::from_secs(1));
+        if allowed {
+            self.0 = Some(now);
+        }
+        allowed
+    }
+}
