@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::flex::{PIECE, tensor, unique, with_slice};
+use super::math::vectorized;
 use super::{reference, runs_fused};
 
 /// The numbers of one AdamW step.
@@ -99,7 +100,9 @@ impl AdamWOps for Flex {
                 gradient.par_chunks(PIECE),
             );
             slices.into_par_iter().for_each(|(parameter, m, v, gradient)| {
-                pulp::Arch::new().dispatch(|| update(parameter, m, v, gradient, &step));
+                vectorized!((
+                    parameter: &'a mut [f32], m: &'a mut [f32], v: &'a mut [f32], gradient: &'a [f32], step: AdamWStep
+                ) -> () { update(parameter, m, v, gradient, &step) });
             });
         });
         (parameter, m, v)
@@ -108,7 +111,7 @@ impl AdamWOps for Flex {
     fn squared_norm(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let pieces: Vec<f64> = with_slice(&x, |x| {
             x.par_chunks(PIECE)
-                .map(|x| pulp::Arch::new().dispatch(|| sum_of_squares(x)))
+                .map(|x| vectorized!((x: &'a [f32]) -> f64 { sum_of_squares(x) }))
                 .collect()
         });
         tensor(vec![pieces.iter().sum::<f64>() as f32], [1].into())

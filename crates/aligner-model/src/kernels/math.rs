@@ -1,5 +1,25 @@
 //! Scalar functions written so that the compiler turns loops over them into vector code.
 
+/// Runs a block with the widest vector instructions of the machine.
+///
+/// The block becomes the body of an always-inlined function: a closure would reach the vectorised caller through a shim that
+/// is compiled without those instructions. The lifetime in the arguments' types is `'a`.
+macro_rules! vectorized {
+    (($($name:ident: $type:ty),+ $(,)?) -> $output:ty $body:block) => {{
+        struct Job<'a> { $($name: $type),+, lifetime: std::marker::PhantomData<&'a ()> }
+        impl<'a> pulp::NullaryFnOnce for Job<'a> {
+            type Output = $output;
+            #[inline(always)]
+            fn call(self) -> $output {
+                let Job { $($name),+, .. } = self;
+                $body
+            }
+        }
+        pulp::Arch::new().dispatch(Job { $($name),+, lifetime: std::marker::PhantomData })
+    }};
+}
+pub(super) use vectorized;
+
 /// `eˣ` to about one unit in the last place, without branches or calls.
 ///
 /// Cody and Waite's reduction `x = n·ln 2 + r` and a polynomial of degree 6 on `|r| ≤ ln 2 / 2` (coefficients of Cephes'

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::flex::{PIECE, tensor, width, with_slice};
-use super::math::sum2;
+use super::math::{sum2, vectorized};
 use super::{reference, runs_fused};
 
 /// `x / sqrt(mean(x²) + epsilon) · weight` over the last dimension.
@@ -57,7 +57,9 @@ fn forward(x: &FloatTensor<Flex>, weight: &FloatTensor<Flex>, epsilon: f32) -> F
             let mut out = vec![0.0; x.len()];
             let piece = rows_per_piece(width) * width;
             out.par_chunks_mut(piece.max(1)).zip(x.par_chunks(piece.max(1))).for_each(|(out, x)| {
-                pulp::Arch::new().dispatch(|| {
+                vectorized!((
+                    out: &'a mut [f32], x: &'a [f32], weight: &'a [f32], width: usize, epsilon: f32
+                ) -> () {
                     for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
                         let r = inverse_root(x, epsilon);
                         for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
@@ -95,12 +97,16 @@ fn backward_slices(x: &[f32], weight: &[f32], dy: &[f32], epsilon: f32, width: u
         .into_par_iter()
         .map(|(dx, x, dy)| {
             let mut dw = vec![0.0; width];
-            pulp::Arch::new().dispatch(|| {
+            let sums = dw.as_mut_slice();
+            vectorized!((
+                x: &'a [f32], dy: &'a [f32], dx: &'a mut [f32], sums: &'a mut [f32], weight: &'a [f32],
+                width: usize, epsilon: f32
+            ) -> () {
                 let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
                 for ((x, dy), dx) in rows {
                     let r = inverse_root(x, epsilon);
                     for i in 0..width {
-                        dw[i] += dy[i] * x[i] * r;
+                        sums[i] += dy[i] * x[i] * r;
                         // The product is parked in dx, which is overwritten below.
                         dx[i] = dy[i] * weight[i];
                     }

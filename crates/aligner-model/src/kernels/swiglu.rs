@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::flex::{PIECE, tensor, with_slice};
-use super::math::sigmoid;
+use super::math::{sigmoid, vectorized};
 use super::{reference, runs_fused};
 
 /// `silu(gate) · up`, element by element (Shazeer 2020, arXiv 2002.05202).
@@ -43,7 +43,7 @@ fn forward(gate: &FloatTensor<Flex>, up: &FloatTensor<Flex>) -> FloatTensor<Flex
             let mut out = vec![0.0; gate.len()];
             (out.par_chunks_mut(PIECE), gate.par_chunks(PIECE), up.par_chunks(PIECE)).into_par_iter().for_each(
                 |(out, gate, up)| {
-                    pulp::Arch::new().dispatch(|| {
+                    vectorized!((out: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) -> () {
                         for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
                             *out = gate * sigmoid(gate) * up;
                         }
@@ -74,7 +74,9 @@ fn backward_slices(gate: &[f32], up: &[f32], dy: &[f32]) -> (Vec<f32>, Vec<f32>)
     let outputs = dgate.par_chunks_mut(PIECE).zip(dup.par_chunks_mut(PIECE));
     let inputs = (gate.par_chunks(PIECE), up.par_chunks(PIECE), dy.par_chunks(PIECE)).into_par_iter();
     outputs.zip(inputs).for_each(|((dgate, dup), (gate, up, dy))| {
-        pulp::Arch::new().dispatch(|| {
+        vectorized!((
+            dgate: &'a mut [f32], dup: &'a mut [f32], gate: &'a [f32], up: &'a [f32], dy: &'a [f32]
+        ) -> () {
             for i in 0..gate.len() {
                 let s = sigmoid(gate[i]);
                 dgate[i] = dy[i] * up[i] * s * (1.0 + gate[i] * (1.0 - s));

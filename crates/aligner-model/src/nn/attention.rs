@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Bool, Device, Int, Tensor, activation::softmax};
 
-use super::{LayerCache, Rotation, linear};
+use super::{LayerCache, Rotation, linear, project};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -89,15 +89,15 @@ impl Attention {
     ) -> Tensor<3> {
         let [batch, tokens, _] = x.dims();
         let split = |x: Tensor<3>, heads| x.reshape([batch, tokens, heads, self.head_dim]).swap_dims(1, 2);
-        let query = rotation.apply(split(self.q_proj.forward(x.clone()), self.heads));
-        let key = rotation.apply(split(self.k_proj.forward(x.clone()), self.kv_heads));
-        let value = split(self.v_proj.forward(x), self.kv_heads);
+        let query = rotation.apply(split(project(&self.q_proj, x.clone()), self.heads));
+        let key = rotation.apply(split(project(&self.k_proj, x.clone()), self.kv_heads));
+        let value = split(project(&self.v_proj, x), self.kv_heads);
         let (key, value) = match cache {
             Some((start, cache)) => cache.append(start, key, value),
             None => (key, value),
         };
         let context = attend(query, key, value, mask).swap_dims(1, 2);
-        self.o_proj.forward(context.reshape([batch, tokens, self.heads * self.head_dim]))
+        project(&self.o_proj, context.reshape([batch, tokens, self.heads * self.head_dim]))
     }
 }
 

@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Device, Tensor};
 
-use super::linear;
+use super::{linear, project};
 use crate::kernels;
 
 /// Configuration of [`Mlp`].
@@ -48,8 +48,8 @@ impl Mlp {
     /// - `x`: `[batch, tokens, hidden_size]`
     /// - output: as `x`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward(x.clone());
-        let up = self.up_proj.forward(x);
-        self.down_proj.forward(kernels::swiglu(gate, up))
+        let gate = project(&self.gate_proj, x.clone());
+        let up = project(&self.up_proj, x);
+        project(&self.down_proj, kernels::swiglu(gate, up))
     }
 }

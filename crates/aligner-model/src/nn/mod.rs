@@ -22,3 +22,15 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 pub(crate) fn linear(input: usize, output: usize, bias: bool, device: &burn::tensor::Device) -> Linear {
     LinearConfig::new(input, output).with_bias(bias).with_initializer(Initializer::Zeros).init(device)
 }
+
+/// A linear layer over the rows of all sequences at once.
+///
+/// As one matrix the weight's gradient is one product; by sequences it would be a product each and a sum over them.
+///
+/// # Shapes
+/// - `x`: `[batch, tokens, input]`
+/// - output: `[batch, tokens, output]`
+pub(crate) fn project(layer: &Linear, x: burn::tensor::Tensor<3>) -> burn::tensor::Tensor<3> {
+    let [batch, tokens, width] = x.dims();
+    layer.forward(x.reshape([batch * tokens, width])).reshape([batch as i64, tokens as i64, -1])
+}
