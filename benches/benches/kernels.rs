@@ -1,0 +1,75 @@
+//! Each fused CPU operation against its reference composition, on SmolLM2-135M's shapes at 512 tokens.
+//!
+//! Reported as bytes a second of the tensors that must be read and written once; `fused` and `composed` do the same work.
+
+use aligner_bench::{HIDDEN, INTERMEDIATE};
+use aligner_model::kernels::{self, AdamWStep, reference};
+use burn::tensor::{Device, Distribution, Tensor};
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+
+const TOKENS: usize = 512;
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex())
+}
+
+/// Forward alone, and forward with backward.
+fn race<const A: usize, const B: usize>(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    (a, b): (Tensor<A>, Tensor<B>),
+    (fused, composed): (impl Fn(Tensor<A>, Tensor<B>) -> Tensor<A>, impl Fn(Tensor<A>, Tensor<B>) -> Tensor<A>),
+) {
+    let bytes = |tensors: u64| Throughput::Bytes(tensors * (a.shape().num_elements() * size_of::<f32>()) as u64);
+    group.throughput(bytes(2));
+    group.bench_function("forward/fused", |bencher| bencher.iter(|| fused(a.clone(), b.clone())));
+    group.bench_function("forward/composed", |bencher| bencher.iter(|| composed(a.clone(), b.clone())));
+    let (a, b) = (a.autodiff().require_grad(), b.autodiff().require_grad());
+    group.bench_function("forward+backward/fused", |bencher| {
+        bencher.iter(|| fused(a.clone(), b.clone()).sum().backward());
+    });
+    group.bench_function("forward+backward/composed", |bencher| {
+        bencher.iter(|| composed(a.clone(), b.clone()).sum().backward());
+    });
+}
+
+fn rms_norm(criterion: &mut Criterion) {
+    let inputs = (random([1, TOKENS, HIDDEN]), random([HIDDEN]));
+    let fused = |x, weight| kernels::rms_norm(x, weight, 1e-5);
+    let composed = |x, weight| reference::rms_norm(x, weight, 1e-5);
+    race(&mut criterion.benchmark_group("rms_norm"), inputs, (fused, composed));
+}
+
+fn swiglu(criterion: &mut Criterion) {
+    let inputs = (random([1, TOKENS, INTERMEDIATE]), random([1, TOKENS, INTERMEDIATE]));
+    race(&mut criterion.benchmark_group("swiglu"), inputs, (kernels::swiglu, reference::swiglu));
+}
+
+fn adamw(criterion: &mut Criterion) {
+    let elements = HIDDEN * INTERMEDIATE;
+    let step = AdamWStep {
+        lr: 1e-4,
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+        gradient_scale: 1.0,
+        step: 10,
+    };
+    let gradient = random([elements]);
+    let mut group = criterion.benchmark_group("adamw");
+    // Four tensors are read and three written.
+    group.throughput(Throughput::Bytes(7 * (elements * size_of::<f32>()) as u64));
+    type Step = fn(Tensor<1>, Tensor<1>, Tensor<1>, Tensor<1>, AdamWStep) -> [Tensor<1>; 3];
+    for (name, run) in [("fused", kernels::adamw as Step), ("composed", reference::adamw as Step)] {
+        let mut state = vec![[random([elements]), random([elements]), random([elements]).square()]];
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let Some([parameter, m, v]) = state.pop() else { return };
+                state.push(run(parameter, gradient.clone(), m, v, step));
+            });
+        });
+    }
+}
+
+criterion_group!(benches, rms_norm, swiglu, adamw);
+criterion_main!(benches);

@@ -1,0 +1,286 @@
+//! The command as a user runs it: files in, files and exit status out.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use aligner_data::PromptTemplate;
+use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
+use aligner_model::{CausalDecoder, DeviceSpec, LlamaShape, ModelConfig, save_dir};
+use serde_json::Value;
+
+/// A folder with a tiny model and rows.
+struct Lab {
+    dir: tempfile::TempDir,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Self { dir: tempfile::tempdir().unwrap() };
+        let task = CorrectionTask::new(5);
+        let train = task.train(120);
+        let base = lab.path("base");
+        let tokenizer = train_tokenizer(&train, &PromptTemplate::default(), 320, &base).unwrap();
+        let shape = LlamaShape {
+            vocab_size: tokenizer.vocab_size(),
+            hidden_size: 32,
+            intermediate_size: 48,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            max_positions: 256,
+        };
+        let config = ModelConfig::llama(shape).unwrap().with_token_ids(None, tokenizer.eos_id());
+        let decoder = CausalDecoder::random(&config, 9, &DeviceSpec::Cpu.open().unwrap()).unwrap();
+        save_dir(&config, &decoder, &base).unwrap();
+        for (name, rows) in [("train.jsonl", train), ("few.jsonl", task.held_out(6))] {
+            let mut file = std::fs::File::create(lab.path(name)).unwrap();
+            for row in rows {
+                writeln!(file, "{}", serde_json::to_string(&row.raw).unwrap()).unwrap();
+            }
+        }
+        lab
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_aligner"));
+        command.current_dir(self.dir.path()).args(arguments.split_whitespace());
+        command
+    }
+
+    fn run(&self, arguments: &str) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// Runs a command that must succeed; gives its stdout.
+    fn ok(&self, arguments: &str) -> String {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "aligner {arguments}: {}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Runs a command that must fail with a status; gives its stderr.
+    fn fails(&self, status: i32, arguments: &str) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(status), "aligner {arguments}: {}", text(&output.stderr));
+        assert!(output.stdout.is_empty() || arguments.starts_with("data check"), "stdout is data");
+        text(&output.stderr)
+    }
+}
+
+const TRAIN: &str = "train --model base --data train.jsonl --valid few.jsonl --steps 16 --micro-batch 8 --accumulate 1 \
+                     --lr 5e-3 --max-length 256 --save-every 3";
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn losses(run: &Path) -> Vec<(u64, String, u64)> {
+    lines(&std::fs::read_to_string(run.join("metrics.jsonl")).unwrap())
+        .iter()
+        .map(|line| {
+            let split = line["split"].as_str().unwrap().to_string();
+            (line["step"].as_u64().unwrap(), split, line["loss"].as_f64().unwrap().to_bits())
+        })
+        .collect()
+}
+
+#[test]
+fn train_then_correct_score_and_show_with_the_latest_run() {
+    let lab = Lab::new();
+    let out = lab.ok(TRAIN);
+    assert_eq!(out.trim(), "runs/base/final");
+    assert!(lab.path("runs/base/run.toml").is_file());
+    let mut one = lab.command("correct --max-new-tokens 8");
+    let one = one.args(["--question", "Is it?", "--answer", "It is, you fool."]).output().unwrap();
+    assert!(one.status.success() && !one.stdout.is_empty(), "{}", text(&one.stderr));
+    let scores = lines(&lab.ok("score --input few.jsonl --per-token"));
+    assert_eq!(scores.len(), 6);
+    for score in &scores {
+        let each: f64 = score["token_logprobs"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).sum();
+        assert!((each - score["logprob"].as_f64().unwrap()).abs() < 1e-9);
+    }
+    let shown = lab.ok("data show few.jsonl --row 2");
+    assert!(shown.starts_with("position\tid\tloss\ttoken"));
+    let loss_column: Vec<&str> = shown.lines().skip(1).map(|line| line.split('\t').nth(2).unwrap()).collect();
+    let first_target = loss_column.iter().position(|&loss| loss == "1").unwrap();
+    assert!(first_target > 5 && loss_column[first_target..].iter().all(|&loss| loss == "1"));
+    assert!(shown.lines().last().unwrap().contains("<eos>"));
+}
+
+#[test]
+fn a_run_killed_at_any_moment_resumes_to_the_same_end() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --out whole"));
+    let mut kills = 0;
+    let mut delay = 150;
+    while !lab.path("killed/final").is_dir() {
+        let arguments = if lab.path("killed/run.toml").is_file() {
+            "train --resume --out killed".to_string()
+        } else {
+            format!("{TRAIN} --out killed")
+        };
+        let mut child = lab.command(&arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let started = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                assert!(status.success(), "after {kills} kills: {status}");
+                break;
+            }
+            if started.elapsed() > Duration::from_millis(delay) {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                kills += 1;
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // Longer each time, so that a slow machine gets to the end too.
+        delay += 97;
+    }
+    assert!(kills > 0, "the run was too short to be killed");
+    assert_eq!(losses(&lab.path("killed")), losses(&lab.path("whole")));
+    let weights = |run: &str| std::fs::read(lab.path(run).join("final/model.safetensors")).unwrap();
+    assert_eq!(weights("killed"), weights("whole"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_signal_saves_and_ends_the_run() {
+    let lab = Lab::new();
+    for signal in ["INT", "TERM"] {
+        let out = format!("stopped-{signal}");
+        let long = TRAIN.replace("--steps 16", "--steps 100000");
+        let mut child = lab.command(&format!("{long} --out {out}")).stdout(Stdio::piped()).spawn().unwrap();
+        let started = Instant::now();
+        while losses_so_far(&lab.path(&out)) < 3 {
+            assert!(started.elapsed() < Duration::from_secs(60), "the run does not get going");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        assert!(child.wait().unwrap().success());
+        let model = text(&std::io::read_to_string(child.stdout.take().unwrap()).unwrap().into_bytes());
+        assert!(model.contains(&format!("{out}/checkpoints/step-")), "{model}");
+        assert!(Path::new(&lab.path(model.trim())).join("checkpoint.json").is_file());
+    }
+}
+
+#[cfg(unix)]
+fn losses_so_far(run: &Path) -> usize {
+    std::fs::read_to_string(run.join("metrics.jsonl")).map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn a_batch_keeps_rows_and_order_and_goes_on_where_it_stopped() {
+    let lab = Lab::new();
+    let correct = "correct --model base --template correction --max-new-tokens 6 --input few.jsonl";
+    lab.ok(&format!("{correct} --output out.jsonl"));
+    let whole = std::fs::read_to_string(lab.path("out.jsonl")).unwrap();
+    let (rows, inputs) = (lines(&whole), lines(&std::fs::read_to_string(lab.path("few.jsonl")).unwrap()));
+    assert_eq!(rows.len(), 6);
+    for (row, input) in rows.iter().zip(&inputs) {
+        for field in ["question", "answer", "correction"] {
+            assert_eq!(row[field], input[field]);
+        }
+        assert!(row["corrected"].is_string() && row["seconds"].is_number());
+        assert!(["stop", "length"].contains(&row["finish_reason"].as_str().unwrap()));
+        assert!(row["usage"]["completion_tokens"].as_u64().unwrap() <= 6);
+        assert!(row["usage"]["prompt_tokens"].as_u64().unwrap() > 5);
+    }
+    // Two rows and a half were written when the machine went down.
+    let second_end = whole.match_indices('\n').nth(1).unwrap().0;
+    std::fs::write(lab.path("out.jsonl"), &whole[..second_end + 40]).unwrap();
+    lab.ok(&format!("{correct} --output out.jsonl"));
+    let without_time = |text: &str| -> Vec<Value> {
+        let mut rows = lines(text);
+        rows.iter_mut().for_each(|row| row["seconds"] = Value::Null);
+        rows
+    };
+    let again = std::fs::read_to_string(lab.path("out.jsonl")).unwrap();
+    assert_eq!(without_time(&again), without_time(&whole));
+    assert_eq!(without_time(&lab.ok(correct)), without_time(&whole), "stdout gets the same rows");
+    let other = lab.fails(2, &format!("{} --output out.jsonl", correct.replace("few", "train")));
+    assert!(other.contains("--overwrite"), "{other}");
+}
+
+#[test]
+fn what_is_asked_wrongly_exits_with_two_and_says_what_would_be_right() {
+    let lab = Lab::new();
+    for (arguments, part) in [
+        ("correct --model base --input few.jsonl", "--template"),
+        ("correct --model base --template nonsense --input few.jsonl", "edit, revision, correction"),
+        ("correct --input few.jsonl", "aligner train"),
+        ("correct --model base", "--question"),
+        ("correct --model base --template edit --input few.jsonl --top-p 2", "top_p"),
+        ("correct --model base --template edit --input few.jsonl --device cuda", "--features cuda"),
+        ("correct --model base --template edit --input few.jsonl --device tpu", "cpu, cuda[:N]"),
+        ("train --model base", "data"),
+        ("train --model base --data train.jsonl --lr 0", "lr"),
+        ("train --model base --data train.jsonl --columns answer", "field=column"),
+        ("train --resume --out nowhere", "nowhere"),
+        ("data show few.jsonl --model base --row 99", "no row 99"),
+        ("score --model base --template edit --input few.jsonl --columns x=y", "fields are question"),
+        ("frobnicate", "unrecognized subcommand"),
+    ] {
+        let message = lab.fails(2, arguments);
+        assert!(message.contains(part), "{arguments}: {message}");
+    }
+    std::fs::write(lab.path("run.toml"), "micro_bach = 3").unwrap();
+    assert!(lab.fails(2, "train --config run.toml").contains("`micro_batch`"));
+}
+
+#[test]
+fn what_fails_exits_with_one_and_names_the_file() {
+    let lab = Lab::new();
+    std::fs::write(lab.path("bad.jsonl"), "{\"question\": \"q\"}\n").unwrap();
+    for (arguments, part) in [
+        ("score --model base --template edit --input none.jsonl", "none.jsonl"),
+        ("score --model base --template edit --input bad.jsonl", "bad.jsonl:1: row 0"),
+        ("train --model base --data bad.jsonl", "bad.jsonl:1: row 0"),
+        ("data check bad.jsonl", "1 rows cannot be read"),
+    ] {
+        let message = lab.fails(1, arguments);
+        assert!(message.contains(part), "{arguments}: {message}");
+    }
+    assert!(lab.fails(2, "correct --model none --question q --answer a").contains("no model directory"));
+}
+
+#[test]
+fn a_resumed_run_refuses_other_values_and_a_started_one_a_second_start() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --out run"));
+    assert!(lab.fails(2, &format!("{TRAIN} --out run")).contains("--resume"));
+    assert!(lab.fails(2, "train --resume --out run --lr 1e-3").contains("values of: lr"));
+    assert_eq!(lab.ok("train --resume --out run").trim(), "run/final");
+}
+
+#[test]
+fn a_named_template_overrides_the_recorded_one_with_a_warning() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --out run"));
+    let output = lab.run("correct --model run --template edit --max-new-tokens 2 --input few.jsonl");
+    assert!(output.status.success());
+    let warning = text(&output.stderr);
+    assert!(warning.contains("was trained on template \"correction\"") && warning.contains("sha256:"), "{warning}");
+}
+
+#[test]
+fn check_reports_what_is_in_a_file() {
+    let lab = Lab::new();
+    let report: Value = serde_json::from_str(&lab.ok("data check train.jsonl --model base --json")).unwrap();
+    assert_eq!((&report["rows"], &report["unit"]), (&120.into(), &"tokens".into()));
+    assert!(report["identical"].as_u64().unwrap() > 20 && report["whole"]["max"].as_u64().unwrap() < 100);
+    let plain = lab.ok("data check train.jsonl");
+    assert!(plain.contains("usable rows") && plain.contains("length in characters"), "{plain}");
+    assert!(lab.fails(1, "data check train.jsonl --model base --max-length 20").contains("too long"));
+}

@@ -1,1 +1,0 @@
-//! Programs that embed the Aligner libraries.
