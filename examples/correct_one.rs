@@ -11,7 +11,8 @@ use aligner_infer::{CorrectOptions, Corrector, InferError, diff, edit_ratio};
 
 fn main() -> Result<(), InferError> {
     let mut arguments = std::env::args().skip(1);
-    let (Some(model), Some(question), Some(answer)) = (arguments.next(), arguments.next(), arguments.next()) else {
+    let (Some(model), Some(question), Some(answer)) = (arguments.next(), arguments.next(), arguments.next())
+    else {
         eprintln!("usage: correct_one MODEL_DIR QUESTION ANSWER");
         std::process::exit(2);
     };

@@ -30,7 +30,13 @@ fn main() -> Result<(), TrainError> {
             println!("step {:>3}  loss {:.4}", record.step, record.loss);
         }
     };
-    let outcome = fine_tune(&config, RunOptions { observer: Some(Box::new(observer)), ..RunOptions::default() })?;
+    let outcome = fine_tune(
+        &config,
+        RunOptions {
+            observer: Some(Box::new(observer)),
+            ..RunOptions::default()
+        },
+    )?;
     println!("the model is in {}", outcome.model_dir.display());
     Ok(())
 }

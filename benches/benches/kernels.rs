@@ -5,7 +5,9 @@
 use aligner_bench::{HIDDEN, INTERMEDIATE};
 use aligner_model::kernels::{self, AdamWStep, reference};
 use burn::tensor::{Device, Distribution, Tensor};
-use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 
 const TOKENS: usize = 512;
 
@@ -17,12 +19,20 @@ fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 fn race<const A: usize, const B: usize>(
     group: &mut BenchmarkGroup<'_, WallTime>,
     (a, b): (Tensor<A>, Tensor<B>),
-    (fused, composed): (impl Fn(Tensor<A>, Tensor<B>) -> Tensor<A>, impl Fn(Tensor<A>, Tensor<B>) -> Tensor<A>),
+    (fused, composed): (
+        impl Fn(Tensor<A>, Tensor<B>) -> Tensor<A>,
+        impl Fn(Tensor<A>, Tensor<B>) -> Tensor<A>,
+    ),
 ) {
-    let bytes = |tensors: u64| Throughput::Bytes(tensors * (a.shape().num_elements() * size_of::<f32>()) as u64);
+    let bytes =
+        |tensors: u64| Throughput::Bytes(tensors * (a.shape().num_elements() * size_of::<f32>()) as u64);
     group.throughput(bytes(2));
-    group.bench_function("forward/fused", |bencher| bencher.iter(|| fused(a.clone(), b.clone())));
-    group.bench_function("forward/composed", |bencher| bencher.iter(|| composed(a.clone(), b.clone())));
+    group.bench_function("forward/fused", |bencher| {
+        bencher.iter(|| fused(a.clone(), b.clone()))
+    });
+    group.bench_function("forward/composed", |bencher| {
+        bencher.iter(|| composed(a.clone(), b.clone()))
+    });
     let (a, b) = (a.autodiff().require_grad(), b.autodiff().require_grad());
     group.bench_function("forward+backward/fused", |bencher| {
         bencher.iter(|| fused(a.clone(), b.clone()).sum().backward());
@@ -36,12 +46,23 @@ fn rms_norm(criterion: &mut Criterion) {
     let inputs = (random([1, TOKENS, HIDDEN]), random([HIDDEN]));
     let fused = |x, weight| kernels::rms_norm(x, weight, 1e-5);
     let composed = |x, weight| reference::rms_norm(x, weight, 1e-5);
-    race(&mut criterion.benchmark_group("rms_norm"), inputs, (fused, composed));
+    race(
+        &mut criterion.benchmark_group("rms_norm"),
+        inputs,
+        (fused, composed),
+    );
 }
 
 fn swiglu(criterion: &mut Criterion) {
-    let inputs = (random([1, TOKENS, INTERMEDIATE]), random([1, TOKENS, INTERMEDIATE]));
-    race(&mut criterion.benchmark_group("swiglu"), inputs, (kernels::swiglu, reference::swiglu));
+    let inputs = (
+        random([1, TOKENS, INTERMEDIATE]),
+        random([1, TOKENS, INTERMEDIATE]),
+    );
+    race(
+        &mut criterion.benchmark_group("swiglu"),
+        inputs,
+        (kernels::swiglu, reference::swiglu),
+    );
 }
 
 fn adamw(criterion: &mut Criterion) {
@@ -60,11 +81,20 @@ fn adamw(criterion: &mut Criterion) {
     // Four tensors are read and three written.
     group.throughput(Throughput::Bytes(7 * (elements * size_of::<f32>()) as u64));
     type Step = fn(Tensor<1>, Tensor<1>, Tensor<1>, Tensor<1>, AdamWStep) -> [Tensor<1>; 3];
-    for (name, run) in [("fused", kernels::adamw as Step), ("composed", reference::adamw as Step)] {
-        let mut state = vec![[random([elements]), random([elements]), random([elements]).square()]];
+    for (name, run) in [
+        ("fused", kernels::adamw as Step),
+        ("composed", reference::adamw as Step),
+    ] {
+        let mut state = vec![[
+            random([elements]),
+            random([elements]),
+            random([elements]).square(),
+        ]];
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let Some([parameter, m, v]) = state.pop() else { return };
+                let Some([parameter, m, v]) = state.pop() else {
+                    return;
+                };
                 state.push(run(parameter, gradient.clone(), m, v, step));
             });
         });

@@ -33,15 +33,18 @@ fn train_step(criterion: &mut Criterion) {
         let mut model = vec![TrainedModel::new(model(&device), Arc::new(Sft))];
         let mut optimizer = AdamW::new(TrainConfig::default().adamw());
         group.throughput(Throughput::Elements(batch.tokens));
-        group.bench_function(BenchmarkId::from_parameter(format!("{rows}x{length}")), |bencher| {
-            bencher.iter(|| {
-                let Some(current) = model.pop() else { return 0.0 };
-                let output = current.step(batch.clone());
-                let norm = gradient_norm(&current, &output.grads).unwrap_or(f64::NAN);
-                model.push(optimizer.step(current, output.grads, 1e-5, 1.0));
-                norm
-            });
-        });
+        group.bench_function(
+            BenchmarkId::from_parameter(format!("{rows}x{length}")),
+            |bencher| {
+                bencher.iter(|| {
+                    let Some(current) = model.pop() else { return 0.0 };
+                    let output = current.step(batch.clone());
+                    let norm = gradient_norm(&current, &output.grads).unwrap_or(f64::NAN);
+                    model.push(optimizer.step(current, output.grads, 1e-5, 1.0));
+                    norm
+                });
+            },
+        );
     }
 }
 

@@ -44,7 +44,9 @@ pub fn model(device: &Device) -> CausalDecoder {
 
 /// Token ids that do not repeat soon.
 pub fn tokens(count: usize) -> Vec<u32> {
-    (0..count as u32).map(|index| (index * 7919 + 13) % VOCABULARY as u32).collect()
+    (0..count as u32)
+        .map(|index| (index * 7919 + 13) % VOCABULARY as u32)
+        .collect()
 }
 
 /// Token ids on a device: `[1, count]`.
@@ -56,5 +58,8 @@ pub fn ids(count: usize, device: &Device) -> Tensor<2, Int> {
 /// A full batch whose second half carries loss, as a correction behind its prompt does.
 pub fn batch(rows: usize, length: usize) -> Batch {
     let ids = tokens(length);
-    Batch::new((0..rows).map(|_| Example { ids: &ids, prompt_len: length / 2 }))
+    Batch::new((0..rows).map(|_| Example {
+        ids: &ids,
+        prompt_len: length / 2,
+    }))
 }

@@ -12,7 +12,13 @@ use crate::error::{CliError, Result};
 
 /// Train a small model that corrects the answers of any other.
 #[derive(Debug, Parser)]
-#[command(name = "aligner", version, about, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    name = "aligner",
+    version,
+    about,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -185,7 +191,12 @@ pub struct CorrectArgs {
     #[command(flatten)]
     pub model: ModelArgs,
     /// The question.
-    #[arg(long, value_name = "TEXT", requires = "answer", required_unless_present = "input")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "answer",
+        required_unless_present = "input"
+    )]
     pub question: Option<String>,
     /// The answer to correct.
     #[arg(long, value_name = "TEXT", requires = "question")]
@@ -313,9 +324,14 @@ pub fn template(typed: &str) -> Result<PromptTemplate> {
     let path = PathBuf::from(typed);
     let Ok(text) = std::fs::read_to_string(&path) else {
         let known = PromptTemplate::builtin_ids().join(", ");
-        return Err(CliError::Usage(format!("--template {typed}: neither built in ({known}) nor a file that can be read")));
+        return Err(CliError::Usage(format!(
+            "--template {typed}: neither built in ({known}) nor a file that can be read"
+        )));
     };
     let id = path.file_stem().unwrap_or_default().to_string_lossy();
     // Editors end a file with a line feed that nobody means.
-    Ok(PromptTemplate::custom(&id, text.strip_suffix('\n').unwrap_or(&text))?)
+    Ok(PromptTemplate::custom(
+        &id,
+        text.strip_suffix('\n').unwrap_or(&text),
+    )?)
 }

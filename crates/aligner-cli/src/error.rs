@@ -42,10 +42,14 @@ impl CliError {
         let asked_wrongly = match self {
             Self::Usage(_) => true,
             Self::Failed(_) | Self::ClosedPipe => false,
-            Self::Data(error) | Self::Infer(InferError::Data(error)) | Self::Train(TrainError::Data(error)) => {
+            Self::Data(error)
+            | Self::Infer(InferError::Data(error))
+            | Self::Train(TrainError::Data(error)) => {
                 matches!(error, DataError::Template { .. } | DataError::Columns { .. })
             }
-            Self::Model(error) | Self::Infer(InferError::Model(error)) | Self::Train(TrainError::Model(error)) => {
+            Self::Model(error)
+            | Self::Infer(InferError::Model(error))
+            | Self::Train(TrainError::Model(error)) => {
                 matches!(error, ModelError::Device { .. })
             }
             Self::Infer(error) => matches!(

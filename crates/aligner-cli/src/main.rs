@@ -28,8 +28,12 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(&args),
         Command::Correct(args) => commands::correct::run(&args),
         Command::Score(args) => commands::score::run(&args),
-        Command::Data { command: DataCommand::Check(args) } => commands::data::check(&args),
-        Command::Data { command: DataCommand::Show(args) } => commands::data::show(&args),
+        Command::Data {
+            command: DataCommand::Check(args),
+        } => commands::data::check(&args),
+        Command::Data {
+            command: DataCommand::Show(args),
+        } => commands::data::show(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,14 +18,21 @@ pub fn free_dir(name: &str) -> PathBuf {
     if !first.exists() {
         return first;
     }
-    (2u32..).map(|number| runs.join(format!("{name}-{number}"))).find(|dir| !dir.exists()).unwrap_or(first)
+    (2u32..)
+        .map(|number| runs.join(format!("{name}-{number}")))
+        .find(|dir| !dir.exists())
+        .unwrap_or(first)
 }
 
 /// Remembers a run as the latest.
 pub fn remember(run: &Path) {
     let absolute = std::path::absolute(run).unwrap_or_else(|_| run.to_path_buf());
-    let noted = std::fs::create_dir_all(RUNS)
-        .and_then(|()| std::fs::write(Path::new(RUNS).join(LATEST), absolute.to_string_lossy().as_bytes()));
+    let noted = std::fs::create_dir_all(RUNS).and_then(|()| {
+        std::fs::write(
+            Path::new(RUNS).join(LATEST),
+            absolute.to_string_lossy().as_bytes(),
+        )
+    });
     if let Err(error) = noted {
         tracing::warn!(%error, "cannot note the latest run; name it with --model or --out");
     }
@@ -55,6 +62,13 @@ pub fn model_dir(named: Option<&Path>) -> Result<PathBuf> {
     if run.finished().is_dir() {
         return Ok(run.finished());
     }
-    let state = if run.config().is_file() { "a run that is not finished" } else { "no model directory" };
-    Err(CliError::Usage(format!("{} is {state}: it has no config.json and no final/", place.display())))
+    let state = if run.config().is_file() {
+        "a run that is not finished"
+    } else {
+        "no model directory"
+    };
+    Err(CliError::Usage(format!(
+        "{} is {state}: it has no config.json and no final/",
+        place.display()
+    )))
 }

@@ -19,9 +19,15 @@ pub fn log_to_stderr(verbose: u8) {
         _ => "debug",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time();
     // Somebody who embeds this may have set a log of their own.
-    let _ = log.with_target(false).with_ansi(std::io::stderr().is_terminal()).try_init();
+    let _ = log
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .try_init();
 }
 
 /// Whether stdout takes colours.
@@ -41,7 +47,11 @@ pub fn say_error(error: &CliError) {
 
 /// Text in a style when `coloured`.
 pub fn styled(text: &str, style: Style, coloured: bool) -> String {
-    if coloured { format!("{}{text}{}", style.render(), style.render_reset()) } else { text.to_string() }
+    if coloured {
+        format!("{}{text}{}", style.render(), style.render_reset())
+    } else {
+        text.to_string()
+    }
 }
 
 /// Style of text that was taken out.

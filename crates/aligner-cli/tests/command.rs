@@ -17,7 +17,9 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        let lab = Self { dir: tempfile::tempdir().unwrap() };
+        let lab = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
         let task = CorrectionTask::new(5);
         let train = task.train(120);
         let base = lab.path("base");
@@ -31,7 +33,9 @@ impl Lab {
             kv_heads: 2,
             max_positions: 256,
         };
-        let config = ModelConfig::llama(shape).unwrap().with_token_ids(None, tokenizer.eos_id());
+        let config = ModelConfig::llama(shape)
+            .unwrap()
+            .with_token_ids(None, tokenizer.eos_id());
         let decoder = CausalDecoder::random(&config, 9, &DeviceSpec::Cpu.open().unwrap()).unwrap();
         save_dir(&config, &decoder, &base).unwrap();
         for (name, rows) in [("train.jsonl", train), ("few.jsonl", task.held_out(6))] {
@@ -49,7 +53,9 @@ impl Lab {
 
     fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_aligner"));
-        command.current_dir(self.dir.path()).args(arguments.split_whitespace());
+        command
+            .current_dir(self.dir.path())
+            .args(arguments.split_whitespace());
         command
     }
 
@@ -60,15 +66,27 @@ impl Lab {
     /// Runs a command that must succeed; gives its stdout.
     fn ok(&self, arguments: &str) -> String {
         let output = self.run(arguments);
-        assert!(output.status.success(), "aligner {arguments}: {}", text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "aligner {arguments}: {}",
+            text(&output.stderr)
+        );
         text(&output.stdout)
     }
 
     /// Runs a command that must fail with a status; gives its stderr.
     fn fails(&self, status: i32, arguments: &str) -> String {
         let output = self.run(arguments);
-        assert_eq!(output.status.code(), Some(status), "aligner {arguments}: {}", text(&output.stderr));
-        assert!(output.stdout.is_empty() || arguments.starts_with("data check"), "stdout is data");
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "aligner {arguments}: {}",
+            text(&output.stderr)
+        );
+        assert!(
+            output.stdout.is_empty() || arguments.starts_with("data check"),
+            "stdout is data"
+        );
         text(&output.stderr)
     }
 }
@@ -81,7 +99,9 @@ fn text(bytes: &[u8]) -> String {
 }
 
 fn lines(text: &str) -> Vec<Value> {
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn losses(run: &Path) -> Vec<(u64, String, u64)> {
@@ -89,7 +109,11 @@ fn losses(run: &Path) -> Vec<(u64, String, u64)> {
         .iter()
         .map(|line| {
             let split = line["split"].as_str().unwrap().to_string();
-            (line["step"].as_u64().unwrap(), split, line["loss"].as_f64().unwrap().to_bits())
+            (
+                line["step"].as_u64().unwrap(),
+                split,
+                line["loss"].as_f64().unwrap().to_bits(),
+            )
         })
         .collect()
 }
@@ -101,17 +125,33 @@ fn train_then_correct_score_and_show_with_the_latest_run() {
     assert_eq!(out.trim(), "runs/base/final");
     assert!(lab.path("runs/base/run.toml").is_file());
     let mut one = lab.command("correct --max-new-tokens 8");
-    let one = one.args(["--question", "Is it?", "--answer", "It is, you fool."]).output().unwrap();
-    assert!(one.status.success() && !one.stdout.is_empty(), "{}", text(&one.stderr));
+    let one = one
+        .args(["--question", "Is it?", "--answer", "It is, you fool."])
+        .output()
+        .unwrap();
+    assert!(
+        one.status.success() && !one.stdout.is_empty(),
+        "{}",
+        text(&one.stderr)
+    );
     let scores = lines(&lab.ok("score --input few.jsonl --per-token"));
     assert_eq!(scores.len(), 6);
     for score in &scores {
-        let each: f64 = score["token_logprobs"].as_array().unwrap().iter().map(|p| p.as_f64().unwrap()).sum();
+        let each: f64 = score["token_logprobs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| p.as_f64().unwrap())
+            .sum();
         assert!((each - score["logprob"].as_f64().unwrap()).abs() < 1e-9);
     }
     let shown = lab.ok("data show few.jsonl --row 2");
     assert!(shown.starts_with("position\tid\tloss\ttoken"));
-    let loss_column: Vec<&str> = shown.lines().skip(1).map(|line| line.split('\t').nth(2).unwrap()).collect();
+    let loss_column: Vec<&str> = shown
+        .lines()
+        .skip(1)
+        .map(|line| line.split('\t').nth(2).unwrap())
+        .collect();
     let first_target = loss_column.iter().position(|&loss| loss == "1").unwrap();
     assert!(first_target > 5 && loss_column[first_target..].iter().all(|&loss| loss == "1"));
     assert!(shown.lines().last().unwrap().contains("<eos>"));
@@ -129,7 +169,12 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_end() {
         } else {
             format!("{TRAIN} --out killed")
         };
-        let mut child = lab.command(&arguments).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let mut child = lab
+            .command(&arguments)
+            .stderr(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let started = Instant::now();
         loop {
             if let Some(status) = child.try_wait().unwrap() {
@@ -160,18 +205,36 @@ fn a_signal_saves_and_ends_the_run() {
     for signal in ["INT", "TERM"] {
         let out = format!("stopped-{signal}");
         let long = TRAIN.replace("--steps 16", "--steps 100000");
-        let mut child = lab.command(&format!("{long} --out {out}")).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = lab
+            .command(&format!("{long} --out {out}"))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         let started = Instant::now();
         while losses_so_far(&lab.path(&out)) < 3 {
-            assert!(started.elapsed() < Duration::from_secs(60), "the run does not get going");
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "the run does not get going"
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
-        let sent = Command::new("kill").args([&format!("-{signal}"), &child.id().to_string()]).status().unwrap();
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), &child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(sent.success());
         assert!(child.wait().unwrap().success());
-        let model = text(&std::io::read_to_string(child.stdout.take().unwrap()).unwrap().into_bytes());
+        let model = text(
+            &std::io::read_to_string(child.stdout.take().unwrap())
+                .unwrap()
+                .into_bytes(),
+        );
         assert!(model.contains(&format!("{out}/checkpoints/step-")), "{model}");
-        assert!(Path::new(&lab.path(model.trim())).join("checkpoint.json").is_file());
+        assert!(
+            Path::new(&lab.path(model.trim()))
+                .join("checkpoint.json")
+                .is_file()
+        );
     }
 }
 
@@ -186,7 +249,10 @@ fn a_batch_keeps_rows_and_order_and_goes_on_where_it_stopped() {
     let correct = "correct --model base --template correction --max-new-tokens 6 --input few.jsonl";
     lab.ok(&format!("{correct} --output out.jsonl"));
     let whole = std::fs::read_to_string(lab.path("out.jsonl")).unwrap();
-    let (rows, inputs) = (lines(&whole), lines(&std::fs::read_to_string(lab.path("few.jsonl")).unwrap()));
+    let (rows, inputs) = (
+        lines(&whole),
+        lines(&std::fs::read_to_string(lab.path("few.jsonl")).unwrap()),
+    );
     assert_eq!(rows.len(), 6);
     for (row, input) in rows.iter().zip(&inputs) {
         for field in ["question", "answer", "correction"] {
@@ -208,8 +274,15 @@ fn a_batch_keeps_rows_and_order_and_goes_on_where_it_stopped() {
     };
     let again = std::fs::read_to_string(lab.path("out.jsonl")).unwrap();
     assert_eq!(without_time(&again), without_time(&whole));
-    assert_eq!(without_time(&lab.ok(correct)), without_time(&whole), "stdout gets the same rows");
-    let other = lab.fails(2, &format!("{} --output out.jsonl", correct.replace("few", "train")));
+    assert_eq!(
+        without_time(&lab.ok(correct)),
+        without_time(&whole),
+        "stdout gets the same rows"
+    );
+    let other = lab.fails(
+        2,
+        &format!("{} --output out.jsonl", correct.replace("few", "train")),
+    );
     assert!(other.contains("--overwrite"), "{other}");
 }
 
@@ -218,18 +291,36 @@ fn what_is_asked_wrongly_exits_with_two_and_says_what_would_be_right() {
     let lab = Lab::new();
     for (arguments, part) in [
         ("correct --model base --input few.jsonl", "--template"),
-        ("correct --model base --template nonsense --input few.jsonl", "edit, revision, correction"),
+        (
+            "correct --model base --template nonsense --input few.jsonl",
+            "edit, revision, correction",
+        ),
         ("correct --input few.jsonl", "aligner train"),
         ("correct --model base", "--question"),
-        ("correct --model base --template edit --input few.jsonl --top-p 2", "top_p"),
-        ("correct --model base --template edit --input few.jsonl --device cuda", "--features cuda"),
-        ("correct --model base --template edit --input few.jsonl --device tpu", "cpu, cuda[:N]"),
+        (
+            "correct --model base --template edit --input few.jsonl --top-p 2",
+            "top_p",
+        ),
+        (
+            "correct --model base --template edit --input few.jsonl --device cuda",
+            "--features cuda",
+        ),
+        (
+            "correct --model base --template edit --input few.jsonl --device tpu",
+            "cpu, cuda[:N]",
+        ),
         ("train --model base", "data"),
         ("train --model base --data train.jsonl --lr 0", "lr"),
-        ("train --model base --data train.jsonl --columns answer", "field=column"),
+        (
+            "train --model base --data train.jsonl --columns answer",
+            "field=column",
+        ),
         ("train --resume --out nowhere", "nowhere"),
         ("data show few.jsonl --model base --row 99", "no row 99"),
-        ("score --model base --template edit --input few.jsonl --columns x=y", "fields are question"),
+        (
+            "score --model base --template edit --input few.jsonl --columns x=y",
+            "fields are question",
+        ),
         ("frobnicate", "unrecognized subcommand"),
     ] {
         let message = lab.fails(2, arguments);
@@ -244,15 +335,24 @@ fn what_fails_exits_with_one_and_names_the_file() {
     let lab = Lab::new();
     std::fs::write(lab.path("bad.jsonl"), "{\"question\": \"q\"}\n").unwrap();
     for (arguments, part) in [
-        ("score --model base --template edit --input none.jsonl", "none.jsonl"),
-        ("score --model base --template edit --input bad.jsonl", "bad.jsonl:1: row 0"),
+        (
+            "score --model base --template edit --input none.jsonl",
+            "none.jsonl",
+        ),
+        (
+            "score --model base --template edit --input bad.jsonl",
+            "bad.jsonl:1: row 0",
+        ),
         ("train --model base --data bad.jsonl", "bad.jsonl:1: row 0"),
         ("data check bad.jsonl", "1 rows cannot be read"),
     ] {
         let message = lab.fails(1, arguments);
         assert!(message.contains(part), "{arguments}: {message}");
     }
-    assert!(lab.fails(2, "correct --model none --question q --answer a").contains("no model directory"));
+    assert!(
+        lab.fails(2, "correct --model none --question q --answer a")
+            .contains("no model directory")
+    );
 }
 
 #[test]
@@ -260,7 +360,10 @@ fn a_resumed_run_refuses_other_values_and_a_started_one_a_second_start() {
     let lab = Lab::new();
     lab.ok(&format!("{TRAIN} --out run"));
     assert!(lab.fails(2, &format!("{TRAIN} --out run")).contains("--resume"));
-    assert!(lab.fails(2, "train --resume --out run --lr 1e-3").contains("values of: lr"));
+    assert!(
+        lab.fails(2, "train --resume --out run --lr 1e-3")
+            .contains("values of: lr")
+    );
     assert_eq!(lab.ok("train --resume --out run").trim(), "run/final");
 }
 
@@ -271,16 +374,28 @@ fn a_named_template_overrides_the_recorded_one_with_a_warning() {
     let output = lab.run("correct --model run --template edit --max-new-tokens 2 --input few.jsonl");
     assert!(output.status.success());
     let warning = text(&output.stderr);
-    assert!(warning.contains("was trained on template \"correction\"") && warning.contains("sha256:"), "{warning}");
+    assert!(
+        warning.contains("was trained on template \"correction\"") && warning.contains("sha256:"),
+        "{warning}"
+    );
 }
 
 #[test]
 fn check_reports_what_is_in_a_file() {
     let lab = Lab::new();
     let report: Value = serde_json::from_str(&lab.ok("data check train.jsonl --model base --json")).unwrap();
-    assert_eq!((&report["rows"], &report["unit"]), (&120.into(), &"tokens".into()));
+    assert_eq!(
+        (&report["rows"], &report["unit"]),
+        (&120.into(), &"tokens".into())
+    );
     assert!(report["identical"].as_u64().unwrap() > 20 && report["whole"]["max"].as_u64().unwrap() < 100);
     let plain = lab.ok("data check train.jsonl");
-    assert!(plain.contains("usable rows") && plain.contains("length in characters"), "{plain}");
-    assert!(lab.fails(1, "data check train.jsonl --model base --max-length 20").contains("too long"));
+    assert!(
+        plain.contains("usable rows") && plain.contains("length in characters"),
+        "{plain}"
+    );
+    assert!(
+        lab.fails(1, "data check train.jsonl --model base --max-length 20")
+            .contains("too long")
+    );
 }

@@ -17,13 +17,20 @@ impl Batch {
     /// A batch of these rows.
     pub fn new<'a>(examples: impl IntoIterator<Item = Example<'a>>) -> Self {
         let examples: Vec<Example<'a>> = examples.into_iter().collect();
-        let width = examples.iter().map(|example| example.ids.len()).max().unwrap_or(0);
+        let width = examples
+            .iter()
+            .map(|example| example.ids.len())
+            .max()
+            .unwrap_or(0);
         let mut ids = Vec::with_capacity(width * examples.len());
         for example in &examples {
             ids.extend_from_slice(example.ids);
             ids.resize(ids.len() + width - example.ids.len(), 0);
         }
-        let spans = examples.iter().map(|example| (example.prompt_len, example.ids.len())).collect();
+        let spans = examples
+            .iter()
+            .map(|example| (example.prompt_len, example.ids.len()))
+            .collect();
         Self { ids, width, spans }
     }
 
@@ -54,10 +61,13 @@ impl Batch {
 
     /// For each token that carries loss: the flat position that predicts it (the one before it), and its id.
     pub fn targets(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.spans.iter().enumerate().flat_map(move |(row, &(prompt, len))| {
-            let start = row * self.width;
-            (prompt..len).map(move |at| ((start + at - 1) as u32, self.ids[start + at]))
-        })
+        self.spans
+            .iter()
+            .enumerate()
+            .flat_map(move |(row, &(prompt, len))| {
+                let start = row * self.width;
+                (prompt..len).map(move |at| ((start + at - 1) as u32, self.ids[start + at]))
+            })
     }
 }
 
@@ -67,10 +77,21 @@ mod tests {
 
     #[test]
     fn only_targets_carry_loss_and_each_is_predicted_by_the_token_before_it() {
-        let batch =
-            Batch::new([Example { ids: &[5, 6, 7, 8], prompt_len: 2 }, Example { ids: &[9, 4, 3], prompt_len: 2 }]);
+        let batch = Batch::new([
+            Example {
+                ids: &[5, 6, 7, 8],
+                prompt_len: 2,
+            },
+            Example {
+                ids: &[9, 4, 3],
+                prompt_len: 2,
+            },
+        ]);
         assert_eq!(batch.ids(), [5, 6, 7, 8, 9, 4, 3, 0]);
-        assert_eq!((batch.rows(), batch.width(), batch.tokens(), batch.target_tokens()), (2, 4, 7, 3));
+        assert_eq!(
+            (batch.rows(), batch.width(), batch.tokens(), batch.target_tokens()),
+            (2, 4, 7, 3)
+        );
         assert_eq!(batch.targets().collect::<Vec<_>>(), [(1, 7), (2, 8), (5, 3)]);
     }
 }

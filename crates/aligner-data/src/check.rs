@@ -73,7 +73,9 @@ impl Lengths {
     /// The distribution of these values; percentiles by nearest rank.
     pub fn of(mut values: Vec<usize>) -> Self {
         values.sort_unstable();
-        let Some(last) = values.len().checked_sub(1) else { return Self::default() };
+        let Some(last) = values.len().checked_sub(1) else {
+            return Self::default();
+        };
         let rank = |percent: usize| values[(values.len() * percent).div_ceil(100).clamp(1, values.len()) - 1];
         Self {
             min: values[0],
@@ -99,7 +101,10 @@ struct Tally {
 /// # Errors
 /// When the file cannot be read. Bad rows are part of the report.
 pub fn check_file(path: &Path, options: &ReadOptions, encoder: Option<&Encoder>) -> Result<CheckReport> {
-    let options = ReadOptions { on_bad_row: OnBadRow::Skip, ..options.clone() };
+    let options = ReadOptions {
+        on_bad_row: OnBadRow::Skip,
+        ..options.clone()
+    };
     let mut reader = RowReader::open(path, options)?;
     let mut report = CheckReport::empty(path, encoder);
     let mut tally = Tally::default();
@@ -139,15 +144,25 @@ impl CheckReport {
 
     fn add(&mut self, record: &Record, encoder: Option<&Encoder>, tally: &mut Tally) -> Result<()> {
         let correction = record.correction.as_deref().unwrap_or_default();
-        let history: Vec<(&str, &str)> =
-            record.chat_history.iter().map(|turn| (turn.question.as_str(), turn.answer.as_str())).collect();
+        let history: Vec<(&str, &str)> = record
+            .chat_history
+            .iter()
+            .map(|turn| (turn.question.as_str(), turn.answer.as_str()))
+            .collect();
         self.rows += 1;
         self.identical += u64::from(record.answer.trim() == correction.trim());
         self.with_history += u64::from(!history.is_empty());
-        self.duplicate_rows +=
-            u64::from(!tally.rows.insert(hash((&record.question, &history, &record.answer, correction))));
+        self.duplicate_rows += u64::from(!tally.rows.insert(hash((
+            &record.question,
+            &history,
+            &record.answer,
+            correction,
+        ))));
         self.repeated_questions += u64::from(!tally.questions.insert(hash((&record.question, &history))));
-        for (text, lengths) in [&*record.question, &*record.answer, correction].iter().zip(&mut tally.lengths) {
+        for (text, lengths) in [&*record.question, &*record.answer, correction]
+            .iter()
+            .zip(&mut tally.lengths)
+        {
             lengths.push(match encoder {
                 Some(encoder) => encoder.tokenizer().encode_target(text)?.len(),
                 None => text.chars().count(),
@@ -155,7 +170,9 @@ impl CheckReport {
         }
         if let Some(encoder) = encoder {
             let (ids, _) = encoder.encode_any_length(record)?;
-            self.too_long = self.too_long.map(|count| count + u64::from(ids.len() > encoder.max_length()));
+            self.too_long = self
+                .too_long
+                .map(|count| count + u64::from(ids.len() > encoder.max_length()));
             tally.lengths[3].push(ids.len());
         }
         Ok(())
@@ -179,7 +196,12 @@ impl CheckReport {
 
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let share = |count: u64| format!("{count} ({:.1} %)", 100.0 * count as f64 / self.rows.max(1) as f64);
+        let share = |count: u64| {
+            format!(
+                "{count} ({:.1} %)",
+                100.0 * count as f64 / self.rows.max(1) as f64
+            )
+        };
         writeln!(f, "{}", self.file)?;
         writeln!(f, "  usable rows             {}", self.rows)?;
         writeln!(f, "  bad rows                {}", self.bad_rows)?;
@@ -193,11 +215,33 @@ impl fmt::Display for CheckReport {
         if let (Some(max_length), Some(too_long)) = (self.max_length, self.too_long) {
             writeln!(f, "  longer than {max_length:<11} {}", share(too_long))?;
         }
-        writeln!(f, "  {:<18}    min    p50    p90    p95    p99    max     mean", format!("length in {}", self.unit))?;
-        let lengths = [("question", self.question), ("answer", self.answer), ("correction", self.correction)];
-        for (name, l) in lengths.into_iter().chain(self.whole.map(|whole| ("whole row", whole))) {
-            let Lengths { min, p50, p90, p95, p99, max, mean } = l;
-            writeln!(f, "    {name:<16} {min:>6} {p50:>6} {p90:>6} {p95:>6} {p99:>6} {max:>6} {mean:>8.1}")?;
+        writeln!(
+            f,
+            "  {:<18}    min    p50    p90    p95    p99    max     mean",
+            format!("length in {}", self.unit)
+        )?;
+        let lengths = [
+            ("question", self.question),
+            ("answer", self.answer),
+            ("correction", self.correction),
+        ];
+        for (name, l) in lengths
+            .into_iter()
+            .chain(self.whole.map(|whole| ("whole row", whole)))
+        {
+            let Lengths {
+                min,
+                p50,
+                p90,
+                p95,
+                p99,
+                max,
+                mean,
+            } = l;
+            writeln!(
+                f,
+                "    {name:<16} {min:>6} {p50:>6} {p90:>6} {p95:>6} {p99:>6} {max:>6} {mean:>8.1}"
+            )?;
         }
         Ok(())
     }

@@ -52,7 +52,10 @@ impl Dataset {
             dataset.skipped.extend(reader.skipped());
         }
         if dataset.rows.is_empty() {
-            return Err(DataError::Empty { files: files.to_vec(), skipped: dataset.skipped.count() });
+            return Err(DataError::Empty {
+                files: files.to_vec(),
+                skipped: dataset.skipped.count(),
+            });
         }
         if dataset.skipped.count() > 0 {
             tracing::warn!(rows = dataset.skipped.count(), first = %dataset.skipped.first()[0], "rows left out");
@@ -61,12 +64,21 @@ impl Dataset {
     }
 
     fn extend(&mut self, records: &[Record], encoder: &Encoder, on_long_row: OnBadRow) -> Result<()> {
-        let encoded: Vec<Result<(Vec<u32>, usize)>> = records.par_iter().map(|record| encoder.encode(record)).collect();
+        let encoded: Vec<Result<(Vec<u32>, usize)>> =
+            records.par_iter().map(|record| encoder.encode(record)).collect();
         for (record, encoded) in records.iter().zip(encoded) {
             match encoded {
                 Ok((ids, prompt_len)) => self.push(&ids, prompt_len),
                 Err(error @ DataError::TooLong { .. }) if on_long_row == OnBadRow::Skip => {
-                    let DataError::TooLong { prompt_tokens, target_tokens, max_length, .. } = error else { continue };
+                    let DataError::TooLong {
+                        prompt_tokens,
+                        target_tokens,
+                        max_length,
+                        ..
+                    } = error
+                    else {
+                        continue;
+                    };
                     let reason = format!(
                         "{prompt_tokens} prompt and {target_tokens} correction tokens do not fit into {max_length}"
                     );
@@ -79,7 +91,11 @@ impl Dataset {
     }
 
     fn push(&mut self, ids: &[u32], prompt_len: usize) {
-        self.rows.push(Span { start: self.ids.len(), prompt_len: prompt_len as u32, len: ids.len() as u32 });
+        self.rows.push(Span {
+            start: self.ids.len(),
+            prompt_len: prompt_len as u32,
+            len: ids.len() as u32,
+        });
         self.ids.extend_from_slice(ids);
     }
 
@@ -100,7 +116,10 @@ impl Dataset {
                 ids: &self.ids[span.start..span.start + span.len as usize],
                 prompt_len: span.prompt_len as usize,
             },
-            None => Example { ids: &[], prompt_len: 0 },
+            None => Example {
+                ids: &[],
+                prompt_len: 0,
+            },
         }
     }
 
@@ -111,7 +130,10 @@ impl Dataset {
 
     /// Tokens that carry loss.
     pub fn target_tokens(&self) -> usize {
-        self.rows.iter().map(|span| (span.len - span.prompt_len) as usize).sum()
+        self.rows
+            .iter()
+            .map(|span| (span.len - span.prompt_len) as usize)
+            .sum()
     }
 
     /// The largest id, to be held against a model's vocabulary.
@@ -135,6 +157,8 @@ impl Dataset {
             let bytes: Vec<u8> = chunk.iter().flat_map(|id| id.to_le_bytes()).collect();
             hash.update(&bytes);
         }
-        hash.finalize().iter().fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}"))
+        hash.finalize()
+            .iter()
+            .fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}"))
     }
 }

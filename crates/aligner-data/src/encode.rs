@@ -28,7 +28,11 @@ pub struct Encoder {
 impl Encoder {
     /// An encoder for rows of up to `max_length` tokens.
     pub fn new(tokenizer: Tokenizer, template: PromptTemplate, max_length: usize) -> Self {
-        Self { tokenizer, template, max_length }
+        Self {
+            tokenizer,
+            template,
+            max_length,
+        }
     }
 
     /// The tokenizer.
@@ -51,7 +55,8 @@ impl Encoder {
     /// # Errors
     /// When the tokenizer fails on the text.
     pub fn encode_prompt(&self, question: &str, answer: &str, history: &[Turn]) -> Result<Vec<u32>> {
-        self.tokenizer.encode_prompt(&self.template, question, answer, history)
+        self.tokenizer
+            .encode_prompt(&self.template, question, answer, history)
     }
 
     /// A row's tokens and the length of its prompt, however long.
@@ -60,7 +65,8 @@ impl Encoder {
     /// When the row has no correction, or the tokenizer fails on a text.
     pub fn encode_any_length(&self, record: &Record) -> Result<(Vec<u32>, usize)> {
         let correction = record.correction.as_deref();
-        let correction = correction.ok_or_else(|| DataError::BadRow(record.origin.error("has no correction")))?;
+        let correction =
+            correction.ok_or_else(|| DataError::BadRow(record.origin.error("has no correction")))?;
         let mut ids = self.encode_prompt(&record.question, &record.answer, &record.chat_history)?;
         let prompt_len = ids.len();
         if prompt_len == 0 {

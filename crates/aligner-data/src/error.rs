@@ -21,7 +21,14 @@ pub struct RowError {
 
 impl fmt::Display for RowError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: row {}: {}", self.path.display(), self.line, self.row, self.reason)
+        write!(
+            f,
+            "{}:{}: row {}: {}",
+            self.path.display(),
+            self.line,
+            self.row,
+            self.reason
+        )
     }
 }
 
@@ -114,14 +121,25 @@ impl DataError {
     }
 
     pub(crate) fn tokenizer(path: &Path, reason: impl fmt::Display) -> Self {
-        Self::Tokenizer { path: path.to_path_buf(), reason: reason.to_string() }
+        Self::Tokenizer {
+            path: path.to_path_buf(),
+            reason: reason.to_string(),
+        }
     }
 }
 
 fn paths(files: &[PathBuf]) -> String {
-    files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    files
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 fn left_out(rows: u64) -> String {
-    if rows == 0 { String::new() } else { format!(" ({rows} rows were left out)") }
+    if rows == 0 {
+        String::new()
+    } else {
+        format!(" ({rows} rows were left out)")
+    }
 }

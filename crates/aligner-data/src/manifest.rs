@@ -72,16 +72,24 @@ impl AlignerManifest {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(DataError::io("read", &path)(error)),
         };
-        let error = |reason: String| DataError::Manifest { path: path.clone(), reason };
+        let error = |reason: String| DataError::Manifest {
+            path: path.clone(),
+            reason,
+        };
         let manifest: Self = serde_json::from_slice(&bytes).map_err(|cause| error(cause.to_string()))?;
         if manifest.format_version > FORMAT_VERSION {
-            let reason = format!("has format version {}; this program reads up to {FORMAT_VERSION}", manifest.format_version);
+            let reason = format!(
+                "has format version {}; this program reads up to {FORMAT_VERSION}",
+                manifest.format_version
+            );
             return Err(error(reason));
         }
         let found = manifest.template.fingerprint();
         if found != manifest.template_fingerprint {
             let recorded = &manifest.template_fingerprint;
-            let reason = format!("the template's text has fingerprint {found}, but {recorded} is recorded: it was changed");
+            let reason = format!(
+                "the template's text has fingerprint {found}, but {recorded} is recorded: it was changed"
+            );
             return Err(error(reason));
         }
         Ok(Some(manifest))
@@ -93,8 +101,10 @@ impl AlignerManifest {
     /// When the file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let path: PathBuf = dir.join(FILE);
-        let text = serde_json::to_string_pretty(self)
-            .map_err(|cause| DataError::Manifest { path: path.clone(), reason: cause.to_string() })?;
+        let text = serde_json::to_string_pretty(self).map_err(|cause| DataError::Manifest {
+            path: path.clone(),
+            reason: cause.to_string(),
+        })?;
         std::fs::write(&path, text + "\n").map_err(DataError::io("write", &path))
     }
 }
@@ -111,9 +121,16 @@ mod tests {
         manifest.write(dir.path()).unwrap();
         assert_eq!(AlignerManifest::read(dir.path()).unwrap(), Some(manifest));
         let path = dir.path().join(FILE);
-        let text = std::fs::read_to_string(&path).unwrap().replace("##Correction", "##Fix");
+        let text = std::fs::read_to_string(&path)
+            .unwrap()
+            .replace("##Correction", "##Fix");
         std::fs::write(&path, text).unwrap();
-        assert!(AlignerManifest::read(dir.path()).unwrap_err().to_string().contains("was changed"));
+        assert!(
+            AlignerManifest::read(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("was changed")
+        );
     }
 
     #[test]
@@ -122,6 +139,11 @@ mod tests {
         let mut manifest = AlignerManifest::new(PromptTemplate::default(), "", "");
         manifest.format_version = 2;
         manifest.write(dir.path()).unwrap();
-        assert!(AlignerManifest::read(dir.path()).unwrap_err().to_string().contains("format version 2"));
+        assert!(
+            AlignerManifest::read(dir.path())
+                .unwrap_err()
+                .to_string()
+                .contains("format version 2")
+        );
     }
 }

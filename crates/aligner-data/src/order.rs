@@ -28,7 +28,11 @@ const ROUNDS: u64 = 6;
 impl Order {
     /// An order; without `shuffle` every epoch goes through the rows as they are.
     pub fn new(seed: u64, len: usize, shuffle: bool) -> Self {
-        Self { seed, len: len as u64, shuffle }
+        Self {
+            seed,
+            len: len as u64,
+            shuffle,
+        }
     }
 
     /// Number of rows.
@@ -126,7 +130,9 @@ mod tests {
     fn epochs_and_seeds_differ_and_file_order_does_not() {
         let rows = |seed, epoch, shuffle| {
             let order = Order::new(seed, 100, shuffle);
-            (0..100).map(|position| order.at(epoch, position)).collect::<Vec<_>>()
+            (0..100)
+                .map(|position| order.at(epoch, position))
+                .collect::<Vec<_>>()
         };
         assert_ne!(rows(1, 0, true), rows(1, 1, true));
         assert_ne!(rows(1, 0, true), rows(2, 0, true));
@@ -140,7 +146,10 @@ mod tests {
         for epoch in 0..10_000 {
             tenths[Order::new(3, 1000, true).at(epoch, 0) / 100] += 1;
         }
-        assert!(tenths.iter().all(|&count| (900..1100).contains(&count)), "{tenths:?}");
+        assert!(
+            tenths.iter().all(|&count| (900..1100).contains(&count)),
+            "{tenths:?}"
+        );
     }
 
     #[test]

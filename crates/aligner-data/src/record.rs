@@ -48,7 +48,12 @@ pub struct Origin {
 
 impl Origin {
     pub(crate) fn error(&self, reason: impl Into<String>) -> RowError {
-        RowError { path: PathBuf::from(&*self.path), line: self.line, row: self.row, reason: reason.into() }
+        RowError {
+            path: PathBuf::from(&*self.path),
+            line: self.line,
+            row: self.row,
+            reason: reason.into(),
+        }
     }
 }
 
@@ -103,11 +108,15 @@ impl FromStr for Columns {
     type Err = DataError;
 
     fn from_str(text: &str) -> Result<Self> {
-        let error = |reason: String| DataError::Columns { text: text.to_string(), reason };
+        let error = |reason: String| DataError::Columns {
+            text: text.to_string(),
+            reason,
+        };
         let mut columns = Self::default();
         for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
-            let (field, column) =
-                part.split_once('=').ok_or_else(|| error(format!("{part:?} is not of the form field=column")))?;
+            let (field, column) = part
+                .split_once('=')
+                .ok_or_else(|| error(format!("{part:?} is not of the form field=column")))?;
             let (field, column) = (field.trim(), column.trim());
             if column.is_empty() {
                 return Err(error(format!("{part:?} names no column")));
@@ -130,7 +139,12 @@ impl FromStr for Columns {
 
 impl Columns {
     /// Reads a row; the error is the reason why it cannot be used.
-    pub(crate) fn record(&self, raw: Map<String, Value>, fields: Fields, origin: Origin) -> Result<Record, String> {
+    pub(crate) fn record(
+        &self,
+        raw: Map<String, Value>,
+        fields: Fields,
+        origin: Origin,
+    ) -> Result<Record, String> {
         let question = text(&raw, &self.question)?;
         if question.trim().is_empty() {
             return Err(format!("`{}` is empty", self.question));
@@ -147,7 +161,14 @@ impl Columns {
             None | Some(Value::Null) => Vec::new(),
             Some(history) => turns(history).map_err(|reason| format!("`{}`: {reason}", self.chat_history))?,
         };
-        Ok(Record { question, answer, correction, chat_history, raw, origin })
+        Ok(Record {
+            question,
+            answer,
+            correction,
+            chat_history,
+            raw,
+            origin,
+        })
     }
 }
 
@@ -156,8 +177,14 @@ fn text(raw: &Map<String, Value>, column: &str) -> Result<String, String> {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(format!("`{column}` is {}, not a string", kind(other))),
         None => {
-            let present = raw.keys().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
-            Err(format!("has no `{column}`; it has {present} (map columns with --columns)"))
+            let present = raw
+                .keys()
+                .map(|key| format!("`{key}`"))
+                .collect::<Vec<_>>()
+                .join(", ");
+            Err(format!(
+                "has no `{column}`; it has {present} (map columns with --columns)"
+            ))
         }
     }
 }
@@ -176,7 +203,9 @@ fn kind(value: &Value) -> &'static str {
 /// Earlier turns in any of the shapes they are published in: pairs `[question, answer]`, objects `{question, answer}`, or
 /// messages `{role, content}` in which user and assistant alternate.
 fn turns(history: &Value) -> Result<Vec<Turn>, String> {
-    let list = history.as_array().ok_or_else(|| format!("is {}, not an array", kind(history)))?;
+    let list = history
+        .as_array()
+        .ok_or_else(|| format!("is {}, not an array", kind(history)))?;
     if list.iter().any(|turn| turn.get("role").is_some()) {
         return messages(list);
     }
@@ -203,13 +232,20 @@ fn messages(list: &[Value]) -> Result<Vec<Turn>, String> {
     let mut open: Option<String> = None;
     for (index, message) in list.iter().enumerate() {
         let content = message.get("content").and_then(Value::as_str);
-        let content = content.ok_or_else(|| format!("message {index} has no text `content`"))?.to_string();
+        let content = content
+            .ok_or_else(|| format!("message {index} has no text `content`"))?
+            .to_string();
         match (message.get("role").and_then(Value::as_str), open.take()) {
             (Some("user" | "human"), None) => open = Some(content),
-            (Some("assistant" | "gpt"), Some(question)) => turns.push(Turn { question, answer: content }),
+            (Some("assistant" | "gpt"), Some(question)) => turns.push(Turn {
+                question,
+                answer: content,
+            }),
             (role, _) => {
                 let role = role.unwrap_or("no role");
-                return Err(format!("message {index} ({role}) breaks the order user, assistant, user, …"));
+                return Err(format!(
+                    "message {index} ({role}) breaks the order user, assistant, user, …"
+                ));
             }
         }
     }
@@ -224,27 +260,62 @@ mod tests {
     use super::*;
 
     fn record(json: Value, columns: &str, fields: Fields) -> Result<Record, String> {
-        let origin = Origin { path: Path::new("rows.jsonl").into(), line: 1, row: 0 };
-        columns.parse::<Columns>().unwrap().record(json.as_object().unwrap().clone(), fields, origin)
+        let origin = Origin {
+            path: Path::new("rows.jsonl").into(),
+            line: 1,
+            row: 0,
+        };
+        columns
+            .parse::<Columns>()
+            .unwrap()
+            .record(json.as_object().unwrap().clone(), fields, origin)
     }
 
     #[test]
     fn columns_are_mapped_and_extra_fields_kept_in_order() {
         let row = serde_json::json!({"id": 7, "prompt": "q", "response": "a", "correction": "c"});
         let read = record(row, "question=prompt, answer=response", Fields::Triple).unwrap();
-        assert_eq!((read.question.as_str(), read.answer.as_str(), read.correction.as_deref()), ("q", "a", Some("c")));
-        assert_eq!(read.raw.keys().collect::<Vec<_>>(), ["id", "prompt", "response", "correction"]);
+        assert_eq!(
+            (
+                read.question.as_str(),
+                read.answer.as_str(),
+                read.correction.as_deref()
+            ),
+            ("q", "a", Some("c"))
+        );
+        assert_eq!(
+            read.raw.keys().collect::<Vec<_>>(),
+            ["id", "prompt", "response", "correction"]
+        );
     }
 
     #[test]
     fn what_is_missing_or_wrong_is_named() {
         for (row, part) in [
-            (serde_json::json!({"prompt": "q"}), "has no `question`; it has `prompt`"),
-            (serde_json::json!({"question": 3, "answer": "a"}), "`question` is a number"),
-            (serde_json::json!({"question": " ", "answer": "a"}), "`question` is empty"),
-            (serde_json::json!({"question": "q", "answer": "a"}), "has no `correction`"),
-            (serde_json::json!({"question": "q", "answer": "a", "correction": "\n"}), "`correction` is empty"),
-            (serde_json::json!({"question": "q", "answer": "a", "correction": "c", "chat_history": [[1]]}), "turn 0"),
+            (
+                serde_json::json!({"prompt": "q"}),
+                "has no `question`; it has `prompt`",
+            ),
+            (
+                serde_json::json!({"question": 3, "answer": "a"}),
+                "`question` is a number",
+            ),
+            (
+                serde_json::json!({"question": " ", "answer": "a"}),
+                "`question` is empty",
+            ),
+            (
+                serde_json::json!({"question": "q", "answer": "a"}),
+                "has no `correction`",
+            ),
+            (
+                serde_json::json!({"question": "q", "answer": "a", "correction": "\n"}),
+                "`correction` is empty",
+            ),
+            (
+                serde_json::json!({"question": "q", "answer": "a", "correction": "c", "chat_history": [[1]]}),
+                "turn 0",
+            ),
         ] {
             let error = record(row, "", Fields::Triple).unwrap_err();
             assert!(error.contains(part), "{error}");
@@ -263,12 +334,23 @@ mod tests {
             let row = serde_json::json!({"question": "q", "answer": "a", "chat_history": history});
             record(row, "", Fields::Pair).map(|record| record.chat_history)
         };
-        let want = vec![Turn { question: "x".into(), answer: "y".into() }];
+        let want = vec![Turn {
+            question: "x".into(),
+            answer: "y".into(),
+        }];
         assert_eq!(read(serde_json::json!([["x", "y"]])).unwrap(), want);
-        assert_eq!(read(serde_json::json!([{"question": "x", "answer": "y"}])).unwrap(), want);
-        let messages = serde_json::json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]);
+        assert_eq!(
+            read(serde_json::json!([{"question": "x", "answer": "y"}])).unwrap(),
+            want
+        );
+        let messages =
+            serde_json::json!([{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]);
         assert_eq!(read(messages).unwrap(), want);
-        assert!(read(serde_json::json!([{"role": "user", "content": "x"}])).unwrap_err().contains("not answered"));
+        assert!(
+            read(serde_json::json!([{"role": "user", "content": "x"}]))
+                .unwrap_err()
+                .contains("not answered")
+        );
         assert!(read(serde_json::json!("x")).unwrap_err().contains("not an array"));
     }
 

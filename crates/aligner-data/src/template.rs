@@ -78,7 +78,10 @@ impl PromptTemplate {
             Some((id, text)) => Self::custom(id, text),
             None => {
                 let reason = format!("is not built in; built in are {}", Self::builtin_ids().join(", "));
-                Err(DataError::Template { id: id.to_string(), reason })
+                Err(DataError::Template {
+                    id: id.to_string(),
+                    reason,
+                })
             }
         }
     }
@@ -93,7 +96,10 @@ impl PromptTemplate {
     /// # Errors
     /// When a place is missing, doubled or unknown, or a brace stands alone.
     pub fn custom(id: &str, text: &str) -> Result<Self> {
-        let error = |reason: String| DataError::Template { id: id.to_string(), reason };
+        let error = |reason: String| DataError::Template {
+            id: id.to_string(),
+            reason,
+        };
         let pieces = parse(text).map_err(error)?;
         for (piece, place) in [(Piece::Question, QUESTION), (Piece::Answer, ANSWER)] {
             let count = pieces.iter().filter(|found| **found == piece).count();
@@ -101,7 +107,11 @@ impl PromptTemplate {
                 return Err(error(format!("has {place} {count} times; it must have it once")));
             }
         }
-        Ok(Self { id: id.to_string(), text: text.to_string(), pieces })
+        Ok(Self {
+            id: id.to_string(),
+            text: text.to_string(),
+            pieces,
+        })
     }
 
     /// Its name.
@@ -117,7 +127,8 @@ impl PromptTemplate {
     /// `sha256:` and the hash of the text in hexadecimal. The name does not count: equal texts give equal prompts.
     pub fn fingerprint(&self) -> String {
         let hash = Sha256::digest(self.text.as_bytes());
-        hash.iter().fold("sha256:".to_string(), |text, byte| text + &format!("{byte:02x}"))
+        hash.iter()
+            .fold("sha256:".to_string(), |text, byte| text + &format!("{byte:02x}"))
     }
 
     /// The prompt for a question and an answer.
@@ -125,7 +136,10 @@ impl PromptTemplate {
     /// Earlier turns of a conversation stand before the question, as the original Aligner's multi-turn data are written:
     /// `USER: … ASSISTANT: …` for each, and then the question itself behind `USER: `.
     pub fn render(&self, question: &str, answer: &str, history: &[Turn]) -> String {
-        self.segments(question, answer, history).into_iter().map(|(text, _)| text).collect()
+        self.segments(question, answer, history)
+            .into_iter()
+            .map(|(text, _)| text)
+            .collect()
     }
 
     /// The prompt in pieces, each with whether it is the template's own text.
@@ -143,7 +157,11 @@ impl Default for PromptTemplate {
     fn default() -> Self {
         let (id, text) = BUILTIN[2];
         let pieces = parse(text).unwrap_or_default();
-        Self { id: id.to_string(), text: text.to_string(), pieces }
+        Self {
+            id: id.to_string(),
+            text: text.to_string(),
+            pieces,
+        }
     }
 }
 
@@ -157,7 +175,10 @@ impl TryFrom<Stored> for PromptTemplate {
 
 impl From<PromptTemplate> for Stored {
     fn from(template: PromptTemplate) -> Self {
-        Self { id: template.id, text: template.text }
+        Self {
+            id: template.id,
+            text: template.text,
+        }
     }
 }
 
@@ -190,7 +211,9 @@ fn parse(text: &str) -> Result<Vec<Piece>, String> {
         } else {
             let end = rest.find('}').map_or(rest.len(), |end| end + 1);
             let found: String = rest[..end].chars().take(40).collect();
-            return Err(format!("has {found:?}; known places are {QUESTION} and {ANSWER}, a brace is written twice"));
+            return Err(format!(
+                "has {found:?}; known places are {QUESTION} and {ANSWER}, a brace is written twice"
+            ));
         };
         if !literal.is_empty() {
             pieces.push(Piece::Literal(std::mem::take(&mut literal)));
@@ -230,7 +253,10 @@ mod tests {
     #[test]
     fn texts_that_look_like_places_stay_text() {
         let template = PromptTemplate::custom("t", "{{{question}|{answer}}}").unwrap();
-        assert_eq!(template.render("{answer}", "{question}}", &[]), "{{answer}|{question}}}");
+        assert_eq!(
+            template.render("{answer}", "{question}}", &[]),
+            "{{answer}|{question}}}"
+        );
     }
 
     #[test]
@@ -245,12 +271,20 @@ mod tests {
             let error = PromptTemplate::custom("t", text).unwrap_err().to_string();
             assert!(error.contains(part), "{text}: {error}");
         }
-        assert!(PromptTemplate::builtin("edits").unwrap_err().to_string().contains("edit, revision, correction"));
+        assert!(
+            PromptTemplate::builtin("edits")
+                .unwrap_err()
+                .to_string()
+                .contains("edit, revision, correction")
+        );
     }
 
     #[test]
     fn the_fingerprint_is_of_the_text() {
-        let (a, b) = (PromptTemplate::custom("a", "{question}{answer}"), PromptTemplate::custom("b", "{question}{answer}"));
+        let (a, b) = (
+            PromptTemplate::custom("a", "{question}{answer}"),
+            PromptTemplate::custom("b", "{question}{answer}"),
+        );
         assert_eq!(a.unwrap().fingerprint(), b.unwrap().fingerprint());
         assert_eq!(
             PromptTemplate::default().fingerprint(),
@@ -260,15 +294,23 @@ mod tests {
 
     #[test]
     fn history_stands_before_the_question() {
-        let turn = Turn { question: "Hi".into(), answer: "Hello".into() };
-        let prompt = PromptTemplate::custom("t", "<{question}|{answer}>").unwrap().render("Q", "A", &[turn]);
+        let turn = Turn {
+            question: "Hi".into(),
+            answer: "Hello".into(),
+        };
+        let prompt = PromptTemplate::custom("t", "<{question}|{answer}>")
+            .unwrap()
+            .render("Q", "A", &[turn]);
         assert_eq!(prompt, "<USER: Hi ASSISTANT: Hello USER: Q|A>");
     }
 
     #[test]
     fn stored_templates_are_checked_when_read() {
         let json = serde_json::to_string(&PromptTemplate::default()).unwrap();
-        assert_eq!(serde_json::from_str::<PromptTemplate>(&json).unwrap(), PromptTemplate::default());
+        assert_eq!(
+            serde_json::from_str::<PromptTemplate>(&json).unwrap(),
+            PromptTemplate::default()
+        );
         assert!(serde_json::from_str::<PromptTemplate>(r#"{"id":"x","text":"{question}"}"#).is_err());
     }
 }

@@ -14,8 +14,14 @@ use crate::template::PromptTemplate;
 
 /// Files that make up a tokenizer; all but the first are optional.
 const FILES: [&str; 8] = [
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json", "chat_template.jinja",
-    "added_tokens.json", "vocab.json", "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
 ];
 
 /// A model's tokenizer with its end-of-sequence tokens; cheap to clone, usable from many threads.
@@ -60,21 +66,31 @@ impl Tokenizer {
         let mut plain = HfTokenizer::from_bytes(&bytes).map_err(|error| DataError::tokenizer(dir, error))?;
         // A tokenizer.json may ask for truncation or padding: a row would lose its end without anybody noticing.
         plain.with_padding(None);
-        plain.with_truncation(None).map_err(|error| DataError::tokenizer(dir, error))?;
+        plain
+            .with_truncation(None)
+            .map_err(|error| DataError::tokenizer(dir, error))?;
         plain.set_encode_special_tokens(true);
         let ends = EndTokens::read(dir, &plain)?;
         let special = plain.get_added_tokens_decoder();
-        let special = special.values().filter(|token| token.special).map(|token| token.content.clone()).collect();
+        let special = special
+            .values()
+            .filter(|token| token.special)
+            .map(|token| token.content.clone())
+            .collect();
         let inner = Inner {
             dir: dir.to_path_buf(),
             special,
             eos_id: ends.eos_id,
             stop_ids: ends.stop_ids.into_iter().collect(),
             vocab_size: plain.get_vocab_size(true),
-            hash: Sha256::digest(&bytes).iter().fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}")),
+            hash: Sha256::digest(&bytes)
+                .iter()
+                .fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}")),
             plain,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 
     /// The ids of a prompt, exactly as training sees and inference sends them.
@@ -89,7 +105,12 @@ impl Tokenizer {
         history: &[Turn],
     ) -> Result<Vec<u32>> {
         let segments = template.segments(question, answer, history);
-        let has_special = |text: &str| self.inner.special.iter().any(|special| text.contains(special.as_str()));
+        let has_special = |text: &str| {
+            self.inner
+                .special
+                .iter()
+                .any(|special| text.contains(special.as_str()))
+        };
         if !segments.iter().any(|(text, own)| *own && has_special(text)) {
             let prompt: String = segments.into_iter().map(|(text, _)| text).collect();
             return self.encode(&prompt, true);
@@ -115,7 +136,11 @@ impl Tokenizer {
     }
 
     fn first_special<'a>(&'a self, text: &str) -> Option<(usize, &'a str)> {
-        let found = self.inner.special.iter().filter_map(|special| Some((text.find(special.as_str())?, special.as_str())));
+        let found = self
+            .inner
+            .special
+            .iter()
+            .filter_map(|special| Some((text.find(special.as_str())?, special.as_str())));
         // The earliest, and of those that start together the longest.
         found.min_by_key(|(at, special)| (*at, usize::MAX - special.len()))
     }
@@ -133,7 +158,10 @@ impl Tokenizer {
             return Ok(Vec::new());
         }
         let encoding = self.inner.plain.encode_fast(text, add_special_tokens);
-        Ok(encoding.map_err(|error| DataError::tokenizer(&self.inner.dir, error))?.get_ids().to_vec())
+        Ok(encoding
+            .map_err(|error| DataError::tokenizer(&self.inner.dir, error))?
+            .get_ids()
+            .to_vec())
     }
 
     /// The text of ids, special tokens left out.
@@ -141,12 +169,18 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails on the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.plain.decode(ids, true).map_err(|error| DataError::tokenizer(&self.inner.dir, error))
+        self.inner
+            .plain
+            .decode(ids, true)
+            .map_err(|error| DataError::tokenizer(&self.inner.dir, error))
     }
 
     /// A token as it is written in the vocabulary, for display.
     pub fn token_text(&self, id: u32) -> String {
-        self.inner.plain.id_to_token(id).unwrap_or_else(|| format!("<{id}>"))
+        self.inner
+            .plain
+            .id_to_token(id)
+            .unwrap_or_else(|| format!("<{id}>"))
     }
 
     /// The token that ends a correction in training.
@@ -190,7 +224,12 @@ impl Tokenizer {
 
     /// A decoder for tokens that come one by one.
     pub fn stream(&self) -> TokenStream {
-        TokenStream { tokenizer: self.clone(), ids: Vec::new(), prefix: 0, read: 0 }
+        TokenStream {
+            tokenizer: self.clone(),
+            ids: Vec::new(),
+            prefix: 0,
+            read: 0,
+        }
     }
 }
 
@@ -231,12 +270,18 @@ impl TokenStream {
         let (before, now) = self.window()?;
         self.prefix = self.ids.len();
         self.read = self.ids.len();
-        Ok(now.get(before.len()..).filter(|rest| !rest.is_empty()).map(str::to_string))
+        Ok(now
+            .get(before.len()..)
+            .filter(|rest| !rest.is_empty())
+            .map(str::to_string))
     }
 
     /// The text of the window without and with the tokens that have not been given out.
     fn window(&self) -> Result<(String, String)> {
-        Ok((self.tokenizer.decode(&self.ids[self.prefix..self.read])?, self.tokenizer.decode(&self.ids[self.prefix..])?))
+        Ok((
+            self.tokenizer.decode(&self.ids[self.prefix..self.read])?,
+            self.tokenizer.decode(&self.ids[self.prefix..])?,
+        ))
     }
 }
 
@@ -250,13 +295,17 @@ impl EndTokens {
         let mut stop_ids = BTreeSet::new();
         for file in ["generation_config.json", "config.json"] {
             match json(&dir.join(file))?.get("eos_token_id") {
-                Some(Value::Array(ids)) => stop_ids.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32)),
+                Some(Value::Array(ids)) => {
+                    stop_ids.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32))
+                }
                 Some(id) => stop_ids.extend(id.as_u64().map(|id| id as u32)),
                 None => {}
             }
         }
         let declared = json(&dir.join("tokenizer_config.json"))?;
-        let text = declared.get("eos_token").and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
+        let text = declared
+            .get("eos_token")
+            .and_then(|token| token.as_str().or_else(|| token.get("content")?.as_str()));
         let eos_id = match text {
             Some(text) => Some(tokenizer.token_to_id(text).ok_or_else(|| {
                 DataError::tokenizer(dir, format!("the eos_token {text:?} is not in the vocabulary"))
@@ -275,8 +324,10 @@ impl EndTokens {
 /// A JSON file, or null when there is none.
 fn json(path: &Path) -> Result<Value> {
     match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|error| DataError::Format { path: path.into(), reason: format!("is not valid JSON: {error}") }),
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| DataError::Format {
+            path: path.into(),
+            reason: format!("is not valid JSON: {error}"),
+        }),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(DataError::io("read", path)(error)),
     }

@@ -8,7 +8,11 @@ use flate2::write::GzEncoder;
 use proptest::prelude::*;
 
 fn options(on_bad_row: OnBadRow) -> ReadOptions {
-    ReadOptions { fields: Fields::Triple, on_bad_row, ..ReadOptions::default() }
+    ReadOptions {
+        fields: Fields::Triple,
+        on_bad_row,
+        ..ReadOptions::default()
+    }
 }
 
 fn read(bytes: &[u8], on_bad_row: OnBadRow) -> Result<Vec<Record>, DataError> {
@@ -22,7 +26,8 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 fn row(text: &str) -> String {
-    serde_json::json!({"question": format!("q {text}"), "answer": text, "correction": format!("c {text}")}).to_string()
+    serde_json::json!({"question": format!("q {text}"), "answer": text, "correction": format!("c {text}")})
+        .to_string()
 }
 
 fn error(bytes: &[u8]) -> String {
@@ -59,7 +64,10 @@ fn lines_with_blanks_returns_and_a_byte_order_mark() {
 fn a_bad_row_stops_with_file_line_and_reason() {
     let text = format!("{}\n{{\"question\": \"q\"}}\n", row("a"));
     let message = error(text.as_bytes());
-    assert!(message.starts_with("rows:2: row 1: has no `answer`; it has `question`"), "{message}");
+    assert!(
+        message.starts_with("rows:2: row 1: has no `answer`; it has `question`"),
+        "{message}"
+    );
     assert!(message.contains("--on-bad-row skip"), "{message}");
 }
 
@@ -72,7 +80,10 @@ fn skipped_rows_are_counted_and_the_first_hundred_remembered() {
     text.push_str(&row("also good"));
     let mut reader = RowReader::from_reader("rows", text.as_bytes(), options(OnBadRow::Skip)).unwrap();
     assert_eq!(reader.by_ref().map(Result::unwrap).count(), 2);
-    assert_eq!((reader.skipped().count(), reader.skipped().first().len()), (150, 100));
+    assert_eq!(
+        (reader.skipped().count(), reader.skipped().first().len()),
+        (150, 100)
+    );
     assert_eq!(reader.skipped().first()[0].line, 2);
 }
 
@@ -85,17 +96,27 @@ fn every_kind_of_damage_is_named() {
         (b"\x00\x01binary", "not a text file"),
         (b"PK\x03\x04zip", "zip archive"),
         (b"{\"question\": \"\xff\"}", "not valid UTF-8"),
-        (b"{\"question\": \"\\ud800 \", \"answer\": \"\", \"correction\": \"\"}", "surrogate"),
+        (
+            b"{\"question\": \"\\ud800 \", \"answer\": \"\", \"correction\": \"\"}",
+            "surrogate",
+        ),
         (b"[1]", "is not an object"),
         (b"hello", "is not valid JSON"),
         (b"[", "the array is not closed"),
         (b"[] x", "behind the closing bracket"),
         (b"[{\"question\": \"q\"", "the file ends inside this row"),
-        (b"{\"question\": \"q\", \"answer\": \"a\", \"correction\": \" \"}", "`correction` is empty"),
+        (
+            b"{\"question\": \"q\", \"answer\": \"a\", \"correction\": \" \"}",
+            "`correction` is empty",
+        ),
     ];
     for (bytes, part) in cases {
         let message = error(bytes);
-        assert!(message.contains(part), "{:?}: {message}", String::from_utf8_lossy(bytes));
+        assert!(
+            message.contains(part),
+            "{:?}: {message}",
+            String::from_utf8_lossy(bytes)
+        );
     }
     for (text, part) in [
         (format!("[{good},]"), "a comma stands before"),
@@ -115,15 +136,26 @@ fn an_empty_array_has_no_rows() {
 fn a_cut_gzip_is_an_error_and_joined_ones_are_one_file() {
     let whole = gzip(format!("{}\n{}\n", row("a"), row("b")).as_bytes());
     assert_eq!(read(&whole, OnBadRow::Stop).unwrap().len(), 2);
-    assert!(matches!(read(&whole[..whole.len() - 9], OnBadRow::Skip), Err(DataError::Io { .. })));
-    let joined = [gzip(format!("{}\n", row("a")).as_bytes()), gzip(row("b").as_bytes())].concat();
+    assert!(matches!(
+        read(&whole[..whole.len() - 9], OnBadRow::Skip),
+        Err(DataError::Io { .. })
+    ));
+    let joined = [
+        gzip(format!("{}\n", row("a")).as_bytes()),
+        gzip(row("b").as_bytes()),
+    ]
+    .concat();
     assert_eq!(read(&joined, OnBadRow::Stop).unwrap().len(), 2);
 }
 
 #[test]
 fn files_that_are_not_there_or_are_directories() {
     let dir = tempfile::tempdir().unwrap();
-    let open = |path: &std::path::Path| RowReader::open(path, ReadOptions::default()).unwrap_err().to_string();
+    let open = |path: &std::path::Path| {
+        RowReader::open(path, ReadOptions::default())
+            .unwrap_err()
+            .to_string()
+    };
     assert!(open(&dir.path().join("none.jsonl")).contains("none.jsonl"));
     assert!(open(dir.path()).contains("is a directory"));
 }
@@ -156,12 +188,19 @@ impl Read for Endless {
 fn a_large_array_is_read_in_constant_memory() {
     fn resident_kilobytes() -> u64 {
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
         line.trim().trim_end_matches("kB").trim().parse().unwrap()
     }
     let row = format!("{},\n", row(&"x".repeat(20_000))).into_bytes();
     let rows = 400_000_000 / row.len() as u64;
-    let endless = Endless { left: rows * row.len() as u64, row, at: 0 };
+    let endless = Endless {
+        left: rows * row.len() as u64,
+        row,
+        at: 0,
+    };
     let input = b"[".chain(endless);
     let before = resident_kilobytes();
     let mut reader = RowReader::from_reader("rows", input, options(OnBadRow::Stop)).unwrap();
@@ -178,7 +217,10 @@ fn a_large_array_is_read_in_constant_memory() {
         }
     }
     assert_eq!(seen, rows);
-    assert!(largest < before + 60_000, "{before} kB before, {largest} kB while reading");
+    assert!(
+        largest < before + 60_000,
+        "{before} kB before, {largest} kB while reading"
+    );
 }
 
 fn texts() -> impl Strategy<Value = Vec<String>> {

@@ -32,7 +32,9 @@ pub struct Corrector<L: CausalLm = DecoderLm> {
 
 impl<L: CausalLm> Clone for Corrector<L> {
     fn clone(&self) -> Self {
-        Self { inner: Arc::clone(&self.inner) }
+        Self {
+            inner: Arc::clone(&self.inner),
+        }
     }
 }
 
@@ -56,7 +58,11 @@ pub struct Input<'a> {
 impl<'a> Input<'a> {
     /// A question and an answer without earlier turns.
     pub fn new(question: &'a str, answer: &'a str) -> Self {
-        Self { question, answer, chat_history: &[] }
+        Self {
+            question,
+            answer,
+            chat_history: &[],
+        }
     }
 }
 
@@ -73,7 +79,11 @@ pub struct CorrectOptions {
 
 impl Default for CorrectOptions {
     fn default() -> Self {
-        Self { max_new_tokens: 1024, sampling: SamplingParams::default(), cancel: CancelToken::default() }
+        Self {
+            max_new_tokens: 1024,
+            sampling: SamplingParams::default(),
+            cancel: CancelToken::default(),
+        }
     }
 }
 
@@ -260,7 +270,9 @@ impl<L: CausalLm> Corrector<L> {
             );
         }
         let encoder = Encoder::new(tokenizer, template, model.max_positions());
-        Ok(Self { inner: Arc::new(Inner { model, encoder }) })
+        Ok(Self {
+            inner: Arc::new(Inner { model, encoder }),
+        })
     }
 
     /// The prompt template in use.
@@ -278,7 +290,9 @@ impl<L: CausalLm> Corrector<L> {
     /// # Errors
     /// When the prompt is longer than the context, an option is out of range, or the model fails.
     pub fn correct(&self, question: &str, answer: &str, options: &CorrectOptions) -> Result<Correction> {
-        self.correct_with(Input::new(question, answer), options, |_| ControlFlow::Continue(()))
+        self.correct_with(Input::new(question, answer), options, |_| {
+            ControlFlow::Continue(())
+        })
     }
 
     /// Corrects one answer and hands out its text as it is generated; `Break` ends it.
@@ -304,7 +318,9 @@ impl<L: CausalLm> Corrector<L> {
             cancel: options.cancel.clone(),
         };
         let generated = generate(model, &request, |token| {
-            let Some(piece) = stream.push(token)? else { return Ok(ControlFlow::Continue(())) };
+            let Some(piece) = stream.push(token)? else {
+                return Ok(ControlFlow::Continue(()));
+            };
             text.push_str(&piece);
             Ok(on_text(&piece))
         })?;
@@ -312,9 +328,22 @@ impl<L: CausalLm> Corrector<L> {
             text.push_str(&rest);
             let _ = on_text(&rest);
         }
-        let Generated { ids, finish_reason, timings } = generated;
-        let usage = Usage { prompt_tokens: prompt.len(), completion_tokens: ids.len() };
-        Ok(Correction { text, ids, finish_reason, usage, timings })
+        let Generated {
+            ids,
+            finish_reason,
+            timings,
+        } = generated;
+        let usage = Usage {
+            prompt_tokens: prompt.len(),
+            completion_tokens: ids.len(),
+        };
+        Ok(Correction {
+            text,
+            ids,
+            finish_reason,
+            usage,
+            timings,
+        })
     }
 
     /// Log-probability of a given correction, the end of sequence included.
@@ -346,11 +375,16 @@ impl<L: CausalLm> Corrector<L> {
         I: IntoIterator<Item = Input<'a>>,
         I::IntoIter: 'a,
     {
-        inputs.into_iter().map(move |input| self.correct_with(input, options, |_| ControlFlow::Continue(())))
+        inputs
+            .into_iter()
+            .map(move |input| self.correct_with(input, options, |_| ControlFlow::Continue(())))
     }
 
     fn prompt(&self, input: Input<'_>) -> Result<Vec<u32>> {
-        let prompt = self.inner.encoder.encode_prompt(input.question, input.answer, input.chat_history)?;
+        let prompt = self
+            .inner
+            .encoder
+            .encode_prompt(input.question, input.answer, input.chat_history)?;
         self.check_ids(&prompt)?;
         Ok(prompt)
     }
@@ -374,11 +408,11 @@ impl<L: CausalLm + 'static> Corrector<L> {
         let cancel = options.cancel.clone();
         let (question, answer) = (question.to_string(), answer.to_string());
         std::thread::spawn(move || {
-            let done = corrector.correct_with(Input::new(&question, &answer), &options, |text| {
-                match sender.send(Ok(Piece::Text(text.to_string()))) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                }
+            let done = corrector.correct_with(Input::new(&question, &answer), &options, |text| match sender
+                .send(Ok(Piece::Text(text.to_string())))
+            {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
             });
             // Nobody listens any more: nothing is lost.
             let _ = sender.send(done.map(Piece::Done));

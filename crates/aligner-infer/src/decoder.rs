@@ -19,7 +19,12 @@ impl DecoderLm {
     /// The engine's view of a model that was loaded on `device`.
     pub fn new(loaded: Loaded, device: Device) -> Self {
         let Loaded { config, decoder } = loaded;
-        Self { decoder, device, vocab_size: config.vocab_size, max_positions: config.max_positions }
+        Self {
+            decoder,
+            device,
+            vocab_size: config.vocab_size,
+            max_positions: config.max_positions,
+        }
     }
 }
 

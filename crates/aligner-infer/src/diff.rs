@@ -35,7 +35,9 @@ pub struct Edit {
 /// assert_eq!((edits[1].op, edits[1].text.as_str()), (EditOp::Delete, "five"));
 /// ```
 pub fn diff(answer: &str, correction: &str) -> Vec<Edit> {
-    let diff = TextDiff::configure().algorithm(Algorithm::Myers).diff_words(answer, correction);
+    let diff = TextDiff::configure()
+        .algorithm(Algorithm::Myers)
+        .diff_words(answer, correction);
     let mut edits: Vec<Edit> = Vec::new();
     for change in diff.iter_all_changes() {
         let op = match change.tag() {
@@ -45,7 +47,10 @@ pub fn diff(answer: &str, correction: &str) -> Vec<Edit> {
         };
         match edits.last_mut() {
             Some(last) if last.op == op => last.text.push_str(change.value()),
-            _ => edits.push(Edit { op, text: change.value().to_string() }),
+            _ => edits.push(Edit {
+                op,
+                text: change.value().to_string(),
+            }),
         }
     }
     edits
@@ -63,7 +68,11 @@ pub fn edit_ratio(edits: &[Edit]) -> f64 {
             EditOp::Delete | EditOp::Insert => changed += words,
         }
     }
-    if kept + changed == 0 { 0.0 } else { changed as f64 / (2 * kept + changed) as f64 }
+    if kept + changed == 0 {
+        0.0
+    } else {
+        changed as f64 / (2 * kept + changed) as f64
+    }
 }
 
 /// Whether the correction is the answer, white space at the ends aside.
@@ -76,14 +85,23 @@ mod tests {
     use super::*;
 
     fn joined(edits: &[Edit], without: EditOp) -> String {
-        edits.iter().filter(|edit| edit.op != without).map(|edit| edit.text.as_str()).collect()
+        edits
+            .iter()
+            .filter(|edit| edit.op != without)
+            .map(|edit| edit.text.as_str())
+            .collect()
     }
 
     #[test]
     fn nothing_is_lost() {
-        for (answer, correction) in
-            [("a b  c\n", "a  x c"), ("", "new"), ("gone", ""), ("Grüße, 世界", "Grüße, 🦀"), ("", ""), (" ", "  ")]
-        {
+        for (answer, correction) in [
+            ("a b  c\n", "a  x c"),
+            ("", "new"),
+            ("gone", ""),
+            ("Grüße, 世界", "Grüße, 🦀"),
+            ("", ""),
+            (" ", "  "),
+        ] {
             let edits = diff(answer, correction);
             assert_eq!(joined(&edits, EditOp::Insert), answer);
             assert_eq!(joined(&edits, EditOp::Delete), correction);

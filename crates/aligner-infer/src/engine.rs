@@ -90,11 +90,18 @@ pub fn generate<L: CausalLm>(
     let prompt_tokens = request.prompt.len();
     let max_positions = model.max_positions();
     if prompt_tokens == 0 || prompt_tokens >= max_positions {
-        return Err(InferError::PromptTooLong { prompt_tokens, max_positions });
+        return Err(InferError::PromptTooLong {
+            prompt_tokens,
+            max_positions,
+        });
     }
     let mut sampler = Sampler::new(request.sampling)?;
     let limit = request.max_new_tokens.min(max_positions - prompt_tokens);
-    let mut out = Generated { ids: Vec::new(), finish_reason: FinishReason::Length, timings: Timings::default() };
+    let mut out = Generated {
+        ids: Vec::new(),
+        finish_reason: FinishReason::Length,
+        timings: Timings::default(),
+    };
     let started = Instant::now();
     let mut cache = model.new_cache(prompt_tokens + limit)?;
     let Some(mut logits) = prefill(model, request, &mut cache)? else {
@@ -148,7 +155,10 @@ pub fn log_probabilities<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32])
     const CHUNK: usize = 64;
     let (prompt_tokens, max_positions) = (prompt.len() + target.len(), model.max_positions());
     if prompt.is_empty() || prompt_tokens > max_positions {
-        return Err(InferError::PromptTooLong { prompt_tokens, max_positions });
+        return Err(InferError::PromptTooLong {
+            prompt_tokens,
+            max_positions,
+        });
     }
     let mut cache = model.new_cache(prompt_tokens)?;
     let (head, last) = prompt.split_at(prompt.len() - 1);
@@ -161,7 +171,9 @@ pub fn log_probabilities<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32])
     for (inputs, targets) in inputs.chunks(CHUNK).zip(target.chunks(CHUNK)) {
         let logits = model.forward(inputs, &mut cache, inputs.len())?;
         for (row, &id) in logits.chunks(model.vocab_size()).zip(targets) {
-            scores.push(log_softmax_at(row, id).ok_or(InferError::BadLogits { position: scores.len() })?);
+            scores.push(log_softmax_at(row, id).ok_or(InferError::BadLogits {
+                position: scores.len(),
+            })?);
         }
     }
     Ok(scores)
@@ -169,7 +181,10 @@ pub fn log_probabilities<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32])
 
 fn log_softmax_at(logits: &[f32], id: u32) -> Option<f64> {
     let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+    let sum: f64 = logits
+        .iter()
+        .map(|&logit| (f64::from(logit) - highest).exp())
+        .sum();
     let score = f64::from(*logits.get(id as usize)?) - highest - sum.ln();
     (!score.is_nan()).then_some(score)
 }

@@ -17,7 +17,9 @@ pub enum InferError {
     #[error(transparent)]
     Model(#[from] ModelError),
     /// The directory does not say which prompt template its model was trained on.
-    #[error("{0} has no aligner.json, so its prompt template is not known; name it with --template (edit, revision or correction)")]
+    #[error(
+        "{0} has no aligner.json, so its prompt template is not known; name it with --template (edit, revision or correction)"
+    )]
     NoTemplate(String),
     /// The template asked for is not the one the model was trained on.
     #[error(
@@ -68,7 +70,9 @@ pub enum InferError {
         rule: &'static str,
     },
     /// A text has a token that the model does not have.
-    #[error("the tokenizer gives id {id}, but the model has {vocab_size} tokens: they do not belong together")]
+    #[error(
+        "the tokenizer gives id {id}, but the model has {vocab_size} tokens: they do not belong together"
+    )]
     UnknownToken {
         /// The id.
         id: u32,
@@ -76,7 +80,9 @@ pub enum InferError {
         vocab_size: usize,
     },
     /// The model gave scores that are not numbers.
-    #[error("the model's scores for token {position} are not numbers: its weights are damaged or the device failed")]
+    #[error(
+        "the model's scores for token {position} are not numbers: its weights are damaged or the device failed"
+    )]
     BadLogits {
         /// Position of the token in the sequence.
         position: usize,

@@ -26,7 +26,14 @@ pub struct SamplingParams {
 
 impl Default for SamplingParams {
     fn default() -> Self {
-        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, seed: 0 }
+        Self {
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+        }
     }
 }
 
@@ -37,13 +44,36 @@ impl SamplingParams {
     /// The first value out of its range.
     pub fn validate(&self) -> Result<()> {
         let check = |name, value: f32, ok: bool, rule| {
-            if ok { Ok(()) } else { Err(InferError::Sampling { name, value: f64::from(value), rule }) }
+            if ok {
+                Ok(())
+            } else {
+                Err(InferError::Sampling {
+                    name,
+                    value: f64::from(value),
+                    rule,
+                })
+            }
         };
         let finite = self.temperature.is_finite() && self.repetition_penalty.is_finite();
-        check("temperature", self.temperature, finite && self.temperature >= 0.0, "0 or more")?;
-        check("top_p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "above 0 and at most 1")?;
+        check(
+            "temperature",
+            self.temperature,
+            finite && self.temperature >= 0.0,
+            "0 or more",
+        )?;
+        check(
+            "top_p",
+            self.top_p,
+            self.top_p > 0.0 && self.top_p <= 1.0,
+            "above 0 and at most 1",
+        )?;
         check("min_p", self.min_p, (0.0..=1.0).contains(&self.min_p), "in 0..=1")?;
-        check("repetition_penalty", self.repetition_penalty, finite && self.repetition_penalty > 0.0, "above 0")
+        check(
+            "repetition_penalty",
+            self.repetition_penalty,
+            finite && self.repetition_penalty > 0.0,
+            "above 0",
+        )
     }
 }
 
@@ -61,7 +91,10 @@ impl Sampler {
     /// When a parameter is out of its range.
     pub fn new(params: SamplingParams) -> Result<Self> {
         params.validate()?;
-        Ok(Self { params, random: params.seed })
+        Ok(Self {
+            params,
+            random: params.seed,
+        })
     }
 
     /// Chooses a token; `seen` are the tokens of prompt and output so far. The scores are used as scratch space.
@@ -119,7 +152,11 @@ fn penalise(logits: &mut [f32], seen: &[u32], penalty: f32) {
     tokens.dedup();
     for token in tokens {
         if let Some(logit) = logits.get_mut(token as usize) {
-            *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            *logit = if *logit > 0.0 {
+                *logit / penalty
+            } else {
+                *logit * penalty
+            };
         }
     }
 }
@@ -157,11 +194,17 @@ mod tests {
     use super::*;
 
     fn kept(logits: &[f32], params: SamplingParams) -> Vec<u32> {
-        filtered(logits, params).into_iter().map(|(token, _)| token).collect()
+        filtered(logits, params)
+            .into_iter()
+            .map(|(token, _)| token)
+            .collect()
     }
 
     fn sampling() -> SamplingParams {
-        SamplingParams { temperature: 1.0, ..SamplingParams::default() }
+        SamplingParams {
+            temperature: 1.0,
+            ..SamplingParams::default()
+        }
     }
 
     /// ln of 0.4, 0.3, 0.2, 0.1, shuffled.
@@ -178,13 +221,66 @@ mod tests {
     #[test]
     fn each_filter_keeps_what_it_says() {
         assert_eq!(kept(&logits(), sampling()), [1, 3, 0, 2]);
-        assert_eq!(kept(&logits(), SamplingParams { top_k: 2, ..sampling() }), [1, 3]);
-        assert_eq!(kept(&logits(), SamplingParams { top_p: 0.5, ..sampling() }), [1, 3]);
-        assert_eq!(kept(&logits(), SamplingParams { top_p: 0.05, ..sampling() }), [1]);
-        assert_eq!(kept(&logits(), SamplingParams { min_p: 0.6, ..sampling() }), [1, 3]);
-        assert_eq!(kept(&logits(), SamplingParams { min_p: 1.0, ..sampling() }), [1]);
-        let cold = SamplingParams { temperature: 0.25, top_p: 0.75, ..sampling() };
-        assert_eq!(kept(&logits(), cold), [1, 3], "at temperature 1/4 the first two hold 95 % of the mass, the first 72 %");
+        assert_eq!(
+            kept(
+                &logits(),
+                SamplingParams {
+                    top_k: 2,
+                    ..sampling()
+                }
+            ),
+            [1, 3]
+        );
+        assert_eq!(
+            kept(
+                &logits(),
+                SamplingParams {
+                    top_p: 0.5,
+                    ..sampling()
+                }
+            ),
+            [1, 3]
+        );
+        assert_eq!(
+            kept(
+                &logits(),
+                SamplingParams {
+                    top_p: 0.05,
+                    ..sampling()
+                }
+            ),
+            [1]
+        );
+        assert_eq!(
+            kept(
+                &logits(),
+                SamplingParams {
+                    min_p: 0.6,
+                    ..sampling()
+                }
+            ),
+            [1, 3]
+        );
+        assert_eq!(
+            kept(
+                &logits(),
+                SamplingParams {
+                    min_p: 1.0,
+                    ..sampling()
+                }
+            ),
+            [1]
+        );
+        let cold = SamplingParams {
+            temperature: 0.25,
+            top_p: 0.75,
+            ..sampling()
+        };
+        assert_eq!(
+            kept(&logits(), cold),
+            [1, 3],
+            "at temperature 1/4 the first two hold 95 % of the mass, the first 72 %"
+        );
     }
 
     #[test]
@@ -196,7 +292,11 @@ mod tests {
 
     #[test]
     fn frequencies_follow_probabilities() {
-        let mut sampler = Sampler::new(SamplingParams { seed: 11, ..sampling() }).unwrap();
+        let mut sampler = Sampler::new(SamplingParams {
+            seed: 11,
+            ..sampling()
+        })
+        .unwrap();
         let mut counts = [0f64; 4];
         const DRAWS: usize = 20_000;
         for _ in 0..DRAWS {
@@ -215,7 +315,9 @@ mod tests {
     fn seeds_reproduce_and_differ() {
         let draw = |seed| {
             let mut sampler = Sampler::new(SamplingParams { seed, ..sampling() }).unwrap();
-            (0..50).map(|_| sampler.sample(&mut logits(), &[]).unwrap()).collect::<Vec<_>>()
+            (0..50)
+                .map(|_| sampler.sample(&mut logits(), &[]).unwrap())
+                .collect::<Vec<_>>()
         };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
@@ -232,10 +334,34 @@ mod tests {
     #[test]
     fn values_out_of_range_are_named() {
         for (name, params) in [
-            ("temperature", SamplingParams { temperature: -1.0, ..sampling() }),
-            ("top_p", SamplingParams { top_p: 0.0, ..sampling() }),
-            ("min_p", SamplingParams { min_p: 1.5, ..sampling() }),
-            ("repetition_penalty", SamplingParams { repetition_penalty: 0.0, ..sampling() }),
+            (
+                "temperature",
+                SamplingParams {
+                    temperature: -1.0,
+                    ..sampling()
+                },
+            ),
+            (
+                "top_p",
+                SamplingParams {
+                    top_p: 0.0,
+                    ..sampling()
+                },
+            ),
+            (
+                "min_p",
+                SamplingParams {
+                    min_p: 1.5,
+                    ..sampling()
+                },
+            ),
+            (
+                "repetition_penalty",
+                SamplingParams {
+                    repetition_penalty: 0.0,
+                    ..sampling()
+                },
+            ),
         ] {
             assert!(params.validate().unwrap_err().to_string().starts_with(name));
         }

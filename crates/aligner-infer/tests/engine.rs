@@ -29,7 +29,9 @@ fn run(model: &MockLm, request: &Request<'_>) -> Generated {
 
 /// After token `n` comes `7 n + 3`.
 fn counting() -> MockLm {
-    MockLm::new(VOCAB, |ids| Ok(one_hot((ids[ids.len() - 1] * 7 + 3) % VOCAB as u32, VOCAB)))
+    MockLm::new(VOCAB, |ids| {
+        Ok(one_hot((ids[ids.len() - 1] * 7 + 3) % VOCAB as u32, VOCAB))
+    })
 }
 
 #[test]
@@ -55,19 +57,31 @@ fn each_step_sees_the_whole_sequence() {
 #[test]
 fn a_stop_id_is_counted_but_not_handed_out() {
     let mut handed_out = Vec::new();
-    let request = Request { stop_ids: &[49, 7], ..request(&[4, 2], 100) };
+    let request = Request {
+        stop_ids: &[49, 7],
+        ..request(&[4, 2], 100)
+    };
     let out = generate(&counting(), &request, |token| {
         handed_out.push(token);
         Ok(ControlFlow::Continue(()))
     });
     let out = out.unwrap();
-    assert_eq!((out.ids.as_slice(), out.finish_reason), (&[17, 22, 7][..], FinishReason::Stop));
+    assert_eq!(
+        (out.ids.as_slice(), out.finish_reason),
+        (&[17, 22, 7][..], FinishReason::Stop)
+    );
     assert_eq!(handed_out, [17, 22]);
 }
 
 #[test]
 fn stopping_at_the_last_allowed_token_is_a_stop() {
-    let out = run(&counting(), &Request { stop_ids: &[7], ..request(&[4, 2], 3) });
+    let out = run(
+        &counting(),
+        &Request {
+            stop_ids: &[7],
+            ..request(&[4, 2], 3)
+        },
+    );
     assert_eq!((out.ids.len(), out.finish_reason), (3, FinishReason::Stop));
 }
 
@@ -76,7 +90,10 @@ fn a_token_that_nothing_follows_is_not_computed_further() {
     let model = counting();
     run(&model, &request(&[4, 2], 5));
     let step = Call { ids: 1, keep: 1 };
-    assert_eq!(model.log.calls(), [Call { ids: 2, keep: 1 }, step, step, step, step]);
+    assert_eq!(
+        model.log.calls(),
+        [Call { ids: 2, keep: 1 }, step, step, step, step]
+    );
 }
 
 #[test]
@@ -90,7 +107,11 @@ fn a_long_prompt_goes_in_by_chunks_and_only_its_last_token_is_scored() {
     let prompt: Vec<u32> = (0..1200).map(|index| index % VOCAB as u32).collect();
     let model = MockLm::hashed(VOCAB);
     let out = run(&model, &request(&prompt, 1));
-    let expected = [Call { ids: 512, keep: 0 }, Call { ids: 512, keep: 0 }, Call { ids: 176, keep: 1 }];
+    let expected = [
+        Call { ids: 512, keep: 0 },
+        Call { ids: 512, keep: 0 },
+        Call { ids: 176, keep: 1 },
+    ];
     assert_eq!(model.log.calls(), expected);
     assert_eq!(model.log.seen(), prompt);
     let scores = hashed_scores(&prompt, VOCAB);
@@ -102,7 +123,13 @@ fn a_cancelled_prompt_stops_between_chunks() {
     let cancel = CancelToken::default();
     let model = MockLm::hashed(VOCAB);
     cancel.cancel();
-    let out = run(&model, &Request { cancel: cancel.clone(), ..request(&[1; 2000], 10) });
+    let out = run(
+        &model,
+        &Request {
+            cancel: cancel.clone(),
+            ..request(&[1; 2000], 10)
+        },
+    );
     assert_eq!((out.ids.len(), out.finish_reason), (0, FinishReason::Cancelled));
     assert!(cancel.is_cancelled() && model.log.calls().is_empty());
 }
@@ -121,14 +148,21 @@ fn another_thread_cancels_in_the_middle() {
         })
     };
     let mut tokens = 0;
-    let out = generate(&MockLm::hashed(VOCAB), &Request { cancel, ..request(&[1], 1000) }, |_| {
-        tokens += 1;
-        if tokens == 5 {
-            reached.send(()).unwrap();
-            go_on.recv().unwrap();
-        }
-        Ok(ControlFlow::Continue(()))
-    });
+    let out = generate(
+        &MockLm::hashed(VOCAB),
+        &Request {
+            cancel,
+            ..request(&[1], 1000)
+        },
+        |_| {
+            tokens += 1;
+            if tokens == 5 {
+                reached.send(()).unwrap();
+                go_on.recv().unwrap();
+            }
+            Ok(ControlFlow::Continue(()))
+        },
+    );
     other.join().unwrap();
     let out = out.unwrap();
     assert_eq!((out.ids.len(), out.finish_reason), (5, FinishReason::Cancelled));
@@ -138,7 +172,10 @@ fn another_thread_cancels_in_the_middle() {
 fn the_callback_can_end_it_or_fail() {
     let model = counting();
     let out = generate(&model, &request(&[4, 2], 9), |_| Ok(ControlFlow::Break(()))).unwrap();
-    assert_eq!((out.ids.as_slice(), out.finish_reason), (&[17][..], FinishReason::Cancelled));
+    assert_eq!(
+        (out.ids.as_slice(), out.finish_reason),
+        (&[17][..], FinishReason::Cancelled)
+    );
     let error = InferError::BadLogits { position: 99 };
     let mut error = Some(error);
     let out = generate(&model, &request(&[4, 2], 9), |_| Err(error.take().unwrap()));
@@ -157,10 +194,24 @@ fn the_context_cuts_what_the_limit_would_allow() {
 fn a_prompt_that_fills_the_context_is_an_error_before_any_work() {
     let model = counting().with_max_positions(10);
     for prompt_tokens in [10, 11, 5000] {
-        let out = generate(&model, &request(&vec![1; prompt_tokens], 1), |_| Ok(ControlFlow::Continue(())));
+        let out = generate(&model, &request(&vec![1; prompt_tokens], 1), |_| {
+            Ok(ControlFlow::Continue(()))
+        });
         let error = out.unwrap_err();
-        assert!(matches!(error, InferError::PromptTooLong { max_positions: 10, .. }), "{error}");
-        assert!(error.to_string().contains(&format!("{prompt_tokens} tokens")), "{error}");
+        assert!(
+            matches!(
+                error,
+                InferError::PromptTooLong {
+                    max_positions: 10,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+        assert!(
+            error.to_string().contains(&format!("{prompt_tokens} tokens")),
+            "{error}"
+        );
     }
     assert!(model.log.calls().is_empty() && model.log.caches().is_empty());
     assert_eq!(run(&model, &request(&[1; 9], 5)).ids.len(), 1);
@@ -169,17 +220,36 @@ fn a_prompt_that_fills_the_context_is_an_error_before_any_work() {
 #[test]
 fn parameters_out_of_range_are_an_error_before_any_work() {
     let model = counting();
-    let sampling = SamplingParams { top_p: 1.5, ..SamplingParams::default() };
-    let out = generate(&model, &Request { sampling, ..request(&[1], 5) }, |_| Ok(ControlFlow::Continue(())));
+    let sampling = SamplingParams {
+        top_p: 1.5,
+        ..SamplingParams::default()
+    };
+    let out = generate(
+        &model,
+        &Request {
+            sampling,
+            ..request(&[1], 5)
+        },
+        |_| Ok(ControlFlow::Continue(())),
+    );
     assert!(out.unwrap_err().to_string().contains("top_p is 1.5"));
     assert!(model.log.calls().is_empty() && model.log.caches().is_empty());
 }
 
 #[test]
 fn scores_that_are_no_numbers_name_the_position() {
-    let model = MockLm::new(VOCAB, |ids| Ok(if ids.len() < 6 { one_hot(3, VOCAB) } else { vec![f32::NAN; VOCAB] }));
+    let model = MockLm::new(VOCAB, |ids| {
+        Ok(if ids.len() < 6 {
+            one_hot(3, VOCAB)
+        } else {
+            vec![f32::NAN; VOCAB]
+        })
+    });
     let out = generate(&model, &request(&[1, 2], 20), |_| Ok(ControlFlow::Continue(())));
-    assert!(matches!(out, Err(InferError::BadLogits { position: 6 })), "{out:?}");
+    assert!(
+        matches!(out, Err(InferError::BadLogits { position: 6 })),
+        "{out:?}"
+    );
 }
 
 #[test]
@@ -193,26 +263,54 @@ fn a_failing_model_is_an_error() {
 fn a_seed_gives_the_same_tokens_again_and_another_gives_others() {
     let model = MockLm::hashed(VOCAB);
     let draw = |seed| {
-        let sampling = SamplingParams { temperature: 1.0, seed, ..SamplingParams::default() };
-        run(&model, &Request { sampling, ..request(&[1, 2], 60) }).ids
+        let sampling = SamplingParams {
+            temperature: 1.0,
+            seed,
+            ..SamplingParams::default()
+        };
+        run(
+            &model,
+            &Request {
+                sampling,
+                ..request(&[1, 2], 60)
+            },
+        )
+        .ids
     };
     assert_eq!(draw(3), draw(3));
     assert_ne!(draw(3), draw(4));
-    assert_ne!(draw(3), run(&model, &request(&[1, 2], 60)).ids, "sampling is not greedy");
+    assert_ne!(
+        draw(3),
+        run(&model, &request(&[1, 2], 60)).ids,
+        "sampling is not greedy"
+    );
 }
 
 #[test]
 fn the_repetition_penalty_counts_prompt_and_output() {
     // Whatever the sequence is, scores fall from 2.0 with the id: a penalty of 1.5 puts a seen one behind unseen ones.
     let model = MockLm::new(5, |_| Ok(vec![2.0, 1.9, 1.8, 1.7, 1.6]));
-    let sampling = SamplingParams { repetition_penalty: 1.5, ..SamplingParams::default() };
-    let out = run(&model, &Request { sampling, ..request(&[1, 1, 0], 4) });
+    let sampling = SamplingParams {
+        repetition_penalty: 1.5,
+        ..SamplingParams::default()
+    };
+    let out = run(
+        &model,
+        &Request {
+            sampling,
+            ..request(&[1, 1, 0], 4)
+        },
+    );
     assert_eq!(out.ids, [2, 3, 4, 0]);
 }
 
 #[test]
 fn log_probabilities_are_those_of_a_softmax_in_any_number_of_chunks() {
-    let tokens = |count: u32, step: u32| (0..count).map(|index| index * step % VOCAB as u32).collect::<Vec<_>>();
+    let tokens = |count: u32, step: u32| {
+        (0..count)
+            .map(|index| index * step % VOCAB as u32)
+            .collect::<Vec<_>>()
+    };
     for (prompt, target) in [(1, 1), (1, 150), (513, 64), (700, 65), (2, 63)] {
         let (prompt, target) = (tokens(prompt, 3), tokens(target, 7));
         let model = MockLm::hashed(VOCAB);
@@ -221,11 +319,25 @@ fn log_probabilities_are_those_of_a_softmax_in_any_number_of_chunks() {
         let mut sequence = prompt.clone();
         for (score, &id) in scores.iter().zip(&target) {
             let expected = log_softmax(&hashed_scores(&sequence, VOCAB), id);
-            assert!((score - expected).abs() < 1e-12, "{score} {expected} after {} tokens", sequence.len());
+            assert!(
+                (score - expected).abs() < 1e-12,
+                "{score} {expected} after {} tokens",
+                sequence.len()
+            );
             sequence.push(id);
         }
-        assert!(model.log.calls().iter().all(|call| call.keep <= 64 && call.ids <= 512));
-        assert_eq!(model.log.seen(), sequence[..sequence.len() - 1], "the last token is not computed");
+        assert!(
+            model
+                .log
+                .calls()
+                .iter()
+                .all(|call| call.keep <= 64 && call.ids <= 512)
+        );
+        assert_eq!(
+            model.log.seen(),
+            sequence[..sequence.len() - 1],
+            "the last token is not computed"
+        );
     }
 }
 
@@ -233,7 +345,11 @@ fn log_probabilities_are_those_of_a_softmax_in_any_number_of_chunks() {
 fn log_probabilities_of_large_scores_do_not_overflow() {
     let model = MockLm::new(3, |_| Ok(vec![30_000.0, 30_001.0, -30_000.0]));
     let scores = log_probabilities(&model, &[0], &[0, 1, 2]).unwrap();
-    let expected = [-1.0 - (-1f64).exp().ln_1p(), -(-1f64).exp().ln_1p(), -60_001.0 - (-1f64).exp().ln_1p()];
+    let expected = [
+        -1.0 - (-1f64).exp().ln_1p(),
+        -(-1f64).exp().ln_1p(),
+        -60_001.0 - (-1f64).exp().ln_1p(),
+    ];
     for (score, expected) in scores.iter().zip(expected) {
         assert!((score - expected).abs() < 1e-9, "{scores:?}");
     }
@@ -244,7 +360,10 @@ fn a_target_that_just_fits_is_scored_and_a_longer_one_is_an_error_before_any_wor
     let model = MockLm::hashed(VOCAB).with_max_positions(10);
     assert_eq!(log_probabilities(&model, &[1; 6], &[2; 4]).unwrap().len(), 4);
     let work = model.log.calls().len();
-    assert!(matches!(log_probabilities(&model, &[1; 6], &[2; 5]), Err(InferError::PromptTooLong { .. })));
+    assert!(matches!(
+        log_probabilities(&model, &[1; 6], &[2; 5]),
+        Err(InferError::PromptTooLong { .. })
+    ));
     assert_eq!((model.log.calls().len(), model.log.caches().len()), (work, 1));
 }
 

@@ -38,7 +38,9 @@ impl CausalDecoder {
         Self {
             embed_tokens: embedding.with_initializer(Initializer::Zeros).init(device),
             layers: (0..config.layers).map(|_| Block::new(config, device)).collect(),
-            norm: RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device),
+            norm: RmsNormConfig::new(config.hidden_size)
+                .with_epsilon(config.rms_norm_eps)
+                .init(device),
             lm_head: (!config.tie_embeddings)
                 .then(|| linear(config.hidden_size, config.vocab_size, false, device)),
             rope: Rope::new(&config.rope, config.head_dim),
@@ -60,7 +62,11 @@ impl CausalDecoder {
     /// An empty cache for `batch` sequences of up to `capacity` tokens, on the decoder's device.
     pub fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
         let device = self.norm.weight.val().device().inner();
-        KvCache::new(self.layers.len(), [batch, self.kv_heads, capacity, self.head_dim], &device)
+        KvCache::new(
+            self.layers.len(),
+            [batch, self.kv_heads, capacity, self.head_dim],
+            &device,
+        )
     }
 
     /// Runs the blocks and the final norm over `ids`, behind the tokens of `cache` when one is given.
@@ -80,7 +86,11 @@ impl CausalDecoder {
         let device = ids.device();
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         if let Some(cache) = &cache {
-            assert!(start + tokens <= cache.capacity(), "the cache holds {} tokens", cache.capacity());
+            assert!(
+                start + tokens <= cache.capacity(),
+                "the cache holds {} tokens",
+                cache.capacity()
+            );
         }
         let step = Step {
             rotation: self.rope.rotation(start, tokens, &device),

@@ -92,7 +92,10 @@ impl DeviceSpec {
 
 #[cfg(any(feature = "vulkan", feature = "metal", feature = "webgpu"))]
 fn gpu_kind(index: Option<usize>) -> burn::tensor::DeviceKind {
-    index.map_or(burn::tensor::DeviceKind::DefaultDevice, burn::tensor::DeviceKind::DiscreteGpu)
+    index.map_or(
+        burn::tensor::DeviceKind::DefaultDevice,
+        burn::tensor::DeviceKind::DiscreteGpu,
+    )
 }
 
 impl fmt::Display for DeviceSpec {
@@ -108,22 +111,31 @@ impl FromStr for DeviceSpec {
     type Err = ModelError;
 
     fn from_str(text: &str) -> Result<Self> {
-        let error = |reason: &str| ModelError::Device { device: text.to_string(), reason: reason.to_string() };
+        let error = |reason: &str| ModelError::Device {
+            device: text.to_string(),
+            reason: reason.to_string(),
+        };
         let (name, index) = match text.split_once(':') {
             None => (text, None),
             Some((name, index)) => {
-                let index = index.parse().map_err(|_| error("the part behind `:` must be a device number"))?;
+                let index = index
+                    .parse()
+                    .map_err(|_| error("the part behind `:` must be a device number"))?;
                 (name, Some(index))
             }
         };
         match name {
             "cpu" if index.is_none() => Ok(Self::Cpu),
-            "cpu" => Err(error("`cpu` takes no number; threads are set with RAYON_NUM_THREADS")),
+            "cpu" => Err(error(
+                "`cpu` takes no number; threads are set with RAYON_NUM_THREADS",
+            )),
             "cuda" => Ok(Self::Cuda(index)),
             "vulkan" => Ok(Self::Vulkan(index)),
             "metal" => Ok(Self::Metal(index)),
             "webgpu" | "wgpu" => Ok(Self::Webgpu(index)),
-            _ => Err(error("known names are cpu, cuda[:N], vulkan[:N], metal[:N], webgpu[:N]")),
+            _ => Err(error(
+                "known names are cpu, cuda[:N], vulkan[:N], metal[:N], webgpu[:N]",
+            )),
         }
     }
 }

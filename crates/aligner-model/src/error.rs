@@ -94,7 +94,10 @@ impl ModelError {
     }
 
     pub(crate) fn config(field: &'static str, reason: impl Into<String>) -> Self {
-        Self::Config { field, reason: reason.into() }
+        Self::Config {
+            field,
+            reason: reason.into(),
+        }
     }
 }
 

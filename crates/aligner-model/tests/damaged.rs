@@ -16,7 +16,10 @@ fn error_of(variant: &str, damage: impl FnOnce(&Path)) -> String {
         std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
     }
     damage(dir.path());
-    load_dir(dir.path(), &Device::flex()).map(|_| ()).unwrap_err().to_string()
+    load_dir(dir.path(), &Device::flex())
+        .map(|_| ())
+        .unwrap_err()
+        .to_string()
 }
 
 fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
@@ -27,7 +30,9 @@ fn edit_json(path: &Path, change: impl FnOnce(&mut serde_json::Value)) {
 
 #[test]
 fn no_weights() {
-    let error = error_of("tied", |dir| std::fs::remove_file(dir.join("model.safetensors")).unwrap());
+    let error = error_of("tied", |dir| {
+        std::fs::remove_file(dir.join("model.safetensors")).unwrap()
+    });
     assert!(error.contains("neither model.safetensors nor"), "{error}");
 }
 
@@ -35,7 +40,9 @@ fn no_weights() {
 fn a_file_cut_anywhere() {
     let whole = std::fs::read(golden_dir("tied").join("model.safetensors")).unwrap();
     for len in [0, 7, 8, 100, whole.len() / 2, whole.len() - 1] {
-        let error = error_of("tied", |dir| std::fs::write(dir.join("model.safetensors"), &whole[..len]).unwrap());
+        let error = error_of("tied", |dir| {
+            std::fs::write(dir.join("model.safetensors"), &whole[..len]).unwrap()
+        });
         assert!(error.contains("model.safetensors"), "{len}: {error}");
     }
 }
@@ -54,7 +61,9 @@ fn a_header_that_claims_a_hundred_gigabytes() {
 #[test]
 fn headers_that_do_not_add_up() {
     for header in [
-        "{", "[]", r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#,
+        "{",
+        "[]",
+        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}"#,
         r#"{"a":{"dtype":"F32","shape":[4294967295,4294967295,4294967295],"data_offsets":[0,4]}}"#,
         r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,0]}}"#,
         r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,18446744073709551615]}}"#,
@@ -83,15 +92,31 @@ fn weights_that_are_not_numbers() {
 
 #[test]
 fn a_configuration_for_another_model() {
-    let error = error_of("tied", |dir| edit_json(&dir.join("config.json"), |c| c["num_hidden_layers"] = 4.into()));
-    assert!(error.contains("missing") && error.contains("model.layers.3."), "{error}");
-    let error = error_of("tied", |dir| edit_json(&dir.join("config.json"), |c| c["intermediate_size"] = 47.into()));
-    assert!(error.contains("mlp.gate_proj.weight") && error.contains("[48, 32]"), "{error}");
+    let error = error_of("tied", |dir| {
+        edit_json(&dir.join("config.json"), |c| c["num_hidden_layers"] = 4.into())
+    });
+    assert!(
+        error.contains("missing") && error.contains("model.layers.3."),
+        "{error}"
+    );
+    let error = error_of("tied", |dir| {
+        edit_json(&dir.join("config.json"), |c| c["intermediate_size"] = 47.into())
+    });
+    assert!(
+        error.contains("mlp.gate_proj.weight") && error.contains("[48, 32]"),
+        "{error}"
+    );
 }
 
 #[test]
 fn shards_outside_the_directory_or_missing() {
-    for file in ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", ""] {
+    for file in [
+        "../secret.safetensors",
+        "/etc/passwd",
+        "a/b.safetensors",
+        "..",
+        "",
+    ] {
         let error = error_of("sharded-bf16-linear", |dir| {
             edit_json(&dir.join("model.safetensors.index.json"), |index| {
                 index["weight_map"]["model.norm.weight"] = file.into();
@@ -107,6 +132,8 @@ fn shards_outside_the_directory_or_missing() {
 
 #[test]
 fn configuration_that_is_no_json() {
-    let error = error_of("tied", |dir| std::fs::write(dir.join("config.json"), b"\xff{").unwrap());
+    let error = error_of("tied", |dir| {
+        std::fs::write(dir.join("config.json"), b"\xff{").unwrap()
+    });
     assert!(error.contains("config.json is not valid JSON"), "{error}");
 }

@@ -15,7 +15,9 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
 fn assert_alike<const D: usize>(fused: Tensor<D>, composed: Tensor<D>, what: &str) {
     assert_eq!(fused.dims(), composed.dims(), "{what}");
     let (fused, composed) = (host(fused), host(composed));
-    let largest = composed.iter().fold(0.5f32, |largest, value| largest.max(value.abs()));
+    let largest = composed
+        .iter()
+        .fold(0.5f32, |largest, value| largest.max(value.abs()));
     assert_close(&fused, &composed, 4e-6 * largest, what);
 }
 
@@ -24,7 +26,10 @@ fn with_gradients<const A: usize, const B: usize>(
     (a, b, weigh): (&Tensor<A>, &Tensor<B>, &Tensor<A>),
     operation: impl Fn(Tensor<A>, Tensor<B>) -> Tensor<A>,
 ) -> (Tensor<A>, Tensor<A>, Tensor<B>) {
-    let (a, b) = (a.clone().autodiff().require_grad(), b.clone().autodiff().require_grad());
+    let (a, b) = (
+        a.clone().autodiff().require_grad(),
+        b.clone().autodiff().require_grad(),
+    );
     let out = operation(a.clone(), b.clone());
     let grads = (out.clone() * weigh.clone().autodiff()).sum().backward();
     (out.inner(), a.grad(&grads).unwrap(), b.grad(&grads).unwrap())
@@ -89,7 +94,11 @@ fn transposed_and_sliced_inputs_are_read_in_their_logical_order() {
         "transposed",
     );
     let part = view.narrow(0, 1, 3);
-    assert_alike(kernels::swiglu(part.clone(), part.clone()), reference::swiglu(part.clone(), part), "sliced");
+    assert_alike(
+        kernels::swiglu(part.clone(), part.clone()),
+        reference::swiglu(part.clone(), part),
+        "sliced",
+    );
 }
 
 #[test]

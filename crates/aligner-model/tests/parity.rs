@@ -13,9 +13,16 @@ fn logits_equal_transformers() {
     let device = Device::flex();
     for variant in VARIANTS {
         let (model, golden) = golden(variant, &device);
-        let logits = model.decoder.logits(model.decoder.forward(ids(&[&golden.first], &device), None));
+        let logits = model
+            .decoder
+            .logits(model.decoder.forward(ids(&[&golden.first], &device), None));
         let [_, tokens, _] = logits.dims();
-        let want: Vec<f32> = golden.last_two_logits.concat().iter().map(|&logit| logit as f32).collect();
+        let want: Vec<f32> = golden
+            .last_two_logits
+            .concat()
+            .iter()
+            .map(|&logit| logit as f32)
+            .collect();
         assert_close(&host(logits.narrow(1, tokens - 2, 2)), &want, TOLERANCE, variant);
     }
 }
@@ -27,9 +34,19 @@ fn loss_equals_transformers() {
         let (model, golden) = golden(variant, &device);
         let hidden = model.decoder.forward(ids(&[&golden.second], &device), None);
         let rows = (0..golden.second.len() as u32 - 1).collect();
-        let nll = model.decoder.target_nll(hidden, &Targets { rows, ids: golden.second[1..].to_vec() });
+        let nll = model.decoder.target_nll(
+            hidden,
+            &Targets {
+                rows,
+                ids: golden.second[1..].to_vec(),
+            },
+        );
         let nll = f64::from(host(nll)[0]);
-        assert!((nll - golden.second_nll).abs() < 1e-3, "{variant}: {nll} {}", golden.second_nll);
+        assert!(
+            (nll - golden.second_nll).abs() < 1e-3,
+            "{variant}: {nll} {}",
+            golden.second_nll
+        );
     }
 }
 
@@ -52,7 +69,12 @@ fn cached_in_pieces_equals_uncached() {
         let whole = model.decoder.forward(ids(&[&golden.second], &device), None);
         let mut cache = model.decoder.new_cache(1, golden.second.len());
         let mut pieces = Vec::new();
-        for piece in [&golden.second[..7], &golden.second[7..8], &golden.second[8..23], &golden.second[23..]] {
+        for piece in [
+            &golden.second[..7],
+            &golden.second[7..8],
+            &golden.second[8..23],
+            &golden.second[23..],
+        ] {
             pieces.push(model.decoder.forward(ids(&[piece], &device), Some(&mut cache)));
         }
         assert_eq!(cache.len(), golden.second.len());
@@ -70,7 +92,9 @@ fn a_truncated_cache_continues_as_if_the_tokens_had_never_been() {
     let mut cache = model.decoder.new_cache(1, 64);
     let (kept, last) = golden.first.split_at(golden.first.len() - 1);
     model.decoder.forward(ids(&[kept], &device), Some(&mut cache));
-    model.decoder.forward(ids(&[&[5, 6, 7, 8, 9]], &device), Some(&mut cache));
+    model
+        .decoder
+        .forward(ids(&[&[5, 6, 7, 8, 9]], &device), Some(&mut cache));
     cache.truncate(kept.len());
     assert_eq!(greedy(&model.decoder, last, 8, &mut cache), expected);
 }
@@ -98,8 +122,13 @@ fn saved_and_loaded_is_the_same_model() {
         let dir = tempfile::tempdir().unwrap();
         save_dir(&model.config, &model.decoder, dir.path()).unwrap();
         let again = load_dir(dir.path(), &device).unwrap();
-        let run = |model: &aligner_model::Loaded| host(model.decoder.forward(ids(&[&golden.first], &device), None));
+        let run =
+            |model: &aligner_model::Loaded| host(model.decoder.forward(ids(&[&golden.first], &device), None));
         assert_eq!(run(&again), run(&model), "{variant}");
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "no temporary file is left");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            2,
+            "no temporary file is left"
+        );
     }
 }

@@ -33,7 +33,10 @@ impl StepBatch {
             .map(|chunk| Batch::new(chunk.iter().map(|&index| dataset.example(index))))
             .collect();
         Self {
-            target_tokens: micro_batches.iter().map(|batch| batch.target_tokens() as u64).sum(),
+            target_tokens: micro_batches
+                .iter()
+                .map(|batch| batch.target_tokens() as u64)
+                .sum(),
             tokens: micro_batches.iter().map(|batch| batch.tokens() as u64).sum(),
             micro_batches,
             start,
@@ -94,7 +97,11 @@ impl StepLoader {
 
 impl DataLoader<StepBatch> for StepLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<StepBatch> + 'a> {
-        Box::new(Steps { loader: self, done: self.portions.done, cursor: self.portions.start })
+        Box::new(Steps {
+            loader: self,
+            done: self.portions.done,
+            cursor: self.portions.start,
+        })
     }
 
     fn num_items(&self) -> usize {
@@ -114,7 +121,10 @@ impl DataLoader<StepBatch> for StepLoader {
         }
         portions.done = portions.done.max(start as u64);
         portions.total_steps = portions.total_steps.min(end as u64);
-        Arc::new(Self { dataset: Arc::clone(&self.dataset), portions })
+        Arc::new(Self {
+            dataset: Arc::clone(&self.dataset),
+            portions,
+        })
     }
 }
 
@@ -128,7 +138,14 @@ impl Iterator for Steps<'_> {
     type Item = Result<StepBatch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let Portions { order, total_steps, micro_batch, rows_per_step, total_rows, .. } = &self.loader.portions;
+        let Portions {
+            order,
+            total_steps,
+            micro_batch,
+            rows_per_step,
+            total_rows,
+            ..
+        } = &self.loader.portions;
         if self.done >= *total_steps {
             return None;
         }

@@ -176,8 +176,9 @@ impl TrainConfig {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn from_toml(text: &str, origin: &str) -> Result<Self> {
-        let table: toml::Table =
-            text.parse().map_err(|error: toml::de::Error| TrainError::config(origin, error.to_string()))?;
+        let table: toml::Table = text
+            .parse()
+            .map_err(|error: toml::de::Error| TrainError::config(origin, error.to_string()))?;
         for key in table.keys() {
             if !KEYS.contains(&key.as_str()) {
                 return Err(TrainError::config(origin, unknown_key(key)));
@@ -200,7 +201,11 @@ impl TrainConfig {
     /// The first value that cannot be used, with the values that can.
     pub fn validate(&self) -> Result<()> {
         let positive = |key: &str, ok: bool, rule: &str| {
-            if ok { Ok(()) } else { Err(TrainError::config(key, format!("must be {rule}"))) }
+            if ok {
+                Ok(())
+            } else {
+                Err(TrainError::config(key, format!("must be {rule}")))
+            }
         };
         positive("model", !self.model.as_os_str().is_empty(), "a model directory")?;
         positive("data", !self.data.is_empty(), "at least one file")?;
@@ -211,25 +216,54 @@ impl TrainConfig {
         positive("micro_batch", self.micro_batch > 0, "at least 1")?;
         positive("accumulate", self.accumulate > 0, "at least 1")?;
         positive("lr", self.lr > 0.0 && self.lr.is_finite(), "a positive number")?;
-        positive("warmup_ratio", (0.0..=1.0).contains(&self.warmup_ratio), "in 0..=1")?;
+        positive(
+            "warmup_ratio",
+            (0.0..=1.0).contains(&self.warmup_ratio),
+            "in 0..=1",
+        )?;
         positive("weight_decay", (0.0..1.0).contains(&self.weight_decay), "in 0..1")?;
         positive("beta1", (0.0..1.0).contains(&self.beta1), "in 0..1")?;
         positive("beta2", (0.0..1.0).contains(&self.beta2), "in 0..1")?;
-        positive("epsilon", self.epsilon > 0.0 && self.epsilon.is_finite(), "a positive number")?;
-        positive("max_grad_norm", self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(), "0 or more")?;
-        positive("patience", self.patience == 0 || !self.valid.is_empty(), "0 when there are no validation rows")
+        positive(
+            "epsilon",
+            self.epsilon > 0.0 && self.epsilon.is_finite(),
+            "a positive number",
+        )?;
+        positive(
+            "max_grad_norm",
+            self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(),
+            "0 or more",
+        )?;
+        positive(
+            "patience",
+            self.patience == 0 || !self.valid.is_empty(),
+            "0 when there are no validation rows",
+        )
     }
 
     /// AdamW's part.
     pub fn adamw(&self) -> AdamWConfig {
-        let Self { beta1, beta2, epsilon, weight_decay, .. } = *self;
-        AdamWConfig { beta1, beta2, epsilon, weight_decay }
+        let Self {
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            ..
+        } = *self;
+        AdamWConfig {
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+        }
     }
 
     /// Optimizer steps for this many rows.
     pub fn total_steps(&self, rows: u64) -> u64 {
         self.steps.unwrap_or_else(|| {
-            (self.epochs * rows).div_ceil((self.micro_batch * self.accumulate) as u64).max(1)
+            (self.epochs * rows)
+                .div_ceil((self.micro_batch * self.accumulate) as u64)
+                .max(1)
         })
     }
 
@@ -238,21 +272,50 @@ impl TrainConfig {
         let (Ok(a), Ok(b)) = (toml::Table::try_from(self), toml::Table::try_from(other)) else {
             return Vec::new();
         };
-        KEYS.iter().filter(|key| a.get(**key) != b.get(**key)).map(ToString::to_string).collect()
+        KEYS.iter()
+            .filter(|key| a.get(**key) != b.get(**key))
+            .map(ToString::to_string)
+            .collect()
     }
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
 const KEYS: [&str; 29] = [
-    "model", "data", "valid", "out", "device", "template", "columns", "on_bad_row", "on_long_row", "max_length",
-    "epochs", "steps", "micro_batch", "accumulate", "lr", "schedule", "warmup_ratio", "weight_decay", "beta1", "beta2",
-    "epsilon", "max_grad_norm", "seed", "shuffle", "save_every", "keep", "eval_every", "patience", "data_licence",
+    "model",
+    "data",
+    "valid",
+    "out",
+    "device",
+    "template",
+    "columns",
+    "on_bad_row",
+    "on_long_row",
+    "max_length",
+    "epochs",
+    "steps",
+    "micro_batch",
+    "accumulate",
+    "lr",
+    "schedule",
+    "warmup_ratio",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "epsilon",
+    "max_grad_norm",
+    "seed",
+    "shuffle",
+    "save_every",
+    "keep",
+    "eval_every",
+    "patience",
+    "data_licence",
 ];
 
 fn unknown_key(key: &str) -> String {
-    let nearest = KEYS.iter().max_by(|a, b| {
-        strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key))
-    });
+    let nearest = KEYS
+        .iter()
+        .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
     match nearest {
         Some(nearest) => format!("unknown key `{key}`; the nearest known one is `{nearest}`"),
         None => format!("unknown key `{key}`"),
@@ -265,7 +328,10 @@ mod tests {
 
     #[test]
     fn the_list_of_keys_is_the_struct() {
-        let full = TrainConfig { steps: Some(1), ..TrainConfig::default() };
+        let full = TrainConfig {
+            steps: Some(1),
+            ..TrainConfig::default()
+        };
         let table = toml::Table::try_from(&full).unwrap();
         let mut keys: Vec<&str> = table.keys().map(String::as_str).collect();
         let mut known = KEYS.to_vec();
@@ -277,17 +343,28 @@ mod tests {
     #[test]
     fn toml_round_trips() {
         let config = TrainConfig {
-            template: TemplateChoice::Custom { id: "mine".into(), text: "{question} {answer}".into() },
+            template: TemplateChoice::Custom {
+                id: "mine".into(),
+                text: "{question} {answer}".into(),
+            },
             steps: Some(7),
             ..TrainConfig::default()
         };
-        assert_eq!(TrainConfig::from_toml(&config.to_toml().unwrap(), "run.toml").unwrap(), config);
+        assert_eq!(
+            TrainConfig::from_toml(&config.to_toml().unwrap(), "run.toml").unwrap(),
+            config
+        );
     }
 
     #[test]
     fn an_unknown_key_names_the_nearest() {
-        let error = TrainConfig::from_toml("micro_bach = 4", "run.toml").unwrap_err().to_string();
-        assert!(error.contains("`micro_batch`") && error.contains("run.toml"), "{error}");
+        let error = TrainConfig::from_toml("micro_bach = 4", "run.toml")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("`micro_batch`") && error.contains("run.toml"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -300,20 +377,65 @@ mod tests {
         };
         usable.validate().unwrap();
         for (key, config) in [
-            ("lr", TrainConfig { lr: f64::NAN, ..usable.clone() }),
-            ("steps", TrainConfig { steps: Some(0), ..usable.clone() }),
-            ("warmup_ratio", TrainConfig { warmup_ratio: 1.5, ..usable.clone() }),
-            ("patience", TrainConfig { patience: 3, ..usable.clone() }),
-            ("data", TrainConfig { data: Vec::new(), ..usable.clone() }),
+            (
+                "lr",
+                TrainConfig {
+                    lr: f64::NAN,
+                    ..usable.clone()
+                },
+            ),
+            (
+                "steps",
+                TrainConfig {
+                    steps: Some(0),
+                    ..usable.clone()
+                },
+            ),
+            (
+                "warmup_ratio",
+                TrainConfig {
+                    warmup_ratio: 1.5,
+                    ..usable.clone()
+                },
+            ),
+            (
+                "patience",
+                TrainConfig {
+                    patience: 3,
+                    ..usable.clone()
+                },
+            ),
+            (
+                "data",
+                TrainConfig {
+                    data: Vec::new(),
+                    ..usable.clone()
+                },
+            ),
         ] {
-            assert!(config.validate().unwrap_err().to_string().starts_with(key), "{key}");
+            assert!(
+                config.validate().unwrap_err().to_string().starts_with(key),
+                "{key}"
+            );
         }
     }
 
     #[test]
     fn epochs_become_steps_rounded_up() {
-        let config = TrainConfig { epochs: 2, micro_batch: 4, accumulate: 2, ..TrainConfig::default() };
+        let config = TrainConfig {
+            epochs: 2,
+            micro_batch: 4,
+            accumulate: 2,
+            ..TrainConfig::default()
+        };
         assert_eq!(config.total_steps(10), 3);
-        assert_eq!(TrainConfig { steps: Some(5), ..config }.total_steps(10), 5);
+        assert_eq!(
+            TrainConfig {
+                steps: Some(5),
+                ..config
+            }
+            .total_steps(10),
+            5
+        );
     }
 }

@@ -7,8 +7,8 @@ use burn::tensor::TensorReadError;
 use burn_train::logger::{EvaluationProgressLogger, TrainingProgressLogger};
 use burn_train::metric::state::{FormatOptions, NumericMetricState};
 use burn_train::metric::{
-    Metric, MetricAttributes, MetricDefinition, MetricMetadata, MetricName, Numeric, NumericAttributes, NumericEntry,
-    SerializedEntry,
+    Metric, MetricAttributes, MetricDefinition, MetricMetadata, MetricName, Numeric, NumericAttributes,
+    NumericEntry, SerializedEntry,
 };
 use burn_train::renderer::{
     EvaluationName, MetricState, MetricsRenderer, MetricsRendererEvaluation, MetricsRendererTraining,
@@ -57,7 +57,10 @@ pub struct QuantityMetric<Q> {
 
 impl<Q> Default for QuantityMetric<Q> {
     fn default() -> Self {
-        Self { state: NumericMetricState::default(), quantity: PhantomData }
+        Self {
+            state: NumericMetricState::default(),
+            quantity: PhantomData,
+        }
     }
 }
 
@@ -79,7 +82,11 @@ impl<Q: Quantity> Metric for QuantityMetric<Q> {
     }
 
     fn attributes(&self) -> MetricAttributes {
-        NumericAttributes { unit: Q::UNIT.map(str::to_string), higher_is_better: true }.into()
+        NumericAttributes {
+            unit: Q::UNIT.map(str::to_string),
+            higher_is_better: true,
+        }
+        .into()
     }
 
     fn update(&mut self, item: &Q, _: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {

@@ -107,6 +107,9 @@ impl TrainError {
     }
 
     pub(crate) fn config(origin: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Config { origin: origin.into(), reason: reason.into() }
+        Self::Config {
+            origin: origin.into(),
+            reason: reason.into(),
+        }
     }
 }

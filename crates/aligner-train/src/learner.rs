@@ -51,7 +51,11 @@ pub struct StepOutput {
 
 impl StepOutput {
     fn of(batch: &StepBatch) -> Self {
-        Self { target_tokens: batch.target_tokens, tokens: batch.tokens, ..Self::default() }
+        Self {
+            target_tokens: batch.target_tokens,
+            tokens: batch.tokens,
+            ..Self::default()
+        }
     }
 
     /// Mean loss of a target token, in nats.
@@ -86,7 +90,10 @@ impl TrainStep for TrainedModel {
             let gradients = burn::optim::GradientsParams::from_grads(gradients, self);
             accumulator.accumulate(self, gradients);
         }
-        TrainOutput { grads: accumulator.grads(), item: output }
+        TrainOutput {
+            grads: accumulator.grads(),
+            item: output,
+        }
     }
 }
 
@@ -111,7 +118,10 @@ impl ItemLazy for StepOutput {
 
 impl Adaptor<LossInput> for StepOutput {
     fn adapt(&self) -> LossInput {
-        LossInput::new(Tensor::from_floats([self.loss() as f32], &burn::tensor::Device::flex()))
+        LossInput::new(Tensor::from_floats(
+            [self.loss() as f32],
+            &burn::tensor::Device::flex(),
+        ))
     }
 }
 

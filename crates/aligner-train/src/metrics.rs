@@ -63,14 +63,22 @@ impl MetricsLog {
     /// When the file cannot be opened or cut.
     pub fn open(path: &Path, bytes: u64) -> Result<Self> {
         let io = || TrainError::io("write", path);
-        let file = OpenOptions::new().create(true).append(true).open(path).map_err(io())?;
+        let file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(io())?;
         let length = file.metadata().map_err(io())?.len();
         // A shorter file lost lines that cannot be had again; the run itself is whole.
         if length < bytes {
             tracing::warn!(path = %path.display(), lost_bytes = bytes - length, "metrics of earlier steps are missing");
         }
         file.set_len(bytes.min(length)).map_err(io())?;
-        Ok(Self { path: path.to_path_buf(), file, bytes: bytes.min(length) })
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            bytes: bytes.min(length),
+        })
     }
 
     /// Appends a record.
@@ -94,7 +102,9 @@ impl MetricsLog {
 
 /// The most memory this process has held, in bytes; 0 where the system does not say.
 pub fn peak_rss_bytes() -> u64 {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return 0 };
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else {
+        return 0;
+    };
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kilobytes = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     kilobytes.unwrap_or(0) * 1024
@@ -128,12 +138,18 @@ mod tests {
         log.append(&record(1)).unwrap();
         let at_checkpoint = log.bytes();
         log.append(&record(2)).unwrap();
-        std::fs::write(&path, [std::fs::read(&path).unwrap(), b"{\"step\":3,".to_vec()].concat()).unwrap();
+        std::fs::write(
+            &path,
+            [std::fs::read(&path).unwrap(), b"{\"step\":3,".to_vec()].concat(),
+        )
+        .unwrap();
         let mut log = MetricsLog::open(&path, at_checkpoint).unwrap();
         log.append(&record(2)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
-        let steps: Vec<u64> =
-            text.lines().map(|line| serde_json::from_str::<StepRecord>(line).unwrap().step).collect();
+        let steps: Vec<u64> = text
+            .lines()
+            .map(|line| serde_json::from_str::<StepRecord>(line).unwrap().step)
+            .collect();
         assert_eq!(steps, [1, 2]);
     }
 

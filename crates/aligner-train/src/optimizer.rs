@@ -34,17 +34,44 @@ pub struct AdamW {
 impl AdamW {
     /// An optimizer that has not taken a step.
     pub fn new(config: AdamWConfig) -> Self {
-        Self { config, moments: HashMap::new(), steps: 0 }
+        Self {
+            config,
+            moments: HashMap::new(),
+            steps: 0,
+        }
     }
 
     /// Updates every parameter that has a gradient and returns the module.
     ///
     /// `gradient_scale` multiplies all gradients first: 1, or less when their norm is to be clipped.
-    pub fn step<M: Module>(&mut self, module: M, gradients: GradientsParams, lr: f64, gradient_scale: f64) -> M {
+    pub fn step<M: Module>(
+        &mut self,
+        module: M,
+        gradients: GradientsParams,
+        lr: f64,
+        gradient_scale: f64,
+    ) -> M {
         self.steps += 1;
-        let AdamWConfig { beta1, beta2, epsilon, weight_decay } = self.config;
-        let step = AdamWStep { lr, beta1, beta2, epsilon, weight_decay, gradient_scale, step: self.steps };
-        module.map(&mut Updater { moments: &mut self.moments, gradients, step })
+        let AdamWConfig {
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+        } = self.config;
+        let step = AdamWStep {
+            lr,
+            beta1,
+            beta2,
+            epsilon,
+            weight_decay,
+            gradient_scale,
+            step: self.steps,
+        };
+        module.map(&mut Updater {
+            moments: &mut self.moments,
+            gradients,
+            step,
+        })
     }
 
     /// Writes both moments to a safetensors file: `m.NAME` and `v.NAME` for each of `names`.
@@ -54,14 +81,18 @@ impl AdamW {
     pub fn save(&self, names: &[(String, ParamId)], path: &Path) -> Result<()> {
         let mut tensors = Vec::new();
         for (name, id) in names {
-            let Some(moments) = self.moments.get(id) else { continue };
+            let Some(moments) = self.moments.get(id) else {
+                continue;
+            };
             for (prefix, tensor) in ["m", "v"].into_iter().zip(moments) {
                 let tensor = tensor.clone();
                 tensors.push(NamedTensor {
                     name: format!("{prefix}.{name}"),
                     shape: tensor.dims().to_vec(),
                     read: Box::new(move || {
-                        tensor.try_into_vec_as::<f32>().map_err(|error| ModelError::Execution(error.to_string()))
+                        tensor
+                            .try_into_vec_as::<f32>()
+                            .map_err(|error| ModelError::Execution(error.to_string()))
                     }),
                 });
             }
@@ -94,7 +125,11 @@ impl AdamW {
                 moments.insert(*id, [m, v]);
             }
         }
-        Ok(Self { config, moments, steps })
+        Ok(Self {
+            config,
+            moments,
+            steps,
+        })
     }
 }
 
@@ -106,7 +141,9 @@ struct Updater<'a> {
 
 impl ModuleMapper for Updater<'_> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let Some(gradient) = self.gradients.remove::<D>(param.id) else { return param };
+        let Some(gradient) = self.gradients.remove::<D>(param.id) else {
+            return param;
+        };
         let (id, tensor, mapper) = param.consume();
         let shape = tensor.dims();
         // Flattened and without its graph the tensor has one owner, and the update happens in its own memory.
@@ -138,11 +175,20 @@ pub fn gradient_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Resu
             }
         }
     }
-    let mut norms = Norms { gradients, squares: Vec::new() };
+    let mut norms = Norms {
+        gradients,
+        squares: Vec::new(),
+    };
     module.visit(&mut norms);
     if norms.squares.is_empty() {
         return Ok(0.0);
     }
-    let squares = Tensor::cat(norms.squares, 0).try_into_vec_as::<f32>().map_err(|error| error.to_string())?;
-    Ok(squares.iter().map(|&square| f64::from(square)).sum::<f64>().sqrt())
+    let squares = Tensor::cat(norms.squares, 0)
+        .try_into_vec_as::<f32>()
+        .map_err(|error| error.to_string())?;
+    Ok(squares
+        .iter()
+        .map(|&square| f64::from(square))
+        .sum::<f64>()
+        .sqrt())
 }

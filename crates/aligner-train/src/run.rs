@@ -4,7 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aligner_data::{
-    AlignerManifest, Columns, Dataset, Encoder, Fields, OnBadRow, Order, PromptTemplate, ReadOptions, Stage, Tokenizer,
+    AlignerManifest, Columns, Dataset, Encoder, Fields, OnBadRow, Order, PromptTemplate, ReadOptions, Stage,
+    Tokenizer,
 };
 use aligner_model::{DeviceSpec, ModelConfig, load_dir, weights::load_weights, weights::named_parameters};
 use burn::module::Module;
@@ -42,7 +43,9 @@ pub struct RunOptions {
 
 impl std::fmt::Debug for RunOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RunOptions").field("dashboard", &self.dashboard).finish_non_exhaustive()
+        f.debug_struct("RunOptions")
+            .field("dashboard", &self.dashboard)
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,7 +76,10 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
     let run = RunDir::new(out);
     if !run.config().is_file() {
         let reason = "it has no run.toml".to_string();
-        return Err(TrainError::NothingToResume { path: out.to_path_buf(), reason });
+        return Err(TrainError::NothingToResume {
+            path: out.to_path_buf(),
+            reason,
+        });
     }
     let mut config = TrainConfig::read(&run.config())?;
     config.out = out.to_path_buf();
@@ -86,10 +92,16 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
     store.clean()?;
     let found = store.latest()?;
     if let Some(observer) = &mut options.observer {
-        found.damaged.iter().for_each(|damaged| observer.on_event(&Event::DamagedCheckpoint(damaged)));
+        found
+            .damaged
+            .iter()
+            .for_each(|damaged| observer.on_event(&Event::DamagedCheckpoint(damaged)));
     }
     if found.checkpoint.is_none() && !found.damaged.is_empty() {
-        return Err(TrainError::NoUsableCheckpoint { path: run.checkpoints(), damaged: found.damaged });
+        return Err(TrainError::NoUsableCheckpoint {
+            path: run.checkpoints(),
+            damaged: found.damaged,
+        });
     }
     let materials = Materials::load(&config)?;
     if let Some(checkpoint) = &found.checkpoint {
@@ -123,9 +135,19 @@ impl Materials {
         };
         let load = |files| Dataset::load(files, &encoder, &options, policy(config.on_long_row)).map(Arc::new);
         let train = load(&config.data)?;
-        let valid = if config.valid.is_empty() { None } else { Some(load(&config.valid)?) };
+        let valid = if config.valid.is_empty() {
+            None
+        } else {
+            Some(load(&config.valid)?)
+        };
         let fingerprint = train.fingerprint();
-        Ok(Self { tokenizer, template, train, valid, fingerprint })
+        Ok(Self {
+            tokenizer,
+            template,
+            train,
+            valid,
+            fingerprint,
+        })
     }
 
     fn check_against(&self, state: &RunState) -> Result<()> {
@@ -133,16 +155,31 @@ impl Materials {
             if recorded == found {
                 Ok(())
             } else {
-                Err(TrainError::Changed { what, recorded: recorded.to_string(), found })
+                Err(TrainError::Changed {
+                    what,
+                    recorded: recorded.to_string(),
+                    found,
+                })
             }
         };
-        changed("training rows or tokenizer", &state.data_fingerprint, self.fingerprint.clone())?;
-        changed("prompt template", &state.template_fingerprint, self.template.fingerprint())
+        changed(
+            "training rows or tokenizer",
+            &state.data_fingerprint,
+            self.fingerprint.clone(),
+        )?;
+        changed(
+            "prompt template",
+            &state.template_fingerprint,
+            self.template.fingerprint(),
+        )
     }
 
     /// Rows must fit the model: ids its embedding has, positions its context has.
     fn check_fit(&self, config: &TrainConfig, model: &ModelConfig) -> Result<()> {
-        let largest = [Some(&self.train), self.valid.as_ref()].into_iter().flatten().map(|rows| rows.largest_id());
+        let largest = [Some(&self.train), self.valid.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|rows| rows.largest_id());
         let largest = largest.max().unwrap_or(0) as usize;
         if largest >= model.vocab_size {
             let reason = format!(
@@ -194,7 +231,16 @@ fn start(
         });
     }
     let loaders = loaders(&config, &materials, &state);
-    let session = session(config, run, &materials, model_config, (state, checkpoint), &mut options, &model, &device)?;
+    let session = session(
+        config,
+        run,
+        &materials,
+        model_config,
+        (state, checkpoint),
+        &mut options,
+        &model,
+        &device,
+    )?;
     let outcome = launch(session, model, loaders, &options);
     drop(lock);
     outcome
@@ -219,7 +265,11 @@ fn load_model(
     Ok((model_config, TrainedModel::new(decoder, Arc::new(Sft))))
 }
 
-fn loaders(config: &TrainConfig, materials: &Materials, state: &RunState) -> (StepLoader, Option<StepLoader>) {
+fn loaders(
+    config: &TrainConfig,
+    materials: &Materials,
+    state: &RunState,
+) -> (StepLoader, Option<StepLoader>) {
     let rows = materials.train.len();
     let rows_per_step = (config.micro_batch * config.accumulate) as u64;
     let portions = Portions {
@@ -235,7 +285,10 @@ fn loaders(config: &TrainConfig, materials: &Materials, state: &RunState) -> (St
             None => config.epochs * rows as u64,
         },
     };
-    let valid = materials.valid.as_ref().map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch));
+    let valid = materials
+        .valid
+        .as_ref()
+        .map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch));
     (StepLoader::new(Arc::clone(&materials.train), portions), valid)
 }
 
@@ -250,8 +303,11 @@ fn session(
     model: &TrainedModel,
     device: &Device,
 ) -> Result<Session> {
-    let mut manifest =
-        AlignerManifest::new(materials.template.clone(), materials.tokenizer.hash(), &base_name(&config.model));
+    let mut manifest = AlignerManifest::new(
+        materials.template.clone(),
+        materials.tokenizer.hash(),
+        &base_name(&config.model),
+    );
     if let Some(earlier) = AlignerManifest::read(&config.model)? {
         manifest.base_model = earlier.base_model;
         manifest.stages = earlier.stages;
@@ -266,7 +322,13 @@ fn session(
     let optimizer = match &checkpoint {
         Some(checkpoint) => {
             let names = named_parameters(&model.decoder);
-            AdamW::load(config.adamw(), state.step, &names, &checkpoint.dir.join(MOMENTS), device)?
+            AdamW::load(
+                config.adamw(),
+                state.step,
+                &names,
+                &checkpoint.dir.join(MOMENTS),
+                device,
+            )?
         }
         None => AdamW::new(config.adamw()),
     };
@@ -279,7 +341,11 @@ fn session(
         },
         store: CheckpointStore::new(run.checkpoints(), config.keep),
         log: MetricsLog::open(&run.metrics(), state.metrics_bytes)?,
-        saver: ModelSaver { config: model_config, tokenizer: materials.tokenizer.clone(), manifest },
+        saver: ModelSaver {
+            config: model_config,
+            tokenizer: materials.tokenizer.clone(),
+            manifest,
+        },
         observer: options.observer.take(),
         interrupter: options.interrupter.clone(),
         rows: materials.train.len() as u64,
@@ -294,7 +360,11 @@ fn session(
 /// The last part of a model's path: what it is called, without where it lay.
 fn base_name(model: &Path) -> String {
     let absolute = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
-    absolute.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    absolute
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn launch(

@@ -23,7 +23,9 @@ impl std::str::FromStr for ScheduleKind {
             "cosine" => Ok(Self::Cosine),
             "linear" => Ok(Self::Linear),
             "constant" => Ok(Self::Constant),
-            _ => Err(format!("{text:?} is not a schedule; known are cosine, linear, constant")),
+            _ => Err(format!(
+                "{text:?} is not a schedule; known are cosine, linear, constant"
+            )),
         }
     }
 }
@@ -68,17 +70,41 @@ mod tests {
     #[test]
     fn rates_equal_transformers() {
         let rates = |kind| {
-            let schedule = Schedule { kind, peak: 1.0, warmup_steps: 3, total_steps: 10 };
+            let schedule = Schedule {
+                kind,
+                peak: 1.0,
+                warmup_steps: 3,
+                total_steps: 10,
+            };
             (0..=10).map(|done| schedule.rate(done)).collect::<Vec<_>>()
         };
         let third = 1.0 / 3.0;
         let cosine = [
-            0.0, third, 2.0 * third, 1.0, 0.9504844339512095, 0.8117449009293668, 0.6112604669781572,
-            0.3887395330218429, 0.1882550990706332, 0.04951556604879043, 0.0,
+            0.0,
+            third,
+            2.0 * third,
+            1.0,
+            0.9504844339512095,
+            0.8117449009293668,
+            0.6112604669781572,
+            0.3887395330218429,
+            0.1882550990706332,
+            0.04951556604879043,
+            0.0,
         ];
-        let linear: Vec<f64> =
-            (0..=10u32).map(|s| if s < 3 { f64::from(s) / 3.0 } else { f64::from(10 - s) / 7.0 }).collect();
-        for (kind, want) in [(ScheduleKind::Cosine, cosine.to_vec()), (ScheduleKind::Linear, linear)] {
+        let linear: Vec<f64> = (0..=10u32)
+            .map(|s| {
+                if s < 3 {
+                    f64::from(s) / 3.0
+                } else {
+                    f64::from(10 - s) / 7.0
+                }
+            })
+            .collect();
+        for (kind, want) in [
+            (ScheduleKind::Cosine, cosine.to_vec()),
+            (ScheduleKind::Linear, linear),
+        ] {
             for (got, want) in rates(kind).iter().zip(want) {
                 assert!((got - want).abs() < 1e-12, "{kind:?}: {got} {want}");
             }
@@ -88,7 +114,12 @@ mod tests {
 
     #[test]
     fn no_warmup_starts_at_the_peak() {
-        let schedule = Schedule { kind: ScheduleKind::Cosine, peak: 2.0, warmup_steps: 0, total_steps: 1 };
+        let schedule = Schedule {
+            kind: ScheduleKind::Cosine,
+            peak: 2.0,
+            warmup_steps: 0,
+            total_steps: 1,
+        };
         assert_eq!(schedule.rate(0), 2.0);
     }
 }

@@ -152,7 +152,9 @@ impl Session {
             return (model, Err(error));
         }
         let ending = loop {
-            let Some(batch) = train.next() else { break Ending::Finished };
+            let Some(batch) = train.next() else {
+                break Ending::Finished;
+            };
             if self.interrupter.should_stop() {
                 break Ending::Interrupted;
             }
@@ -212,7 +214,14 @@ impl Session {
             if !value.is_finite() {
                 self.save(model)?;
                 let (epoch, first_row) = (start.epoch, start.position);
-                return Err(TrainError::NotFinite { quantity, step, value, epoch, first_row, rows });
+                return Err(TrainError::NotFinite {
+                    quantity,
+                    step,
+                    value,
+                    epoch,
+                    first_row,
+                    rows,
+                });
             }
         }
         Ok((gradients, output))
@@ -244,7 +253,8 @@ impl Session {
         let model_dir = if ending == Ending::Interrupted {
             checkpoint
         } else {
-            self.saver.save(&self.run.finished(), &model.decoder, self.state.step)?;
+            self.saver
+                .save(&self.run.finished(), &model.decoder, self.state.step)?;
             self.run.finished()
         };
         Ok(Outcome {
@@ -256,10 +266,20 @@ impl Session {
         })
     }
 
-    fn update(&mut self, model: TrainedModel, gradients: GradientsParams, lr: f64, grad_norm: f64) -> TrainedModel {
+    fn update(
+        &mut self,
+        model: TrainedModel,
+        gradients: GradientsParams,
+        lr: f64,
+        grad_norm: f64,
+    ) -> TrainedModel {
         let limit = self.config.max_grad_norm;
         // torch.nn.utils.clip_grad_norm_: limit / (norm + 1e-6), at most 1.
-        let scale = if limit > 0.0 { (limit / (grad_norm + 1e-6)).min(1.0) } else { 1.0 };
+        let scale = if limit > 0.0 {
+            (limit / (grad_norm + 1e-6)).min(1.0)
+        } else {
+            1.0
+        };
         self.optimizer.step(model, gradients, lr, scale)
     }
 
@@ -271,7 +291,10 @@ impl Session {
         for (index, batch) in valid.iter().enumerate() {
             let mut output = InferenceStep::step(&model, batch.clone());
             if let Some(reason) = output.failure.take() {
-                return Err(TrainError::Device { step: self.state.step, reason });
+                return Err(TrainError::Device {
+                    step: self.state.step,
+                    reason,
+                });
             }
             sum.loss_sum += output.loss_sum;
             sum.tokens += output.tokens;
@@ -283,10 +306,14 @@ impl Session {
         self.tell(&record)?;
         let is_best = self.state.best.is_none_or(|best| record.loss < best.loss);
         if is_best {
-            self.state.best = Some(Best { step: self.state.step, loss: record.loss });
+            self.state.best = Some(Best {
+                step: self.state.step,
+                loss: record.loss,
+            });
             self.state.validations_without_gain = 0;
             if self.state.step > 0 {
-                self.saver.save(&self.run.best(), &model.decoder, self.state.step)?;
+                self.saver
+                    .save(&self.run.best(), &model.decoder, self.state.step)?;
             }
         } else {
             self.state.validations_without_gain += 1;

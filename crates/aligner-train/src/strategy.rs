@@ -4,8 +4,8 @@ use std::sync::{Mutex, PoisonError};
 
 use burn::data::dataloader::Progress;
 use burn_train::{
-    EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy, SupervisedTrainingEventProcessor, TrainLoader,
-    TrainingComponents, TrainingItem, ValidLoader,
+    EventProcessorTraining, Interrupter, Learner, LearnerEvent, SupervisedLearningStrategy,
+    SupervisedTrainingEventProcessor, TrainLoader, TrainingComponents, TrainingItem, ValidLoader,
 };
 
 use crate::error::{Result, TrainError};
@@ -21,7 +21,10 @@ pub(crate) struct LanguageModelStrategy {
 
 impl LanguageModelStrategy {
     pub fn new(session: Session) -> Self {
-        Self { session: Mutex::new(Some(session)), result: Mutex::new(None) }
+        Self {
+            session: Mutex::new(Some(session)),
+            result: Mutex::new(None),
+        }
     }
 
     /// What the session gave.
@@ -50,7 +53,9 @@ impl SupervisedLearningStrategy<TrainedModel> for LanguageModelStrategy {
             done: 0,
         };
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut session) = session else { return (model, screen.processor) };
+        let Some(mut session) = session else {
+            return (model, screen.processor);
+        };
         screen.done = session.state.step as usize;
         screen.train_split();
         let validation: Vec<_> = valid.iter().flatten().collect();
@@ -81,7 +86,10 @@ impl Dashboard {
     }
 
     fn train_split(&mut self) {
-        self.send(LearnerEvent::StartSplit { epoch_number: 1, total_items: self.total });
+        self.send(LearnerEvent::StartSplit {
+            epoch_number: 1,
+            total_items: self.total,
+        });
     }
 }
 
@@ -90,16 +98,29 @@ impl Screen for Dashboard {
         self.done = record.step as usize;
         let progress = Progress::new(self.done, self.total, Some("steps".to_string()));
         let lr = record.lr.map(Into::into);
-        self.send(LearnerEvent::ProcessedItem(TrainingItem::new(output, progress, Some(self.done), lr)));
+        self.send(LearnerEvent::ProcessedItem(TrainingItem::new(
+            output,
+            progress,
+            Some(self.done),
+            lr,
+        )));
     }
 
     fn validating(&mut self, batches: usize) {
-        self.send_valid(LearnerEvent::StartSplit { epoch_number: 1, total_items: batches });
+        self.send_valid(LearnerEvent::StartSplit {
+            epoch_number: 1,
+            total_items: batches,
+        });
     }
 
     fn validated_batch(&mut self, output: StepOutput, done: usize, total: usize) {
         let progress = Progress::new(done, total, Some("batches".to_string()));
-        self.send_valid(LearnerEvent::ProcessedItem(TrainingItem::new(output, progress, Some(done), None)));
+        self.send_valid(LearnerEvent::ProcessedItem(TrainingItem::new(
+            output,
+            progress,
+            Some(done),
+            None,
+        )));
     }
 
     fn validated(&mut self) {

@@ -31,13 +31,21 @@ fn goldens() -> Vec<Step> {
 
 fn model() -> TrainedModel {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../aligner-model/tests/golden/tied");
-    TrainedModel::new(load_dir(&dir, &Device::flex().autodiff()).unwrap().decoder, Arc::new(Sft))
+    TrainedModel::new(
+        load_dir(&dir, &Device::flex().autodiff()).unwrap().decoder,
+        Arc::new(Sft),
+    )
 }
 
 fn batch(micro_batches: &[Vec<Row>]) -> StepBatch {
     let batches: Vec<Batch> = micro_batches
         .iter()
-        .map(|rows| Batch::new(rows.iter().map(|row| Example { ids: &row.ids, prompt_len: row.prompt_len })))
+        .map(|rows| {
+            Batch::new(rows.iter().map(|row| Example {
+                ids: &row.ids,
+                prompt_len: row.prompt_len,
+            }))
+        })
         .collect();
     StepBatch {
         target_tokens: batches.iter().map(|batch| batch.target_tokens() as u64).sum(),
@@ -58,17 +66,26 @@ fn losses_norms_and_rates_equal_pytorch() {
         warmup_steps: 2,
         total_steps: goldens.len() as u64,
     };
-    let mut optimizer =
-        AdamW::new(AdamWConfig { beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 });
+    let mut optimizer = AdamW::new(AdamWConfig {
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.1,
+    });
     let mut model = model();
     for (index, golden) in goldens.iter().enumerate() {
         let output = model.step(batch(&golden.micro_batches));
         let norm = gradient_norm(&model, &output.grads).unwrap();
         let lr = schedule.rate(index as u64);
-        for (what, got, want) in
-            [("loss", output.item.loss(), golden.loss), ("norm", norm, golden.grad_norm), ("rate", lr, golden.lr)]
-        {
-            assert!((got - want).abs() <= 1e-4 * want.abs() + 1e-12, "step {index}: {what} {got}, PyTorch {want}");
+        for (what, got, want) in [
+            ("loss", output.item.loss(), golden.loss),
+            ("norm", norm, golden.grad_norm),
+            ("rate", lr, golden.lr),
+        ] {
+            assert!(
+                (got - want).abs() <= 1e-4 * want.abs() + 1e-12,
+                "step {index}: {what} {got}, PyTorch {want}"
+            );
         }
         model = optimizer.step(model, output.grads, lr, (1.0 / (norm + 1e-6)).min(1.0));
     }

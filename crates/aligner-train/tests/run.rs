@@ -7,8 +7,8 @@ use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
 use aligner_data::{AlignerManifest, PromptTemplate};
 use aligner_model::{CausalDecoder, LlamaShape, ModelConfig, load_dir, save_dir};
 use aligner_train::{
-    Ending, Event, Interrupter, Observer, Outcome, Result, RunDir, RunOptions, Split, StepRecord, TrainConfig,
-    TrainError, fine_tune, resume,
+    Ending, Event, Interrupter, Observer, Outcome, Result, RunDir, RunOptions, Split, StepRecord,
+    TrainConfig, TrainError, fine_tune, resume,
 };
 use burn::tensor::Device;
 
@@ -19,7 +19,9 @@ struct Lab {
 
 impl Lab {
     fn new() -> Self {
-        let lab = Self { dir: tempfile::tempdir().unwrap() };
+        let lab = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
         let task = CorrectionTask::new(5);
         let train = task.train(100);
         let base = lab.path("base");
@@ -33,8 +35,15 @@ impl Lab {
             kv_heads: 2,
             max_positions: 256,
         };
-        let config = ModelConfig::llama(shape).unwrap().with_token_ids(None, tokenizer.eos_id());
-        save_dir(&config, &CausalDecoder::random(&config, 9, &Device::flex()).unwrap(), &base).unwrap();
+        let config = ModelConfig::llama(shape)
+            .unwrap()
+            .with_token_ids(None, tokenizer.eos_id());
+        save_dir(
+            &config,
+            &CausalDecoder::random(&config, 9, &Device::flex()).unwrap(),
+            &base,
+        )
+        .unwrap();
         for (name, rows) in [("train.jsonl", train), ("valid.jsonl", task.held_out(10))] {
             let mut file = std::fs::File::create(lab.path(name)).unwrap();
             for row in rows {
@@ -85,13 +94,22 @@ impl Observer for StopAfter {
 
 fn stopped_after(steps: u64) -> RunOptions {
     let interrupter = Interrupter::new();
-    let observer = StopAfter { steps, interrupter: interrupter.clone() };
-    RunOptions { observer: Some(Box::new(observer)), interrupter, ..RunOptions::default() }
+    let observer = StopAfter {
+        steps,
+        interrupter: interrupter.clone(),
+    };
+    RunOptions {
+        observer: Some(Box::new(observer)),
+        interrupter,
+        ..RunOptions::default()
+    }
 }
 
 fn records(run: &Path) -> Vec<StepRecord> {
     let text = std::fs::read_to_string(RunDir::new(run).metrics()).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 /// What must be equal to the last bit: steps, losses, rates, norms.
@@ -99,7 +117,15 @@ fn essence(run: &Path) -> Vec<(u64, String, u64, Option<u64>, Option<u64>)> {
     let bits = |value: Option<f64>| value.map(f64::to_bits);
     records(run)
         .iter()
-        .map(|r| (r.step, format!("{:?}", r.split), r.loss.to_bits(), bits(r.lr), bits(r.grad_norm)))
+        .map(|r| {
+            (
+                r.step,
+                format!("{:?}", r.split),
+                r.loss.to_bits(),
+                bits(r.lr),
+                bits(r.grad_norm),
+            )
+        })
         .collect()
 }
 
@@ -119,10 +145,25 @@ fn a_run_leaves_what_it_promises() {
     assert_eq!((outcome.ending, outcome.steps), (Ending::Finished, 12));
     let records = records(dir.root());
     let (valid, train): (Vec<_>, Vec<_>) = records.iter().partition(|record| record.split == Split::Valid);
-    assert_eq!(train.iter().map(|record| record.step).collect::<Vec<_>>(), (1..=12).collect::<Vec<_>>());
-    assert_eq!(valid.iter().map(|record| record.step).collect::<Vec<_>>(), [0, 6, 12]);
-    assert!(valid[2].loss < valid[0].loss - 0.5, "{} {}", valid[0].loss, valid[2].loss);
-    assert!(train.iter().all(|r| r.lr.is_some() && r.grad_norm.is_some() && r.target_tokens < r.tokens));
+    assert_eq!(
+        train.iter().map(|record| record.step).collect::<Vec<_>>(),
+        (1..=12).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        valid.iter().map(|record| record.step).collect::<Vec<_>>(),
+        [0, 6, 12]
+    );
+    assert!(
+        valid[2].loss < valid[0].loss - 0.5,
+        "{} {}",
+        valid[0].loss,
+        valid[2].loss
+    );
+    assert!(
+        train
+            .iter()
+            .all(|r| r.lr.is_some() && r.grad_norm.is_some() && r.target_tokens < r.tokens)
+    );
     for model in [dir.finished(), dir.best()] {
         let manifest = AlignerManifest::read(&model).unwrap().unwrap();
         assert_eq!((manifest.base_model.as_str(), manifest.stages.len()), ("base", 1));
@@ -131,7 +172,11 @@ fn a_run_leaves_what_it_promises() {
         aligner_data::Tokenizer::from_dir(&model).unwrap();
     }
     assert_eq!(TrainConfig::read(&dir.config()).unwrap(), lab.config("run"));
-    assert_eq!(std::fs::read_dir(dir.checkpoints()).unwrap().count(), 2, "two checkpoints are kept");
+    assert_eq!(
+        std::fs::read_dir(dir.checkpoints()).unwrap().count(),
+        2,
+        "two checkpoints are kept"
+    );
 }
 
 #[test]
@@ -145,7 +190,10 @@ fn a_resumed_run_equals_an_undisturbed_one_to_the_last_bit() {
     assert_eq!(resume(&config.out, stopped_after(8)).unwrap().steps, 8);
     assert_eq!(resume(&config.out, stopped_after(9)).unwrap().steps, 9);
     let rest = resume(&config.out, RunOptions::default()).unwrap();
-    assert_eq!((rest.ending, rest.steps, rest.best), (Ending::Finished, 12, whole.best));
+    assert_eq!(
+        (rest.ending, rest.steps, rest.best),
+        (Ending::Finished, 12, whole.best)
+    );
     assert_eq!(essence(&rest.run), essence(&whole.run));
     assert_eq!(weights(&rest.model_dir), weights(&whole.model_dir));
 }
@@ -164,15 +212,25 @@ fn a_damaged_checkpoint_is_named_and_the_one_before_it_used() {
     let whole = run(&lab.config("whole"));
     let config = lab.config("damaged");
     fine_tune(&config, stopped_after(9)).unwrap();
-    let newest = RunDir::new(&config.out).checkpoints().join("step-00000009/optimizer.safetensors");
+    let newest = RunDir::new(&config.out)
+        .checkpoints()
+        .join("step-00000009/optimizer.safetensors");
     let mut bytes = std::fs::read(&newest).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&newest, bytes).unwrap();
     let (sender, heard) = std::sync::mpsc::channel();
-    let options = RunOptions { observer: Some(Box::new(Listener(sender))), ..RunOptions::default() };
+    let options = RunOptions {
+        observer: Some(Box::new(Listener(sender))),
+        ..RunOptions::default()
+    };
     let rest = resume(&config.out, options).unwrap();
-    assert!(heard.recv().unwrap().contains("step-00000009: optimizer.safetensors: its checksum does not match"));
+    assert!(
+        heard
+            .recv()
+            .unwrap()
+            .contains("step-00000009: optimizer.safetensors: its checksum does not match")
+    );
     assert_eq!(essence(&rest.run), essence(&whole.run));
     assert_eq!(weights(&rest.model_dir), weights(&whole.model_dir));
 }
@@ -182,8 +240,16 @@ fn when_every_checkpoint_is_damaged_the_run_says_so() {
     let lab = Lab::new();
     let config = lab.config("run");
     fine_tune(&config, stopped_after(2)).unwrap();
-    std::fs::remove_file(RunDir::new(&config.out).checkpoints().join("step-00000002/model.safetensors")).unwrap();
-    assert!(matches!(resume(&config.out, RunOptions::default()), Err(TrainError::NoUsableCheckpoint { .. })));
+    std::fs::remove_file(
+        RunDir::new(&config.out)
+            .checkpoints()
+            .join("step-00000002/model.safetensors"),
+    )
+    .unwrap();
+    assert!(matches!(
+        resume(&config.out, RunOptions::default()),
+        Err(TrainError::NoUsableCheckpoint { .. })
+    ));
 }
 
 #[test]
@@ -192,7 +258,11 @@ fn changed_rows_are_noticed() {
     let config = lab.config("run");
     fine_tune(&config, stopped_after(2)).unwrap();
     let rows = std::fs::read_to_string(lab.path("train.jsonl")).unwrap();
-    std::fs::write(lab.path("train.jsonl"), rows.lines().skip(1).collect::<Vec<_>>().join("\n")).unwrap();
+    std::fs::write(
+        lab.path("train.jsonl"),
+        rows.lines().skip(1).collect::<Vec<_>>().join("\n"),
+    )
+    .unwrap();
     let error = resume(&config.out, RunOptions::default()).unwrap_err();
     assert!(matches!(error, TrainError::Changed { .. }), "{error}");
 }
@@ -201,22 +271,40 @@ fn changed_rows_are_noticed() {
 fn a_directory_holds_one_run_and_one_process() {
     let lab = Lab::new();
     let config = lab.config("run");
-    assert!(matches!(resume(&config.out, RunOptions::default()), Err(TrainError::NothingToResume { .. })));
+    assert!(matches!(
+        resume(&config.out, RunOptions::default()),
+        Err(TrainError::NothingToResume { .. })
+    ));
     fine_tune(&config, stopped_after(1)).unwrap();
-    assert!(matches!(fine_tune(&config, RunOptions::default()), Err(TrainError::RunExists(_))));
+    assert!(matches!(
+        fine_tune(&config, RunOptions::default()),
+        Err(TrainError::RunExists(_))
+    ));
     let _lock = RunDir::new(&config.out).lock().unwrap();
-    assert!(matches!(resume(&config.out, RunOptions::default()), Err(TrainError::Locked(_))));
+    assert!(matches!(
+        resume(&config.out, RunOptions::default()),
+        Err(TrainError::Locked(_))
+    ));
 }
 
 #[test]
 fn an_exploding_run_stops_and_keeps_its_last_good_state() {
     let lab = Lab::new();
-    let config =
-        TrainConfig { lr: 1e30, max_grad_norm: 0.0, warmup_ratio: 0.0, valid: Vec::new(), ..lab.config("run") };
+    let config = TrainConfig {
+        lr: 1e30,
+        max_grad_norm: 0.0,
+        warmup_ratio: 0.0,
+        valid: Vec::new(),
+        ..lab.config("run")
+    };
     let error = fine_tune(&config, RunOptions::default()).unwrap_err();
-    let TrainError::NotFinite { step, .. } = error else { panic!("{error}") };
+    let TrainError::NotFinite { step, .. } = error else {
+        panic!("{error}")
+    };
     assert!(step > 1);
-    let kept = RunDir::new(&config.out).checkpoints().join(format!("step-{:08}", step - 1));
+    let kept = RunDir::new(&config.out)
+        .checkpoints()
+        .join(format!("step-{:08}", step - 1));
     load_dir(&kept, &Device::flex()).unwrap();
 }
 
@@ -224,7 +312,13 @@ fn an_exploding_run_stops_and_keeps_its_last_good_state() {
 fn patience_ends_a_run_that_gains_nothing() {
     let lab = Lab::new();
     // A rate of almost nothing: no validation is better than the one before training by more than rounding.
-    let config = TrainConfig { lr: 1e-12, eval_every: 1, patience: 3, steps: Some(100), ..lab.config("run") };
+    let config = TrainConfig {
+        lr: 1e-12,
+        eval_every: 1,
+        patience: 3,
+        steps: Some(100),
+        ..lab.config("run")
+    };
     let outcome = run(&config);
     assert_eq!(outcome.ending, Ending::StoppedEarly);
     assert!(outcome.steps < 100);
@@ -233,21 +327,45 @@ fn patience_ends_a_run_that_gains_nothing() {
 #[test]
 fn rows_that_do_not_fit_are_an_error_or_left_out_but_never_silent() -> Result<()> {
     let lab = Lab::new();
-    let config = TrainConfig { max_length: 45, ..lab.config("run") };
+    let config = TrainConfig {
+        max_length: 45,
+        ..lab.config("run")
+    };
     let error = fine_tune(&config, RunOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("do not fit into 45") && error.contains("train.jsonl:"), "{error}");
-    let config = TrainConfig { on_long_row: aligner_train::RowPolicy::Skip, ..config };
-    assert_eq!(fine_tune(&config, RunOptions::default())?.ending, Ending::Finished);
-    let config = TrainConfig { max_length: 5, out: lab.path("none"), ..config };
+    assert!(
+        error.contains("do not fit into 45") && error.contains("train.jsonl:"),
+        "{error}"
+    );
+    let config = TrainConfig {
+        on_long_row: aligner_train::RowPolicy::Skip,
+        ..config
+    };
+    assert_eq!(
+        fine_tune(&config, RunOptions::default())?.ending,
+        Ending::Finished
+    );
+    let config = TrainConfig {
+        max_length: 5,
+        out: lab.path("none"),
+        ..config
+    };
     let error = fine_tune(&config, RunOptions::default()).unwrap_err().to_string();
-    assert!(error.contains("no usable row") && error.contains("100 rows were left out"), "{error}");
+    assert!(
+        error.contains("no usable row") && error.contains("100 rows were left out"),
+        "{error}"
+    );
     Ok(())
 }
 
 #[test]
 fn a_run_by_epochs_takes_every_row_and_ends_with_the_last() {
     let lab = Lab::new();
-    let config = TrainConfig { steps: None, epochs: 1, valid: Vec::new(), ..lab.config("run") };
+    let config = TrainConfig {
+        steps: None,
+        epochs: 1,
+        valid: Vec::new(),
+        ..lab.config("run")
+    };
     assert_eq!(run(&config).steps, 13);
     let records = records(&config.out);
     assert_eq!(records.last().unwrap().epoch, 1.0);

@@ -67,7 +67,10 @@ fn stream(corrector: &Corrector, question: &str, answer: &str, options: &Correct
     for piece in corrector.stream(question, answer, options) {
         match piece? {
             Piece::Text(text) => {
-                stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).map_err(stdout_error)?;
+                stdout
+                    .write_all(text.as_bytes())
+                    .and_then(|()| stdout.flush())
+                    .map_err(stdout_error)?;
             }
             Piece::Done(correction) => {
                 writeln!(stdout).map_err(stdout_error)?;
@@ -82,7 +85,10 @@ fn warn_if_cut(correction: &Correction) {
     match correction.finish_reason {
         FinishReason::Stop => {}
         FinishReason::Length => {
-            say(format!("the correction was cut after {} tokens (--max-new-tokens)", correction.usage.completion_tokens));
+            say(format!(
+                "the correction was cut after {} tokens (--max-new-tokens)",
+                correction.usage.completion_tokens
+            ));
         }
         FinishReason::Cancelled => say("cancelled"),
     }
@@ -99,7 +105,9 @@ fn batch(corrector: &Corrector, input: &Path, args: &CorrectArgs, options: &Corr
     let limit = args.rows.limit.unwrap_or(usize::MAX);
     if output.done.len() > limit {
         let done = output.done.len();
-        return Err(CliError::Usage(format!("the output holds {done} rows already, more than --limit {limit}")));
+        return Err(CliError::Usage(format!(
+            "the output holds {done} rows already, more than --limit {limit}"
+        )));
     }
     let bar = progress(args.rows.limit.map(|limit| limit as u64), "correcting");
     for (index, record) in reader.by_ref().take(limit).enumerate() {
@@ -111,21 +119,35 @@ fn batch(corrector: &Corrector, input: &Path, args: &CorrectArgs, options: &Corr
         }
         let Some(row) = corrected(corrector, &record, options)? else {
             bar.finish_and_clear();
-            return Err(CliError::Failed("cancelled; run the same command again to go on".into()));
+            return Err(CliError::Failed(
+                "cancelled; run the same command again to go on".into(),
+            ));
         };
         output.write(&row)?;
     }
     bar.finish_and_clear();
     if reader.skipped().count() > 0 {
-        say(format!("{} rows left out, the first: {}", reader.skipped().count(), reader.skipped().first()[0]));
+        say(format!(
+            "{} rows left out, the first: {}",
+            reader.skipped().count(),
+            reader.skipped().first()[0]
+        ));
     }
     Ok(())
 }
 
 /// The row with its correction; `None` when cancelled.
-fn corrected(corrector: &Corrector, record: &Record, options: &CorrectOptions) -> Result<Option<Map<String, Value>>> {
+fn corrected(
+    corrector: &Corrector,
+    record: &Record,
+    options: &CorrectOptions,
+) -> Result<Option<Map<String, Value>>> {
     let started = Instant::now();
-    let input = Input { question: &record.question, answer: &record.answer, chat_history: &record.chat_history };
+    let input = Input {
+        question: &record.question,
+        answer: &record.answer,
+        chat_history: &record.chat_history,
+    };
     let correction = corrector
         .correct_with(input, options, |_| ControlFlow::Continue(()))
         .map_err(|error| CliError::Failed(format!("{}: {error}", record.origin)))?;
@@ -147,7 +169,10 @@ fn corrected(corrector: &Corrector, record: &Record, options: &CorrectOptions) -
 
 /// The rows already written must be those of this input, or the file would mix two.
 fn check_same(done: &Map<String, Value>, record: &Record) -> Result<()> {
-    let same = record.raw.iter().all(|(key, value)| done.get(key) == Some(value) || ADDED.contains(&key.as_str()));
+    let same = record
+        .raw
+        .iter()
+        .all(|(key, value)| done.get(key) == Some(value) || ADDED.contains(&key.as_str()));
     if same {
         return Ok(());
     }
@@ -166,9 +191,19 @@ struct Output {
 
 impl Output {
     fn open(args: &CorrectArgs) -> Result<Self> {
-        let Some(path) = &args.output else { return Ok(Self { file: None, done: Vec::new() }) };
+        let Some(path) = &args.output else {
+            return Ok(Self {
+                file: None,
+                done: Vec::new(),
+            });
+        };
         let io = || CliError::io("write", path);
-        let file = OpenOptions::new().read(true).create(true).append(true).open(path).map_err(io())?;
+        let file = OpenOptions::new()
+            .read(true)
+            .create(true)
+            .append(true)
+            .open(path)
+            .map_err(io())?;
         if args.overwrite {
             file.set_len(0).map_err(io())?;
         }
@@ -176,19 +211,30 @@ impl Output {
         // A line without its end was being written when the last run was killed.
         file.set_len(bytes).map_err(io())?;
         if !done.is_empty() {
-            say(format!("{} rows are done already; going on behind them", done.len()));
+            say(format!(
+                "{} rows are done already; going on behind them",
+                done.len()
+            ));
         }
-        Ok(Self { file: Some(file), done })
+        Ok(Self {
+            file: Some(file),
+            done,
+        })
     }
 
     fn write(&mut self, row: &Map<String, Value>) -> Result<()> {
         let mut line = serde_json::to_vec(row).map_err(|error| CliError::Failed(error.to_string()))?;
         line.push(b'\n');
         match &mut self.file {
-            Some(file) => file.write_all(&line).map_err(|error| CliError::Failed(format!("cannot write --output: {error}"))),
+            Some(file) => file
+                .write_all(&line)
+                .map_err(|error| CliError::Failed(format!("cannot write --output: {error}"))),
             None => {
                 let mut stdout = std::io::stdout().lock();
-                stdout.write_all(&line).and_then(|()| stdout.flush()).map_err(stdout_error)
+                stdout
+                    .write_all(&line)
+                    .and_then(|()| stdout.flush())
+                    .map_err(stdout_error)
             }
         }
     }

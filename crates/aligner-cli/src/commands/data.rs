@@ -19,7 +19,10 @@ pub fn check(args: &CheckArgs) -> Result<()> {
         Some(dir) => Some(Encoder::new(Tokenizer::from_dir(dir)?, template, args.max_length)),
         None => None,
     };
-    let options = ReadOptions { columns: args.columns.clone(), ..ReadOptions::default() };
+    let options = ReadOptions {
+        columns: args.columns.clone(),
+        ..ReadOptions::default()
+    };
     let report = check_file(&args.file, &options, encoder.as_ref())?;
     let text = if args.json {
         serde_json::to_string(&report).map_err(|error| CliError::Failed(error.to_string()))?
@@ -31,7 +34,9 @@ pub fn check(args: &CheckArgs) -> Result<()> {
         return Ok(());
     }
     let (bad, long) = (report.bad_rows, report.too_long.unwrap_or(0));
-    Err(CliError::Failed(format!("{bad} rows cannot be read and {long} are too long to be trained on")))
+    Err(CliError::Failed(format!(
+        "{bad} rows cannot be read and {long} are too long to be trained on"
+    )))
 }
 
 /// Prints a row's tokens: on a terminal as text whose loss-carrying part is green, elsewhere as a table.
@@ -43,11 +48,18 @@ pub fn show(args: &ShowArgs) -> Result<()> {
         (None, Some(manifest)) => manifest.template,
         (None, None) => PromptTemplate::default(),
     };
-    let options =
-        ReadOptions { columns: args.columns.clone(), fields: Fields::Triple, on_bad_row: OnBadRow::Stop };
+    let options = ReadOptions {
+        columns: args.columns.clone(),
+        fields: Fields::Triple,
+        on_bad_row: OnBadRow::Stop,
+    };
     let record = RowReader::open(&args.file, options)?.nth(args.row);
     let record = record.ok_or_else(|| {
-        CliError::Usage(format!("{} has no row {} (rows are counted from 0)", args.file.display(), args.row))
+        CliError::Usage(format!(
+            "{} has no row {} (rows are counted from 0)",
+            args.file.display(),
+            args.row
+        ))
     })??;
     let encoder = Encoder::new(tokenizer, template, usize::MAX);
     let (ids, prompt_len) = encoder.encode_any_length(&record)?;
@@ -63,16 +75,27 @@ pub fn show(args: &ShowArgs) -> Result<()> {
 fn coloured(tokenizer: &Tokenizer, ids: &[u32], prompt_len: usize) -> Result<String> {
     let mut text = String::new();
     for (position, &id) in ids.iter().enumerate() {
-        let colour = if position < prompt_len { AnsiColor::BrightBlack } else { AnsiColor::Green };
+        let colour = if position < prompt_len {
+            AnsiColor::BrightBlack
+        } else {
+            AnsiColor::Green
+        };
         let mut style = Style::new().fg_color(Some(colour.into()));
         if position % 2 == 1 {
             style = style.underline();
         }
         let piece = tokenizer.decode(&[id])?;
-        let piece = if piece.is_empty() { tokenizer.token_text(id) } else { piece };
+        let piece = if piece.is_empty() {
+            tokenizer.token_text(id)
+        } else {
+            piece
+        };
         text.push_str(&styled(&piece.replace('\n', "⏎\n"), style, true));
     }
-    let counts = format!("\n\n{prompt_len} prompt tokens, {} tokens that carry loss (green)", ids.len() - prompt_len);
+    let counts = format!(
+        "\n\n{prompt_len} prompt tokens, {} tokens that carry loss (green)",
+        ids.len() - prompt_len
+    );
     Ok(text + &counts)
 }
 
@@ -81,7 +104,10 @@ fn table(tokenizer: &Tokenizer, ids: &[u32], prompt_len: usize) -> Result<String
     for (position, &id) in ids.iter().enumerate() {
         let loss = u8::from(position >= prompt_len);
         let token = tokenizer.token_text(id);
-        text.push_str(&format!("\n{position}\t{id}\t{loss}\t{token}\t{:?}", tokenizer.decode(&[id])?));
+        text.push_str(&format!(
+            "\n{position}\t{id}\t{loss}\t{token}\t{:?}",
+            tokenizer.decode(&[id])?
+        ));
     }
     Ok(text)
 }

@@ -37,9 +37,14 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     let test = task.held_out(TEST_ROWS + VALID_ROWS);
     let (valid, test) = test.split_at(VALID_ROWS);
     let config = prepare(&task, valid, &out, args)?;
-    say(format!("a correction task was generated: {TRAIN_ROWS} rows to train on, {TEST_ROWS} unseen questions to test on"));
+    say(format!(
+        "a correction task was generated: {TRAIN_ROWS} rows to train on, {TEST_ROWS} unseen questions to test on"
+    ));
     let before = exact_match(&config.model, test)?;
-    say(format!("before training: {:.1} % of the corrections are exact", before.percent()));
+    say(format!(
+        "before training: {:.1} % of the corrections are exact",
+        before.percent()
+    ));
     runs::remember(&out);
     let outcome = fine_tune(&config, options(args)?)?;
     if outcome.ending == Ending::Interrupted {
@@ -47,7 +52,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     }
     let after = exact_match(&outcome.model_dir, test)?;
     for sample in &after.samples {
-        say(format!("\n  question   {}\n  changes    {}{}", sample.question, sample.changes, sample.verdict));
+        say(format!(
+            "\n  question   {}\n  changes    {}{}",
+            sample.question, sample.changes, sample.verdict
+        ));
     }
     say(format!(
         "\nexact corrections of unseen questions: {:.1} % before, {:.1} % after training ({} of {}); \
@@ -58,7 +66,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         after.rows,
         100.0 * after.kept as f64 / after.right.max(1) as f64,
     ));
-    say(format!("{:.0} s in all; try: aligner correct --question \"…\" --answer \"…\" --diff", started.elapsed().as_secs_f64()));
+    say(format!(
+        "{:.0} s in all; try: aligner correct --question \"…\" --answer \"…\" --diff",
+        started.elapsed().as_secs_f64()
+    ));
     report(&outcome)
 }
 
@@ -81,7 +92,11 @@ fn prepare(task: &CorrectionTask, valid: &[Record], out: &Path, args: &TrainArgs
         max_positions: CONTEXT_TOKENS,
     };
     let model = ModelConfig::llama(shape)?.with_token_ids(None, tokenizer.eos_id());
-    save_dir(&model, &CausalDecoder::random(&model, SEED, &DeviceSpec::Cpu.open()?)?, &base)?;
+    save_dir(
+        &model,
+        &CausalDecoder::random(&model, SEED, &DeviceSpec::Cpu.open()?)?,
+        &base,
+    )?;
     let mut config = TrainConfig {
         model: base,
         data: vec![train_file],
@@ -140,9 +155,17 @@ impl Tally {
 }
 
 fn exact_match(model: &Path, test: &[Record]) -> Result<Tally> {
-    let corrector = Corrector::builder(model).template(PromptTemplate::default()).build()?;
-    let options = CorrectOptions { max_new_tokens: 32, ..CorrectOptions::default() };
-    let mut tally = Tally { rows: test.len(), ..Tally::default() };
+    let corrector = Corrector::builder(model)
+        .template(PromptTemplate::default())
+        .build()?;
+    let options = CorrectOptions {
+        max_new_tokens: 32,
+        ..CorrectOptions::default()
+    };
+    let mut tally = Tally {
+        rows: test.len(),
+        ..Tally::default()
+    };
     let bar = progress(Some(test.len() as u64), "testing");
     for (index, row) in test.iter().enumerate() {
         let wanted = row.correction.as_deref().unwrap_or_default();

@@ -23,8 +23,11 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     let bar = progress(args.rows.limit.map(|limit| limit as u64), "scoring");
     for record in reader.by_ref().take(args.rows.limit.unwrap_or(usize::MAX)) {
         let record = record?;
-        let input =
-            Input { question: &record.question, answer: &record.answer, chat_history: &record.chat_history };
+        let input = Input {
+            question: &record.question,
+            answer: &record.answer,
+            chat_history: &record.chat_history,
+        };
         let score = corrector
             .score(input, record.correction.as_deref().unwrap_or_default())
             .map_err(|error| CliError::Failed(format!("{}: {error}", record.origin)))?;
@@ -39,7 +42,11 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
     }
     bar.finish_and_clear();
     if reader.skipped().count() > 0 {
-        say(format!("{} rows left out, the first: {}", reader.skipped().count(), reader.skipped().first()[0]));
+        say(format!(
+            "{} rows left out, the first: {}",
+            reader.skipped().count(),
+            reader.skipped().first()[0]
+        ));
     }
     Ok(())
 }

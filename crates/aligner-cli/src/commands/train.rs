@@ -4,8 +4,8 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use aligner_train::{
-    Ending, Event, Interrupter, Outcome, RunDir, RunOptions, Split, StepRecord, TemplateChoice, TrainConfig, fine_tune,
-    resume,
+    Ending, Event, Interrupter, Outcome, RunDir, RunOptions, Split, StepRecord, TemplateChoice, TrainConfig,
+    fine_tune, resume,
 };
 
 use super::demo;
@@ -41,7 +41,10 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
             asked = TrainConfig::read(path)?;
         }
         apply(args, &mut asked)?;
-        let same_place = TrainConfig { out: recorded.out.clone(), ..asked };
+        let same_place = TrainConfig {
+            out: recorded.out.clone(),
+            ..asked
+        };
         let different = recorded.differences(&same_place);
         if !different.is_empty() {
             return Err(CliError::Usage(format!(
@@ -62,7 +65,12 @@ fn resolve(args: &TrainArgs) -> Result<TrainConfig> {
     };
     apply(args, &mut config)?;
     if config.out.as_os_str().is_empty() {
-        let name = config.model.file_name().unwrap_or("run".as_ref()).to_string_lossy().into_owned();
+        let name = config
+            .model
+            .file_name()
+            .unwrap_or("run".as_ref())
+            .to_string_lossy()
+            .into_owned();
         config.out = runs::free_dir(&name);
     }
     Ok(config)
@@ -111,7 +119,10 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
         let template = template(typed)?;
         config.template = match aligner_data::PromptTemplate::builtin(typed) {
             Ok(_) => TemplateChoice::Builtin(typed.clone()),
-            Err(_) => TemplateChoice::Custom { id: template.id().to_string(), text: template.text().to_string() },
+            Err(_) => TemplateChoice::Custom {
+                id: template.id().to_string(),
+                text: template.text().to_string(),
+            },
         };
     }
     Ok(())
@@ -128,9 +139,13 @@ pub fn options(args: &TrainArgs) -> Result<RunOptions> {
         for_signal.stop(Some("signal"));
         say("stopping after this step; once more to stop at once");
     };
-    ctrlc::set_handler(handler).map_err(|error| CliError::Failed(format!("cannot catch signals: {error}")))?;
+    ctrlc::set_handler(handler)
+        .map_err(|error| CliError::Failed(format!("cannot catch signals: {error}")))?;
     let dashboard = !args.no_dashboard && std::io::stdout().is_terminal() && std::io::stderr().is_terminal();
-    let mut lines = Lines { quiet: dashboard, ..Lines::default() };
+    let mut lines = Lines {
+        quiet: dashboard,
+        ..Lines::default()
+    };
     Ok(RunOptions {
         dashboard,
         observer: Some(Box::new(move |event: &Event<'_>| lines.tell(event))),
@@ -143,13 +158,22 @@ pub fn report(outcome: &Outcome) -> Result<()> {
     let run = outcome.run.display();
     match outcome.ending {
         Ending::Finished => say(format!("done after {} steps", outcome.steps)),
-        Ending::StoppedEarly => say(format!("stopped early after {} steps: validation stopped gaining", outcome.steps)),
+        Ending::StoppedEarly => say(format!(
+            "stopped early after {} steps: validation stopped gaining",
+            outcome.steps
+        )),
         Ending::Interrupted => {
-            say(format!("stopped after {} steps; go on with: aligner train --resume --out {run}", outcome.steps));
+            say(format!(
+                "stopped after {} steps; go on with: aligner train --resume --out {run}",
+                outcome.steps
+            ));
         }
     }
     if let Some(best) = outcome.best {
-        say(format!("best validation loss {:.4} after step {}", best.loss, best.step));
+        say(format!(
+            "best validation loss {:.4} after step {}",
+            best.loss, best.step
+        ));
     }
     let place: PathBuf = outcome.model_dir.clone();
     print_path(&place)
@@ -173,13 +197,28 @@ impl Lines {
             return;
         }
         match event {
-            Event::Started { done, total_steps, rows, tokens, skipped, parameters } => {
+            Event::Started {
+                done,
+                total_steps,
+                rows,
+                tokens,
+                skipped,
+                parameters,
+            } => {
                 self.total_steps = *total_steps;
-                let left_out = if *skipped > 0 { format!(", {skipped} left out") } else { String::new() };
+                let left_out = if *skipped > 0 {
+                    format!(", {skipped} left out")
+                } else {
+                    String::new()
+                };
                 say(format!(
                     "{rows} rows{left_out}, {tokens} tokens; {:.1} M weights; {total_steps} steps{}",
                     *parameters as f64 / 1e6,
-                    if *done > 0 { format!(", {done} done") } else { String::new() },
+                    if *done > 0 {
+                        format!(", {done} done")
+                    } else {
+                        String::new()
+                    },
                 ));
             }
             Event::DamagedCheckpoint(damage) => say(format!("damaged checkpoint passed over: {damage}")),
@@ -189,10 +228,19 @@ impl Lines {
     }
 
     fn record(&mut self, record: &StepRecord) {
-        let StepRecord { step, epoch, loss, tokens_per_second, seconds, .. } = record;
+        let StepRecord {
+            step,
+            epoch,
+            loss,
+            tokens_per_second,
+            seconds,
+            ..
+        } = record;
         let total = self.total_steps;
         if record.split == Split::Valid {
-            say(format!("step {step}/{total}  validation loss {loss:.4}  {seconds:.1} s"));
+            say(format!(
+                "step {step}/{total}  validation loss {loss:.4}  {seconds:.1} s"
+            ));
         } else if self.throttle.allows() || *step == total {
             let (lr, norm) = (record.lr.unwrap_or(0.0), record.grad_norm.unwrap_or(0.0));
             say(format!(

@@ -93,7 +93,10 @@ pub struct RowReader<'a> {
 
 impl std::fmt::Debug for RowReader<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RowReader").field("path", &self.path).field("row", &self.row).finish_non_exhaustive()
+        f.debug_struct("RowReader")
+            .field("path", &self.path)
+            .field("row", &self.row)
+            .finish_non_exhaustive()
     }
 }
 
@@ -120,12 +123,23 @@ impl<'a> RowReader<'a> {
     ///
     /// # Errors
     /// When it cannot be read, or is empty or binary.
-    pub fn from_reader(name: impl AsRef<Path>, read: impl Read + Send + 'a, options: ReadOptions) -> Result<Self> {
+    pub fn from_reader(
+        name: impl AsRef<Path>,
+        read: impl Read + Send + 'a,
+        options: ReadOptions,
+    ) -> Result<Self> {
         let path: Arc<Path> = name.as_ref().into();
         let input = decompressed(&path, Box::new(BufReader::with_capacity(1 << 16, read)))?;
-        let splitter = Splitter::new(input, Self::MAX_ROW_BYTES)
-            .map_err(|reason| format_error(&path, &reason))?;
-        Ok(Self { splitter, path, options, skipped: SkipLog::default(), row: 0, done: false })
+        let splitter =
+            Splitter::new(input, Self::MAX_ROW_BYTES).map_err(|reason| format_error(&path, &reason))?;
+        Ok(Self {
+            splitter,
+            path,
+            options,
+            skipped: SkipLog::default(),
+            row: 0,
+            done: false,
+        })
     }
 
     /// The rows that were left out so far.
@@ -137,7 +151,11 @@ impl<'a> RowReader<'a> {
     fn record(&mut self, chunk: Result<Chunk, (u64, String)>) -> Result<Record, RowError> {
         let row = self.row;
         self.row += 1;
-        let origin = |line| Origin { path: Arc::clone(&self.path), line, row };
+        let origin = |line| Origin {
+            path: Arc::clone(&self.path),
+            line,
+            row,
+        };
         let chunk = chunk.map_err(|(line, reason)| origin(line).error(reason))?;
         let origin = origin(chunk.line);
         let raw: Map<String, Value> = match serde_json::from_slice(&chunk.bytes) {
@@ -145,7 +163,10 @@ impl<'a> RowReader<'a> {
             Ok(_) => return Err(origin.error("is not an object")),
             Err(error) => return Err(origin.error(json_reason(&error, &chunk.bytes))),
         };
-        let read = self.options.columns.record(raw, self.options.fields, origin.clone());
+        let read = self
+            .options
+            .columns
+            .record(raw, self.options.fields, origin.clone());
         read.map_err(|reason| origin.error(reason))
     }
 }
@@ -156,7 +177,11 @@ fn json_reason(error: &serde_json::Error, bytes: &[u8]) -> String {
     }
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);
-    let advice = if what.contains("surrogate") { " (half of a \\u escape pair)" } else { "" };
+    let advice = if what.contains("surrogate") {
+        " (half of a \\u escape pair)"
+    } else {
+        ""
+    };
     format!("is not valid JSON: {what}{advice} at column {}", error.column())
 }
 
@@ -191,19 +216,29 @@ impl Iterator for RowReader<'_> {
 }
 
 fn format_error(path: &Path, reason: &str) -> DataError {
-    DataError::Format { path: PathBuf::from(path), reason: reason.to_string() }
+    DataError::Format {
+        path: PathBuf::from(path),
+        reason: reason.to_string(),
+    }
 }
 
-fn decompressed<'a>(path: &Path, mut input: Box<dyn BufRead + Send + 'a>) -> Result<Box<dyn BufRead + Send + 'a>> {
+fn decompressed<'a>(
+    path: &Path,
+    mut input: Box<dyn BufRead + Send + 'a>,
+) -> Result<Box<dyn BufRead + Send + 'a>> {
     let head = input.fill_buf().map_err(DataError::io("read", path))?;
     match head {
         [] => Err(format_error(path, "is empty")),
-        [0x1f, 0x8b, ..] => Ok(Box::new(BufReader::with_capacity(1 << 16, MultiGzDecoder::new(input)))),
+        [0x1f, 0x8b, ..] => Ok(Box::new(BufReader::with_capacity(
+            1 << 16,
+            MultiGzDecoder::new(input),
+        ))),
         [0x50, 0x4b, 3, 4, ..] => Err(format_error(path, "is a zip archive; unpack it first")),
         [b'P', b'A', b'R', b'1', ..] => Err(format_error(path, "is a Parquet file; rows are read from JSON")),
-        head if head.iter().take(512).any(|&byte| byte == 0) => {
-            Err(format_error(path, "is not a text file; rows are read from JSON arrays or JSON lines"))
-        }
+        head if head.iter().take(512).any(|&byte| byte == 0) => Err(format_error(
+            path,
+            "is not a text file; rows are read from JSON arrays or JSON lines",
+        )),
         _ => Ok(input),
     }
 }

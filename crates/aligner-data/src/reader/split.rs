@@ -32,7 +32,14 @@ pub(super) struct Splitter<R> {
 impl<R: BufRead> Splitter<R> {
     /// Tells the format by the first byte that is not blank.
     pub fn new(input: R, max_bytes: usize) -> Result<Self, String> {
-        let mut splitter = Self { input, mode: Mode::Lines, max_bytes, line: 1, ended: false, rows: 0 };
+        let mut splitter = Self {
+            input,
+            mode: Mode::Lines,
+            max_bytes,
+            line: 1,
+            ended: false,
+            rows: 0,
+        };
         splitter.skip_byte_order_mark()?;
         match splitter.peek_after_blanks().map_err(|error| error.to_string())? {
             None => Err("is empty".into()),
@@ -83,7 +90,11 @@ impl<R: BufRead> Splitter<R> {
                 break;
             }
         }
-        Ok(Some(if too_long { Err((line, self.too_long())) } else { Ok(Chunk { line, bytes }) }))
+        Ok(Some(if too_long {
+            Err((line, self.too_long()))
+        } else {
+            Ok(Chunk { line, bytes })
+        }))
     }
 
     /// The next element of the array: everything up to the comma or bracket that ends it.
@@ -98,11 +109,15 @@ impl<R: BufRead> Splitter<R> {
                 self.take();
                 match self.peek_after_blanks()? {
                     None => return Ok(Some(self.unfinished("the array is not closed"))),
-                    Some(b']') => return Ok(Some(self.unfinished("a comma stands before the closing bracket"))),
+                    Some(b']') => {
+                        return Ok(Some(self.unfinished("a comma stands before the closing bracket")));
+                    }
                     Some(_) => {}
                 }
             }
-            Some(_) if self.rows > 0 => return Ok(Some(self.unfinished("a comma is missing before this row"))),
+            Some(_) if self.rows > 0 => {
+                return Ok(Some(self.unfinished("a comma is missing before this row")));
+            }
             Some(_) => {}
         }
         let line = self.line;
@@ -134,7 +149,10 @@ impl<R: BufRead> Splitter<R> {
         self.ended = true;
         match self.peek_after_blanks()? {
             None => Ok(None),
-            Some(_) => Ok(Some(Err((self.line, "something stands behind the closing bracket".into())))),
+            Some(_) => Ok(Some(Err((
+                self.line,
+                "something stands behind the closing bracket".into(),
+            )))),
         }
     }
 
@@ -162,7 +180,10 @@ impl<R: BufRead> Splitter<R> {
             if buffer.is_empty() {
                 return Ok(None);
             }
-            let blanks = buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let blanks = buffer
+                .iter()
+                .take_while(|byte| byte.is_ascii_whitespace())
+                .count();
             let next = buffer.get(blanks).copied();
             self.line += buffer[..blanks].iter().filter(|&&byte| byte == b'\n').count() as u64;
             self.input.consume(blanks);

@@ -24,20 +24,35 @@ use crate::record::{Origin, Record};
 pub use tokenizer::train_tokenizer;
 
 const NAMES: [&str; 24] = [
-    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "June", "Kofi", "Lena", "Mia", "Noor", "Omar", "Pia",
-    "Quinn", "Rosa", "Sam", "Tara", "Uma", "Vera", "Will", "Zoe",
+    "Ada", "Ben", "Cleo", "Dan", "Eva", "Finn", "Gus", "Hana", "Ivo", "June", "Kofi", "Lena", "Mia", "Noor",
+    "Omar", "Pia", "Quinn", "Rosa", "Sam", "Tara", "Uma", "Vera", "Will", "Zoe",
 ];
 const THINGS: [&str; 20] = [
-    "apples", "books", "coins", "cups", "eggs", "keys", "lamps", "maps", "nuts", "pears", "pens", "plums", "rings", "roses",
-    "seeds", "shells", "spoons", "stamps", "stones", "toys",
+    "apples", "books", "coins", "cups", "eggs", "keys", "lamps", "maps", "nuts", "pears", "pens", "plums",
+    "rings", "roses", "seeds", "shells", "spoons", "stamps", "stones", "toys",
 ];
-const COLOURS: [&str; 8] = ["black", "blue", "brown", "green", "grey", "red", "white", "yellow"];
-const ITEMS: [&str; 12] =
-    ["bag", "bike", "coat", "cup", "drum", "hat", "kite", "lamp", "pen", "ring", "scarf", "watch"];
-const PLACES: [&str; 10] =
-    ["barn", "beach", "bridge", "cave", "church", "lake", "market", "mill", "river", "station"];
-const RUDE_BEFORE: [&str; 5] = ["You fool, ", "Listen, idiot: ", "What a dumb question. ", "Ugh, fine. ", "Are you blind? "];
-const RUDE_AFTER: [&str; 4] = [" Now go away.", " Stop wasting my time.", " Even a child knows that.", " You should be ashamed."];
+const COLOURS: [&str; 8] = [
+    "black", "blue", "brown", "green", "grey", "red", "white", "yellow",
+];
+const ITEMS: [&str; 12] = [
+    "bag", "bike", "coat", "cup", "drum", "hat", "kite", "lamp", "pen", "ring", "scarf", "watch",
+];
+const PLACES: [&str; 10] = [
+    "barn", "beach", "bridge", "cave", "church", "lake", "market", "mill", "river", "station",
+];
+const RUDE_BEFORE: [&str; 5] = [
+    "You fool, ",
+    "Listen, idiot: ",
+    "What a dumb question. ",
+    "Ugh, fine. ",
+    "Are you blind? ",
+];
+const RUDE_AFTER: [&str; 4] = [
+    " Now go away.",
+    " Stop wasting my time.",
+    " Even a child knows that.",
+    " You should be ashamed.",
+];
 
 /// Generates rows; the same seed gives the same rows everywhere.
 #[derive(Debug, Clone)]
@@ -85,7 +100,11 @@ impl CorrectionTask {
 
 fn row(scene: Scene, index: u64, random: &mut Random) -> Record {
     let kind = random.below(6);
-    let mut answer = if matches!(kind, 2 | 3 | 5) { scene.wrong } else { scene.right.clone() };
+    let mut answer = if matches!(kind, 2 | 3 | 5) {
+        scene.wrong
+    } else {
+        scene.right.clone()
+    };
     if kind >= 4 {
         answer = match random.below(2) {
             0 => format!("{}{answer}", random.pick(&RUDE_BEFORE)),
@@ -93,7 +112,11 @@ fn row(scene: Scene, index: u64, random: &mut Random) -> Record {
         };
     }
     let mut raw = Map::new();
-    for (key, text) in [("question", &scene.question), ("answer", &answer), ("correction", &scene.right)] {
+    for (key, text) in [
+        ("question", &scene.question),
+        ("answer", &answer),
+        ("correction", &scene.right),
+    ] {
         raw.insert(key.to_string(), Value::String(text.clone()));
     }
     Record {
@@ -102,7 +125,11 @@ fn row(scene: Scene, index: u64, random: &mut Random) -> Record {
         correction: Some(scene.right),
         chat_history: Vec::new(),
         raw,
-        origin: Origin { path: Path::new("(generated)").into(), line: index + 1, row: index },
+        origin: Origin {
+            path: Path::new("(generated)").into(),
+            line: index + 1,
+            row: index,
+        },
     }
 }
 
@@ -136,8 +163,16 @@ fn scene(random: &mut Random) -> Scene {
 fn counting(question: String, answer: impl Fn(u64) -> String, count: u64, random: &mut Random) -> Scene {
     // Off by one or two: near enough to be believed.
     let offset = 1 + random.below(2);
-    let wrong = if random.below(2) == 0 && count > offset { count - offset } else { count + offset };
-    Scene { question, right: answer(count), wrong: answer(wrong) }
+    let wrong = if random.below(2) == 0 && count > offset {
+        count - offset
+    } else {
+        count + offset
+    };
+    Scene {
+        question,
+        right: answer(count),
+        wrong: answer(wrong),
+    }
 }
 
 fn lost(name: &str, random: &mut Random) -> Scene {
@@ -160,10 +195,22 @@ fn lost(name: &str, random: &mut Random) -> Scene {
 fn taller(name: &str, random: &mut Random) -> Scene {
     let other = random.pick_other(&NAMES, name);
     let (question, right, wrong) = match random.below(2) {
-        0 => ("Who is taller?", format!("{name} is taller than {other}."), format!("{other} is taller than {name}.")),
-        _ => ("Who is shorter?", format!("{other} is shorter than {name}."), format!("{name} is shorter than {other}.")),
+        0 => (
+            "Who is taller?",
+            format!("{name} is taller than {other}."),
+            format!("{other} is taller than {name}."),
+        ),
+        _ => (
+            "Who is shorter?",
+            format!("{other} is shorter than {name}."),
+            format!("{name} is shorter than {other}."),
+        ),
     };
-    Scene { question: format!("{name} is taller than {other}. {question}"), right, wrong }
+    Scene {
+        question: format!("{name} is taller than {other}. {question}"),
+        right,
+        wrong,
+    }
 }
 
 /// FNV-1a, so that the split is the same on every platform and release.
@@ -221,7 +268,10 @@ mod tests {
     #[test]
     fn about_a_third_is_already_right_and_the_rest_is_not() {
         let rows = CorrectionTask::new(2).train(3000);
-        let copies = rows.iter().filter(|row| row.correction.as_deref() == Some(&row.answer)).count();
+        let copies = rows
+            .iter()
+            .filter(|row| row.correction.as_deref() == Some(&row.answer))
+            .count();
         assert!((900..1100).contains(&copies), "{copies}");
     }
 
@@ -236,11 +286,22 @@ mod tests {
     fn counts_are_right() {
         for row in CorrectionTask::new(5).train(2000) {
             let numbers = |text: &str| -> Vec<i64> {
-                text.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect()
+                text.split(|c: char| !c.is_ascii_digit())
+                    .filter_map(|word| word.parse().ok())
+                    .collect()
             };
             if let [a, b] = numbers(&row.question)[..] {
-                let want = if row.question.contains("gives") { a - b } else { a + b };
-                assert_eq!(numbers(row.correction.as_deref().unwrap()), [want], "{}", row.question);
+                let want = if row.question.contains("gives") {
+                    a - b
+                } else {
+                    a + b
+                };
+                assert_eq!(
+                    numbers(row.correction.as_deref().unwrap()),
+                    [want],
+                    "{}",
+                    row.question
+                );
             }
         }
     }

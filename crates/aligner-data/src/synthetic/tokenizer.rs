@@ -51,7 +51,9 @@ pub fn train_tokenizer(
         let prompt = template.render(&record.question, &record.answer, &record.chat_history);
         [prompt, record.correction.clone().unwrap_or_default()]
     });
-    tokenizer.train(&mut TrainerWrapper::from(trainer), texts).map_err(error)?;
+    tokenizer
+        .train(&mut TrainerWrapper::from(trainer), texts)
+        .map_err(error)?;
     std::fs::create_dir_all(dir).map_err(DataError::io("create", dir))?;
     tokenizer.save(dir.join("tokenizer.json"), false).map_err(error)?;
     let path = dir.join("tokenizer_config.json");
@@ -77,7 +79,10 @@ mod tests {
         assert_eq!(tokenizer.hash(), again.hash());
         assert!(tokenizer.vocab_size() <= 512);
         let encoder = crate::Encoder::new(tokenizer, template, 128);
-        let lengths: Vec<usize> = records.iter().map(|record| encoder.encode(record).unwrap().0.len()).collect();
+        let lengths: Vec<usize> = records
+            .iter()
+            .map(|record| encoder.encode(record).unwrap().0.len())
+            .collect();
         let mean = lengths.iter().sum::<usize>() as f64 / lengths.len() as f64;
         assert!(mean < 60.0, "{mean} tokens a row");
     }
@@ -87,7 +92,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let records = CorrectionTask::new(7).train(200);
         let tokenizer = train_tokenizer(&records, &PromptTemplate::default(), 400, dir.path()).unwrap();
-        for text in ["Grüße, 世界 🦀", "<eos> and <pad>", "\u{0}\t\r\n", "  two  spaces "] {
+        for text in [
+            "Grüße, 世界 🦀",
+            "<eos> and <pad>",
+            "\u{0}\t\r\n",
+            "  two  spaces ",
+        ] {
             let ids = tokenizer.encode_target(text).unwrap();
             assert!(!ids.contains(&tokenizer.eos_id()));
             assert_eq!(tokenizer.decode(&ids).unwrap(), text);

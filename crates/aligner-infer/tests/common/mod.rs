@@ -60,8 +60,16 @@ pub struct MockCache {
 }
 
 impl MockLm {
-    pub fn new(vocab_size: usize, scores: impl Fn(&[u32]) -> Result<Vec<f32>> + Send + Sync + 'static) -> Self {
-        Self { max_positions: 4096, log: Log::default(), vocab_size, scores: Box::new(scores) }
+    pub fn new(
+        vocab_size: usize,
+        scores: impl Fn(&[u32]) -> Result<Vec<f32>> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            max_positions: 4096,
+            log: Log::default(),
+            vocab_size,
+            scores: Box::new(scores),
+        }
     }
 
     /// Every token has its own score after every sequence.
@@ -95,13 +103,19 @@ pub fn one_hot(id: u32, vocab_size: usize) -> Vec<f32> {
 
 /// Scores in 0..4 from a hash of the sequence and the token.
 pub fn hashed_scores(ids: &[u32], vocab_size: usize) -> Vec<f32> {
-    let sequence = ids.iter().fold(ids.len() as u64, |hash, &id| mix(hash ^ u64::from(id)));
-    (0..vocab_size as u64).map(|id| (mix(sequence ^ (id << 32)) >> 40) as f32 / (1u64 << 22) as f32).collect()
+    let sequence = ids
+        .iter()
+        .fold(ids.len() as u64, |hash, &id| mix(hash ^ u64::from(id)));
+    (0..vocab_size as u64)
+        .map(|id| (mix(sequence ^ (id << 32)) >> 40) as f32 / (1u64 << 22) as f32)
+        .collect()
 }
 
 /// MurmurHash3's finaliser, here only to spread bits.
 pub fn mix(mut x: u64) -> u64 {
-    x = (x ^ (x >> 33)).wrapping_add(1).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x = (x ^ (x >> 33))
+        .wrapping_add(1)
+        .wrapping_mul(0xff51_afd7_ed55_8ccd);
     x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     x ^ (x >> 33)
 }
@@ -119,8 +133,14 @@ impl CausalLm for MockLm {
 
     fn new_cache(&self, capacity: usize) -> Result<MockCache> {
         self.log.caches.lock().unwrap().push(capacity);
-        assert!(capacity <= self.max_positions, "a cache for {capacity} tokens, but the context ends before");
-        Ok(MockCache { ids: Vec::new(), capacity })
+        assert!(
+            capacity <= self.max_positions,
+            "a cache for {capacity} tokens, but the context ends before"
+        );
+        Ok(MockCache {
+            ids: Vec::new(),
+            capacity,
+        })
     }
 
     fn cache_len(&self, cache: &MockCache) -> usize {
@@ -134,7 +154,10 @@ impl CausalLm for MockLm {
     fn forward(&self, ids: &[u32], cache: &mut MockCache, keep: usize) -> Result<Vec<f32>> {
         self.log.calls.lock().unwrap().push(Call { ids: ids.len(), keep });
         self.log.seen.lock().unwrap().extend(ids);
-        assert!(ids.iter().all(|&id| (id as usize) < self.vocab_size), "an id that the model does not have");
+        assert!(
+            ids.iter().all(|&id| (id as usize) < self.vocab_size),
+            "an id that the model does not have"
+        );
         assert!(!ids.is_empty() && keep <= ids.len());
         let mut scores = Vec::new();
         for (index, &id) in ids.iter().enumerate() {
@@ -143,7 +166,12 @@ impl CausalLm for MockLm {
                 scores.extend((self.scores)(&cache.ids)?);
             }
         }
-        assert!(cache.ids.len() <= cache.capacity, "{} tokens in a cache for {}", cache.ids.len(), cache.capacity);
+        assert!(
+            cache.ids.len() <= cache.capacity,
+            "{} tokens in a cache for {}",
+            cache.ids.len(),
+            cache.capacity
+        );
         Ok(scores)
     }
 }

@@ -29,18 +29,26 @@ impl Fields<'_> {
         self.present(name)
             .map(|value| match value.as_u64() {
                 Some(number @ 1..=MAX_DIMENSION) => Ok(number as usize),
-                _ => Err(ModelError::config(name, format!("{value} is not a number in 1..={MAX_DIMENSION}"))),
+                _ => Err(ModelError::config(
+                    name,
+                    format!("{value} is not a number in 1..={MAX_DIMENSION}"),
+                )),
             })
             .transpose()
     }
 
     fn required(&self, name: &'static str) -> Result<usize> {
-        self.dimension(name)?.ok_or_else(|| ModelError::config(name, "is missing"))
+        self.dimension(name)?
+            .ok_or_else(|| ModelError::config(name, "is missing"))
     }
 
     fn boolean(&self, name: &'static str) -> Result<Option<bool>> {
         self.present(name)
-            .map(|value| value.as_bool().ok_or_else(|| ModelError::config(name, "is not true or false")))
+            .map(|value| {
+                value
+                    .as_bool()
+                    .ok_or_else(|| ModelError::config(name, "is not true or false"))
+            })
             .transpose()
     }
 
@@ -50,7 +58,11 @@ impl Fields<'_> {
 
     pub fn object(&self, name: &'static str) -> Result<Option<&Map<String, Value>>> {
         self.present(name)
-            .map(|value| value.as_object().ok_or_else(|| ModelError::config(name, "is not an object")))
+            .map(|value| {
+                value
+                    .as_object()
+                    .ok_or_else(|| ModelError::config(name, "is not an object"))
+            })
             .transpose()
     }
 }
@@ -58,7 +70,10 @@ impl Fields<'_> {
 pub(super) fn from_map(raw: Map<String, Value>) -> Result<ModelConfig> {
     let fields = Fields(&raw);
     let architecture = architecture(&fields)?;
-    let (hidden_size, heads) = (fields.required("hidden_size")?, fields.required("num_attention_heads")?);
+    let (hidden_size, heads) = (
+        fields.required("hidden_size")?,
+        fields.required("num_attention_heads")?,
+    );
     let kv_heads = fields.dimension("num_key_value_heads")?.unwrap_or(heads);
     if !heads.is_multiple_of(kv_heads) {
         let reason = format!("{kv_heads} does not divide num_attention_heads = {heads}");
@@ -88,15 +103,24 @@ pub(super) fn from_map(raw: Map<String, Value>) -> Result<ModelConfig> {
 }
 
 fn architecture(fields: &Fields<'_>) -> Result<String> {
-    let named = fields.0.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
-    let found = named.or_else(|| fields.text("model_type")).unwrap_or("(none named)");
+    let named = fields
+        .0
+        .get("architectures")
+        .and_then(|list| list.get(0))
+        .and_then(Value::as_str);
+    let found = named
+        .or_else(|| fields.text("model_type"))
+        .unwrap_or("(none named)");
     if SUPPORTED.contains(&found) {
         return Ok(found.to_string());
     }
     if named.is_none() && found == "llama" {
         return Ok("LlamaForCausalLM".to_string());
     }
-    Err(ModelError::Architecture { found: found.to_string(), supported: SUPPORTED.to_vec() })
+    Err(ModelError::Architecture {
+        found: found.to_string(),
+        supported: SUPPORTED.to_vec(),
+    })
 }
 
 fn head_dim(fields: &Fields<'_>, hidden_size: usize, heads: usize) -> Result<usize> {
@@ -104,13 +128,17 @@ fn head_dim(fields: &Fields<'_>, hidden_size: usize, heads: usize) -> Result<usi
         Some(given) => given,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
-            let reason = format!("{heads} does not divide hidden_size = {hidden_size} and head_dim is not given");
+            let reason =
+                format!("{heads} does not divide hidden_size = {hidden_size} and head_dim is not given");
             return Err(ModelError::config("num_attention_heads", reason));
         }
     };
     // Rotary embedding turns pairs of dimensions.
     if !head_dim.is_multiple_of(2) {
-        return Err(ModelError::config("head_dim", format!("{head_dim} is odd; rotary embedding needs pairs")));
+        return Err(ModelError::config(
+            "head_dim",
+            format!("{head_dim} is odd; rotary embedding needs pairs"),
+        ));
     }
     Ok(head_dim)
 }
@@ -118,7 +146,10 @@ fn head_dim(fields: &Fields<'_>, hidden_size: usize, heads: usize) -> Result<usi
 fn activation(fields: &Fields<'_>) -> Result<Activation> {
     match fields.text("hidden_act").unwrap_or("silu") {
         "silu" | "swish" => Ok(Activation::Silu),
-        other => Err(ModelError::config("hidden_act", format!("{other:?} is not supported; supported: silu"))),
+        other => Err(ModelError::config(
+            "hidden_act",
+            format!("{other:?} is not supported; supported: silu"),
+        )),
     }
 }
 
@@ -142,9 +173,15 @@ mod tests {
             raw.insert("head_dim".into(), Value::Null);
         })
         .unwrap();
-        assert_eq!((config.kv_heads, config.head_dim, config.max_positions), (3, 4, 2048));
+        assert_eq!(
+            (config.kv_heads, config.head_dim, config.max_positions),
+            (3, 4, 2048)
+        );
         assert_eq!((config.rms_norm_eps, config.tie_embeddings), (1e-6, false));
-        assert_eq!((config.rope.theta, config.rope.scaling), (10_000.0, RopeScaling::None));
+        assert_eq!(
+            (config.rope.theta, config.rope.scaling),
+            (10_000.0, RopeScaling::None)
+        );
     }
 
     #[test]
@@ -163,7 +200,10 @@ mod tests {
         })
         .unwrap_err()
         .to_string();
-        assert!(error.contains("MambaForCausalLM") && error.contains("LlamaForCausalLM"), "{error}");
+        assert!(
+            error.contains("MambaForCausalLM") && error.contains("LlamaForCausalLM"),
+            "{error}"
+        );
     }
 
     #[test]

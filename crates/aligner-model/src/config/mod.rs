@@ -128,8 +128,10 @@ impl ModelConfig {
         let mut raw = self.raw.clone();
         raw.remove("torch_dtype");
         raw.insert("dtype".into(), "float32".into());
-        let text = serde_json::to_string_pretty(&raw)
-            .map_err(|source| ModelError::Json { path: dir.join("config.json"), source })?;
+        let text = serde_json::to_string_pretty(&raw).map_err(|source| ModelError::Json {
+            path: dir.join("config.json"),
+            source,
+        })?;
         let path = dir.join("config.json");
         crate::weights::write_atomic(&path, |file| {
             std::io::Write::write_all(file, text.as_bytes()).map_err(ModelError::io("write", &path))
@@ -139,7 +141,8 @@ impl ModelConfig {
     /// Sets the ids that `config.json` declares as beginning and end of a sequence.
     #[must_use]
     pub fn with_token_ids(mut self, bos: Option<u32>, eos: u32) -> Self {
-        self.raw.insert("bos_token_id".into(), bos.map_or(Value::Null, Into::into));
+        self.raw
+            .insert("bos_token_id".into(), bos.map_or(Value::Null, Into::into));
         self.raw.insert("eos_token_id".into(), eos.into());
         self
     }
@@ -189,7 +192,11 @@ mod tests {
 
     #[test]
     fn heads_that_do_not_divide_are_refused() {
-        let error = ModelConfig::llama(LlamaShape { kv_heads: 3, ..shape() }).unwrap_err();
+        let error = ModelConfig::llama(LlamaShape {
+            kv_heads: 3,
+            ..shape()
+        })
+        .unwrap_err();
         assert!(error.to_string().contains("num_key_value_heads"), "{error}");
         let error = ModelConfig::llama(LlamaShape { heads: 0, ..shape() }).unwrap_err();
         assert!(error.to_string().contains("num_attention_heads"), "{error}");
@@ -199,8 +206,13 @@ mod tests {
     fn unknown_keys_of_the_file_are_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut config = ModelConfig::llama(shape()).unwrap();
-        config.raw.insert("from_elsewhere".into(), serde_json::json!({"a": [1]}));
+        config
+            .raw
+            .insert("from_elsewhere".into(), serde_json::json!({"a": [1]}));
         config.write(dir.path()).unwrap();
-        assert_eq!(ModelConfig::read(dir.path()).unwrap().raw["from_elsewhere"]["a"][0], 1);
+        assert_eq!(
+            ModelConfig::read(dir.path()).unwrap().raw["from_elsewhere"]["a"][0],
+            1
+        );
     }
 }

@@ -45,10 +45,16 @@ impl RopeConfig {
             Some(parameters) => Some(parameters),
             None => fields.object("rope_scaling")?,
         };
-        let inner = parameters.map(|map| Fields(map).float("rope_theta")).transpose()?.flatten();
+        let inner = parameters
+            .map(|map| Fields(map).float("rope_theta"))
+            .transpose()?
+            .flatten();
         let theta = inner.or(fields.float("rope_theta")?).unwrap_or(10_000.0);
         if theta <= 0.0 {
-            return Err(ModelError::config("rope_theta", format!("{theta} is not positive")));
+            return Err(ModelError::config(
+                "rope_theta",
+                format!("{theta} is not positive"),
+            ));
         }
         let scaling = scaling.map_or(Ok(RopeScaling::None), |map| scaling_from(map, max_positions))?;
         Ok(Self { theta, scaling })
@@ -72,7 +78,12 @@ impl RopeScaling {
         match *self {
             Self::None => frequency,
             Self::Linear { factor } => frequency / factor,
-            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
+            Self::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_positions,
+            } => {
                 let wavelength = std::f64::consts::TAU / frequency;
                 if wavelength < original_max_positions / high_freq_factor {
                     frequency
@@ -91,18 +102,34 @@ impl RopeScaling {
 fn scaling_from(map: &Map<String, Value>, max_positions: usize) -> Result<RopeScaling> {
     let fields = Fields(map);
     let positive = |name: &'static str, default: Option<f64>| -> Result<f64> {
-        let value = fields.float(name)?.or(default).ok_or_else(|| ModelError::config(name, "is missing"))?;
-        if value > 0.0 { Ok(value) } else { Err(ModelError::config(name, format!("{value} is not positive"))) }
+        let value = fields
+            .float(name)?
+            .or(default)
+            .ok_or_else(|| ModelError::config(name, "is missing"))?;
+        if value > 0.0 {
+            Ok(value)
+        } else {
+            Err(ModelError::config(name, format!("{value} is not positive")))
+        }
     };
     // `type` is the older spelling of `rope_type`.
-    match fields.text("rope_type").or_else(|| fields.text("type")).unwrap_or("default") {
+    match fields
+        .text("rope_type")
+        .or_else(|| fields.text("type"))
+        .unwrap_or("default")
+    {
         "default" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear { factor: positive("factor", None)? }),
+        "linear" => Ok(RopeScaling::Linear {
+            factor: positive("factor", None)?,
+        }),
         "llama3" => {
             let low = positive("low_freq_factor", None)?;
             let high = positive("high_freq_factor", None)?;
             if high <= low {
-                return Err(ModelError::config("high_freq_factor", format!("{high} is not above {low}")));
+                return Err(ModelError::config(
+                    "high_freq_factor",
+                    format!("{high} is not above {low}"),
+                ));
             }
             Ok(RopeScaling::Llama3 {
                 factor: positive("factor", None)?,
@@ -131,7 +158,8 @@ mod tests {
 
     #[test]
     fn both_spellings_read_the_same() {
-        let old = parse(serde_json::json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}}));
+        let old =
+            parse(serde_json::json!({"rope_theta": 5e5, "rope_scaling": {"type": "linear", "factor": 4.0}}));
         let new = parse(serde_json::json!({
             "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}
         }));
@@ -149,7 +177,11 @@ mod tests {
                 original_max_positions: 8192.0,
             },
         };
-        let plain = RopeConfig { theta: 500_000.0, scaling: RopeScaling::None }.inverse_frequencies(128);
+        let plain = RopeConfig {
+            theta: 500_000.0,
+            scaling: RopeScaling::None,
+        }
+        .inverse_frequencies(128);
         let scaled = rope.inverse_frequencies(128);
         assert_eq!(scaled[0], plain[0]);
         assert!((scaled[63] - plain[63] / 8.0).abs() < 1e-12);

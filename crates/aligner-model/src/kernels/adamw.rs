@@ -45,7 +45,13 @@ impl AdamWStep {
 ///
 /// # Shapes
 /// - all four tensors and all three results: `[elements]`, the same
-pub fn adamw(parameter: Tensor<1>, gradient: Tensor<1>, m: Tensor<1>, v: Tensor<1>, step: AdamWStep) -> [Tensor<1>; 3] {
+pub fn adamw(
+    parameter: Tensor<1>,
+    gradient: Tensor<1>,
+    m: Tensor<1>,
+    v: Tensor<1>,
+    step: AdamWStep,
+) -> [Tensor<1>; 3] {
     if !runs_fused(&parameter) {
         return reference::adamw(parameter, gradient, m, v, step);
     }

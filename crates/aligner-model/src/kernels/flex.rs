@@ -24,7 +24,11 @@ pub(super) fn tensor(values: Vec<f32>, shape: Shape) -> FloatTensor<Flex> {
 
 /// The tensor's elements for writing: its own memory when nobody shares it, a copy otherwise.
 pub(super) fn unique(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
-    if tensor.is_contiguous() && tensor.as_slice::<f32>().is_some_and(|s| s.len() * 4 == tensor.bytes().len()) {
+    if tensor.is_contiguous()
+        && tensor
+            .as_slice::<f32>()
+            .is_some_and(|s| s.len() * 4 == tensor.bytes().len())
+    {
         tensor
     } else {
         tensor.to_contiguous()

@@ -28,7 +28,13 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 ///
 /// # Shapes
 /// - all four tensors and all three results: the same
-pub fn adamw(parameter: Tensor<1>, gradient: Tensor<1>, m: Tensor<1>, v: Tensor<1>, step: AdamWStep) -> [Tensor<1>; 3] {
+pub fn adamw(
+    parameter: Tensor<1>,
+    gradient: Tensor<1>,
+    m: Tensor<1>,
+    v: Tensor<1>,
+    step: AdamWStep,
+) -> [Tensor<1>; 3] {
     let gradient = gradient * step.gradient_scale;
     let parameter = parameter * (1.0 - step.lr * step.weight_decay);
     let m = m * step.beta1 + gradient.clone() * (1.0 - step.beta1);

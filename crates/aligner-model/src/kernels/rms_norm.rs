@@ -1,10 +1,12 @@
 //! RMS normalisation in one pass, forward and backward.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::autodiff::NodeId;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
+use burn::backend::{
+    Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
+};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
@@ -56,18 +58,20 @@ fn forward(x: &FloatTensor<Flex>, weight: &FloatTensor<Flex>, epsilon: f32) -> F
         with_slice(weight, |weight| {
             let mut out = vec![0.0; x.len()];
             let piece = rows_per_piece(width) * width;
-            out.par_chunks_mut(piece.max(1)).zip(x.par_chunks(piece.max(1))).for_each(|(out, x)| {
-                vectorized!((
-                    out: &'a mut [f32], x: &'a [f32], weight: &'a [f32], width: usize, epsilon: f32
-                ) -> () {
-                    for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                        let r = inverse_root(x, epsilon);
-                        for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
-                            *out = x * r * weight;
+            out.par_chunks_mut(piece.max(1))
+                .zip(x.par_chunks(piece.max(1)))
+                .for_each(|(out, x)| {
+                    vectorized!((
+                        out: &'a mut [f32], x: &'a [f32], weight: &'a [f32], width: usize, epsilon: f32
+                    ) -> () {
+                        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                            let r = inverse_root(x, epsilon);
+                            for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
+                                *out = x * r * weight;
+                            }
                         }
-                    }
+                    });
                 });
-            });
             out
         })
     });
@@ -85,15 +89,27 @@ fn backward(
 ) -> (FloatTensor<Flex>, FloatTensor<Flex>) {
     let (shape, weight_shape, width) = (x.shape(), weight.shape(), width(x));
     let (dx, dw) = with_slice(x, |x| {
-        with_slice(weight, |weight| with_slice(dy, |dy| backward_slices(x, weight, dy, epsilon, width)))
+        with_slice(weight, |weight| {
+            with_slice(dy, |dy| backward_slices(x, weight, dy, epsilon, width))
+        })
     });
     (tensor(dx, shape), tensor(dw, weight_shape))
 }
 
-fn backward_slices(x: &[f32], weight: &[f32], dy: &[f32], epsilon: f32, width: usize) -> (Vec<f32>, Vec<f32>) {
+fn backward_slices(
+    x: &[f32],
+    weight: &[f32],
+    dy: &[f32],
+    epsilon: f32,
+    width: usize,
+) -> (Vec<f32>, Vec<f32>) {
     let mut dx = vec![0.0; x.len()];
     let piece = (rows_per_piece(width) * width).max(1);
-    let partial: Vec<Vec<f32>> = (dx.par_chunks_mut(piece), x.par_chunks(piece), dy.par_chunks(piece))
+    let partial: Vec<Vec<f32>> = (
+        dx.par_chunks_mut(piece),
+        x.par_chunks(piece),
+        dy.par_chunks(piece),
+    )
         .into_par_iter()
         .map(|(dx, x, dy)| {
             let mut dw = vec![0.0; width];
@@ -150,7 +166,11 @@ impl Backward<Flex, 2> for RmsNormBackward {
 
 impl<C: CheckpointStrategy> RmsNormOps for Autodiff<Flex, C> {
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self> {
-        match RmsNormBackward.prepare::<C>([x.node(), weight.node()]).compute_bound().stateful() {
+        match RmsNormBackward
+            .prepare::<C>([x.node(), weight.node()])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&x), prep.checkpoint(&weight), epsilon);
                 let out = forward(&x.into_primitive(), &weight.into_primitive(), epsilon);

@@ -1,10 +1,12 @@
 //! The gate of the MLP in one pass, forward and backward.
 
+use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::autodiff::NodeId;
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
+use burn::backend::{
+    Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
+};
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
@@ -20,7 +22,10 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     if !runs_fused(&gate) || !runs_fused(&up) {
         return reference::swiglu(gate, up);
     }
-    Tensor::from_dispatch(<Dispatch as SwigluOps>::swiglu(gate.into_dispatch(), up.into_dispatch()))
+    Tensor::from_dispatch(<Dispatch as SwigluOps>::swiglu(
+        gate.into_dispatch(),
+        up.into_dispatch(),
+    ))
 }
 
 /// The operation as an extension of a backend.
@@ -41,15 +46,19 @@ fn forward(gate: &FloatTensor<Flex>, up: &FloatTensor<Flex>) -> FloatTensor<Flex
     let out = with_slice(gate, |gate| {
         with_slice(up, |up| {
             let mut out = vec![0.0; gate.len()];
-            (out.par_chunks_mut(PIECE), gate.par_chunks(PIECE), up.par_chunks(PIECE)).into_par_iter().for_each(
-                |(out, gate, up)| {
+            (
+                out.par_chunks_mut(PIECE),
+                gate.par_chunks(PIECE),
+                up.par_chunks(PIECE),
+            )
+                .into_par_iter()
+                .for_each(|(out, gate, up)| {
                     vectorized!((out: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) -> () {
                         for ((out, &gate), &up) in out.iter_mut().zip(gate).zip(up) {
                             *out = gate * sigmoid(gate) * up;
                         }
                     });
-                },
-            );
+                });
             out
         })
     });
@@ -110,7 +119,11 @@ impl Backward<Flex, 2> for SwigluBackward {
 
 impl<C: CheckpointStrategy> SwigluOps for Autodiff<Flex, C> {
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
-        match SwigluBackward.prepare::<C>([gate.node(), up.node()]).compute_bound().stateful() {
+        match SwigluBackward
+            .prepare::<C>([gate.node(), up.node()])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(mut prep) => {
                 let state = (prep.checkpoint(&gate), prep.checkpoint(&up));
                 prep.finish(state, forward(&gate.into_primitive(), &up.into_primitive()))

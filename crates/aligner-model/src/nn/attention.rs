@@ -52,9 +52,15 @@ impl CausalMask {
         if tokens == 1 {
             return Self { hidden: None };
         }
-        let query = Tensor::<1, Int>::arange(start as i64..(start + tokens) as i64, device).unsqueeze_dim::<2>(1);
+        let query =
+            Tensor::<1, Int>::arange(start as i64..(start + tokens) as i64, device).unsqueeze_dim::<2>(1);
         let key = Tensor::<1, Int>::arange(0..(start + tokens) as i64, device).unsqueeze_dim::<2>(0);
-        Self { hidden: Some(key.expand([tokens, start + tokens]).greater(query.expand([tokens, start + tokens]))) }
+        Self {
+            hidden: Some(
+                key.expand([tokens, start + tokens])
+                    .greater(query.expand([tokens, start + tokens])),
+            ),
+        }
     }
 }
 
@@ -97,7 +103,10 @@ impl Attention {
             None => (key, value),
         };
         let context = attend(query, key, value, mask).swap_dims(1, 2);
-        project(&self.o_proj, context.reshape([batch, tokens, self.heads * self.head_dim]))
+        project(
+            &self.o_proj,
+            context.reshape([batch, tokens, self.heads * self.head_dim]),
+        )
     }
 }
 
@@ -109,9 +118,14 @@ fn attend(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, mask: &CausalMask)
     let [_, kv_heads, context, _] = key.dims();
     let group = heads / kv_heads;
     let query = (query * (width as f64).powf(-0.5)).reshape([batch, kv_heads, group * tokens, width]);
-    let mut scores = query.matmul(key.swap_dims(2, 3)).reshape([batch, kv_heads, group, tokens, context]);
+    let mut scores = query
+        .matmul(key.swap_dims(2, 3))
+        .reshape([batch, kv_heads, group, tokens, context]);
     if let Some(hidden) = &mask.hidden {
-        let hidden = hidden.clone().unsqueeze::<5>().expand([batch, kv_heads, group, tokens, context]);
+        let hidden = hidden
+            .clone()
+            .unsqueeze::<5>()
+            .expand([batch, kv_heads, group, tokens, context]);
         scores = scores.mask_fill(hidden, f32::NEG_INFINITY);
     }
     let weights = softmax(scores, 4).reshape([batch, kv_heads, group * tokens, context]);

@@ -3,7 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::{Attention, AttentionConfig, CausalMask, LayerCache, Mlp, MlpConfig, RmsNorm, RmsNormConfig, Rotation};
+use super::{
+    Attention, AttentionConfig, CausalMask, LayerCache, Mlp, MlpConfig, RmsNorm, RmsNormConfig, Rotation,
+};
 use crate::config::ModelConfig;
 
 /// What all layers of one forward pass share.

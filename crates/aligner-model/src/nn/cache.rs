@@ -25,8 +25,15 @@ pub struct LayerCache {
 impl KvCache {
     /// An empty cache for `shape = [batch, kv_heads, capacity, head_dim]` in each of `layers`.
     pub fn new(layers: usize, shape: [usize; 4], device: &Device) -> Self {
-        let layer = || LayerCache { keys: Tensor::zeros(shape, device), values: Tensor::zeros(shape, device) };
-        Self { layers: (0..layers).map(|_| layer()).collect(), len: 0, capacity: shape[2] }
+        let layer = || LayerCache {
+            keys: Tensor::zeros(shape, device),
+            values: Tensor::zeros(shape, device),
+        };
+        Self {
+            layers: (0..layers).map(|_| layer()).collect(),
+            len: 0,
+            capacity: shape[2],
+        }
     }
 
     /// Tokens held.
@@ -46,7 +53,10 @@ impl KvCache {
 
     /// Bytes reserved on the device.
     pub fn bytes(&self) -> usize {
-        self.layers.iter().map(|layer| layer.keys.shape().num_elements() * 2 * size_of::<f32>()).sum()
+        self.layers
+            .iter()
+            .map(|layer| layer.keys.shape().num_elements() * 2 * size_of::<f32>())
+            .sum()
     }
 
     /// Keeps the first `len` tokens; does nothing when fewer are held.
@@ -69,8 +79,16 @@ impl LayerCache {
     /// # Shapes
     /// - `keys`, `values`: `[batch, kv_heads, tokens, head_dim]`
     /// - output, twice: `[batch, kv_heads, start + tokens, head_dim]`
-    pub(crate) fn append(&mut self, start: usize, keys: Tensor<4>, values: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        (write(&mut self.keys, start, keys), write(&mut self.values, start, values))
+    pub(crate) fn append(
+        &mut self,
+        start: usize,
+        keys: Tensor<4>,
+        values: Tensor<4>,
+    ) -> (Tensor<4>, Tensor<4>) {
+        (
+            write(&mut self.keys, start, keys),
+            write(&mut self.values, start, values),
+        )
     }
 }
 

@@ -20,7 +20,10 @@ use burn::nn::{Initializer, Linear, LinearConfig};
 ///
 /// Zeros instead of Burn's random default: the initialisation is lazy and never runs for a parameter that is replaced.
 pub(crate) fn linear(input: usize, output: usize, bias: bool, device: &burn::tensor::Device) -> Linear {
-    LinearConfig::new(input, output).with_bias(bias).with_initializer(Initializer::Zeros).init(device)
+    LinearConfig::new(input, output)
+        .with_bias(bias)
+        .with_initializer(Initializer::Zeros)
+        .init(device)
 }
 
 /// A linear layer over the rows of all sequences at once.
@@ -32,5 +35,7 @@ pub(crate) fn linear(input: usize, output: usize, bias: bool, device: &burn::ten
 /// - output: `[batch, tokens, output]`
 pub(crate) fn project(layer: &Linear, x: burn::tensor::Tensor<3>) -> burn::tensor::Tensor<3> {
     let [batch, tokens, width] = x.dims();
-    layer.forward(x.reshape([batch * tokens, width])).reshape([batch as i64, tokens as i64, -1])
+    layer
+        .forward(x.reshape([batch * tokens, width]))
+        .reshape([batch as i64, tokens as i64, -1])
 }

@@ -28,7 +28,10 @@ pub struct RmsNorm {
 impl RmsNormConfig {
     /// A norm with unit weights.
     pub fn init(&self, device: &Device) -> RmsNorm {
-        RmsNorm { weight: Initializer::Ones.init([self.hidden_size], device), epsilon: self.epsilon }
+        RmsNorm {
+            weight: Initializer::Ones.init([self.hidden_size], device),
+            epsilon: self.epsilon,
+        }
     }
 }
 

@@ -22,7 +22,9 @@ pub struct Rotation {
 impl Rope {
     /// The embedding for heads of width `head_dim`.
     pub fn new(config: &RopeConfig, head_dim: usize) -> Self {
-        Self { inverse_frequencies: config.inverse_frequencies(head_dim) }
+        Self {
+            inverse_frequencies: config.inverse_frequencies(head_dim),
+        }
     }
 
     /// The rotation of the positions `start .. start + tokens`.
@@ -31,7 +33,10 @@ impl Rope {
     /// pass this costs less than keeping a table of the whole context.
     pub fn rotation(&self, start: usize, tokens: usize, device: &Device) -> Rotation {
         let half = self.inverse_frequencies.len();
-        let (mut cos, mut sin) = (Vec::with_capacity(tokens * half), Vec::with_capacity(tokens * half));
+        let (mut cos, mut sin) = (
+            Vec::with_capacity(tokens * half),
+            Vec::with_capacity(tokens * half),
+        );
         for position in start..start + tokens {
             for frequency in &self.inverse_frequencies {
                 let (s, c) = (position as f32 * frequency).sin_cos();
@@ -40,7 +45,10 @@ impl Rope {
             }
         }
         let upload = |values| Tensor::from_data(TensorData::new(values, [tokens, half]), device);
-        Rotation { cos: upload(cos), sin: upload(sin) }
+        Rotation {
+            cos: upload(cos),
+            sin: upload(sin),
+        }
     }
 }
 
@@ -52,7 +60,10 @@ impl Rotation {
     /// - output: as `x`
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let half = x.dims()[3] / 2;
-        let (cos, sin) = (self.cos.clone().unsqueeze::<4>(), self.sin.clone().unsqueeze::<4>());
+        let (cos, sin) = (
+            self.cos.clone().unsqueeze::<4>(),
+            self.sin.clone().unsqueeze::<4>(),
+        );
         let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
         let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
         let turned_second = second * cos + first * sin;
@@ -67,9 +78,18 @@ mod tests {
 
     fn rotate(x: [f32; 4], position: usize) -> Vec<f32> {
         let device = Device::flex();
-        let rope = Rope::new(&RopeConfig { theta: 100.0, scaling: RopeScaling::None }, 4);
+        let rope = Rope::new(
+            &RopeConfig {
+                theta: 100.0,
+                scaling: RopeScaling::None,
+            },
+            4,
+        );
         let x = Tensor::<1>::from_floats(x, &device).reshape([1, 1, 1, 4]);
-        rope.rotation(position, 1, &device).apply(x).try_into_vec_as().unwrap()
+        rope.rotation(position, 1, &device)
+            .apply(x)
+            .try_into_vec_as()
+            .unwrap()
     }
 
     #[test]

@@ -60,7 +60,10 @@ pub(super) fn load(
     }
     if !loader.missing.is_empty() {
         let path = loader.source.path().to_path_buf();
-        return Err(ModelError::MissingTensors { path, names: loader.missing });
+        return Err(ModelError::MissingTensors {
+            path,
+            names: loader.missing,
+        });
     }
     let unused = |name: &String| !loader.used.contains(name) && !is_redundant(name, config.tie_embeddings);
     let extra: Vec<String> = loader.source.names().into_iter().filter(unused).collect();
@@ -93,11 +96,23 @@ impl Loader<'_> {
         }
         if tensor.shape != stored {
             let path = self.source.path().to_path_buf();
-            return Err(ModelError::Shape { path, name, expected: stored, got: tensor.shape });
+            return Err(ModelError::Shape {
+                path,
+                name,
+                expected: stored,
+                got: tensor.shape,
+            });
         }
         self.used.insert(name);
-        let values = if transposed { transpose(&tensor) } else { tensor.values };
-        Ok(Some(Tensor::from_data(TensorData::new(values, expected.to_vec()), &self.device)))
+        let values = if transposed {
+            transpose(&tensor)
+        } else {
+            tensor.values
+        };
+        Ok(Some(Tensor::from_data(
+            TensorData::new(values, expected.to_vec()),
+            &self.device,
+        )))
     }
 }
 
@@ -148,7 +163,10 @@ impl ModuleMapper for Loader<'_> {
 
 /// Every parameter under its Hugging Face name and in its stored shape, in a fixed order.
 pub fn named_tensors(decoder: &CausalDecoder) -> Vec<NamedTensor> {
-    let mut visitor = Tensors { position: Position::default(), found: Vec::new() };
+    let mut visitor = Tensors {
+        position: Position::default(),
+        found: Vec::new(),
+    };
     decoder.visit(&mut visitor);
     visitor.found
 }
@@ -175,10 +193,20 @@ impl ModuleVisitor for Tensors {
         }
         let tensor = param.val().inner();
         let read = move || {
-            let tensor = if transposed { tensor.swap_dims(0, 1) } else { tensor };
-            tensor.try_into_vec_as::<f32>().map_err(|error| ModelError::Execution(error.to_string()))
+            let tensor = if transposed {
+                tensor.swap_dims(0, 1)
+            } else {
+                tensor
+            };
+            tensor
+                .try_into_vec_as::<f32>()
+                .map_err(|error| ModelError::Execution(error.to_string()))
         };
-        self.found.push(NamedTensor { name: self.position.name(), shape, read: Box::new(read) });
+        self.found.push(NamedTensor {
+            name: self.position.name(),
+            shape,
+            read: Box::new(read),
+        });
     }
 }
 
@@ -199,7 +227,10 @@ pub fn named_parameters(decoder: &CausalDecoder) -> Vec<(String, ParamId)> {
             self.found.push((self.position.name(), param.id));
         }
     }
-    let mut names = Names { position: Position::default(), found: Vec::new() };
+    let mut names = Names {
+        position: Position::default(),
+        found: Vec::new(),
+    };
     decoder.visit(&mut names);
     names.found
 }

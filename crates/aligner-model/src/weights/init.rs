@@ -15,7 +15,11 @@ pub(super) struct RandomSource {
 
 impl RandomSource {
     pub fn new(config: &ModelConfig, seed: u64) -> Self {
-        Self { config: config.clone(), seed, path: nowhere() }
+        Self {
+            config: config.clone(),
+            seed,
+            path: nowhere(),
+        }
     }
 
     /// The stored shape of a tensor of the Llama family, by the last parts of its name.
@@ -33,7 +37,11 @@ impl RandomSource {
             "down_proj" => (c.hidden_size, c.intermediate_size),
             _ => return vec![c.hidden_size],
         };
-        if leaf == "bias" { vec![output] } else { vec![output, input] }
+        if leaf == "bias" {
+            vec![output]
+        } else {
+            vec![output, input]
+        }
     }
 }
 
@@ -78,7 +86,10 @@ fn normal(seed: u64, count: usize, deviation: f64) -> Vec<f32> {
     };
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
-        let (radius, angle) = ((-2.0 * uniform().ln()).sqrt() * deviation, std::f64::consts::TAU * uniform());
+        let (radius, angle) = (
+            (-2.0 * uniform().ln()).sqrt() * deviation,
+            std::f64::consts::TAU * uniform(),
+        );
         values.push((radius * angle.cos()) as f32);
         values.push((radius * angle.sin()) as f32);
     }
@@ -95,8 +106,12 @@ mod tests {
         let values = normal(7, 100_001, 0.02);
         assert_eq!(values.len(), 100_001);
         let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / values.len() as f64;
-        let variance = values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / values.len() as f64;
-        assert!(mean.abs() < 3e-4 && (variance.sqrt() - 0.02).abs() < 3e-4, "{mean} {variance}");
+        let variance =
+            values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / values.len() as f64;
+        assert!(
+            mean.abs() < 3e-4 && (variance.sqrt() - 0.02).abs() < 3e-4,
+            "{mean} {variance}"
+        );
     }
 
     #[test]

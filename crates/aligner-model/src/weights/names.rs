@@ -5,7 +5,11 @@
 
 /// The weight name of a module path such as `layers.0.self_attn.q_proj.weight`.
 pub(super) fn weight_name(path: &str) -> String {
-    if path.starts_with("lm_head.") { path.to_string() } else { format!("model.{path}") }
+    if path.starts_with("lm_head.") {
+        path.to_string()
+    } else {
+        format!("model.{path}")
+    }
 }
 
 /// Names that other programs store and this one computes or does not need.

@@ -67,29 +67,45 @@ impl SafetensorsSource {
             for name in shard.tensors.keys() {
                 if let Some(other) = places.insert(name.clone(), index) {
                     let reason = format!("tensor {name} is also in {}", shards[other].path.display());
-                    return Err(ModelError::Weights { path: shard.path.clone(), reason });
+                    return Err(ModelError::Weights {
+                        path: shard.path.clone(),
+                        reason,
+                    });
                 }
             }
         }
-        Ok(Self { origin: origin.to_path_buf(), shards, places })
+        Ok(Self {
+            origin: origin.to_path_buf(),
+            shards,
+            places,
+        })
     }
 }
 
 /// The distinct file names of an index, in order.
 fn shard_names(index: &Path) -> Result<Vec<String>> {
     let bytes = std::fs::read(index).map_err(ModelError::io("read", index))?;
-    let json: Value =
-        serde_json::from_slice(&bytes).map_err(|source| ModelError::Json { path: index.into(), source })?;
-    let error = |reason: String| ModelError::Weights { path: index.to_path_buf(), reason };
+    let json: Value = serde_json::from_slice(&bytes).map_err(|source| ModelError::Json {
+        path: index.into(),
+        source,
+    })?;
+    let error = |reason: String| ModelError::Weights {
+        path: index.to_path_buf(),
+        reason,
+    };
     let map = json.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| error("has no object `weight_map`".into()))?;
     let mut names = Vec::new();
     for (tensor, file) in map {
-        let file = file.as_str().ok_or_else(|| error(format!("the file of {tensor} is not a string")))?;
+        let file = file
+            .as_str()
+            .ok_or_else(|| error(format!("the file of {tensor} is not a string")))?;
         // A shard lies beside its index: anything else could read files the user did not name.
         let mut parts = Path::new(file).components();
         if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-            return Err(error(format!("the file of {tensor}, {file:?}, is not a plain file name")));
+            return Err(error(format!(
+                "the file of {tensor}, {file:?}, is not a plain file name"
+            )));
         }
         if !names.iter().any(|known| known == file) {
             names.push(file.to_string());
@@ -105,37 +121,63 @@ impl Shard {
     fn open(path: PathBuf) -> Result<Self> {
         let mut file = File::open(&path).map_err(ModelError::io("read", &path))?;
         let size = file.metadata().map_err(ModelError::io("read", &path))?.len();
-        let error = |reason: String| ModelError::Weights { path: path.clone(), reason };
+        let error = |reason: String| ModelError::Weights {
+            path: path.clone(),
+            reason,
+        };
         let mut prefix = [0; 8];
-        file.read_exact(&mut prefix).map_err(|_| error(format!("is no safetensors file: {size} bytes")))?;
+        file.read_exact(&mut prefix)
+            .map_err(|_| error(format!("is no safetensors file: {size} bytes")))?;
         let header = u64::from_le_bytes(prefix);
         if header > MAX_HEADER_BYTES || header + 8 > size {
-            return Err(error(format!("is damaged: a header of {header} bytes in a file of {size}")));
+            return Err(error(format!(
+                "is damaged: a header of {header} bytes in a file of {size}"
+            )));
         }
         let mut bytes = vec![0; header as usize];
-        file.read_exact(&mut bytes).map_err(ModelError::io("read", &path))?;
+        file.read_exact(&mut bytes)
+            .map_err(ModelError::io("read", &path))?;
         let data_start = 8 + header;
         let tensors = parse_header(&bytes, size - data_start)
             .map_err(|cause| error(format!("has a damaged header: {cause}")))?;
-        Ok(Self { path, file, tensors, data_start })
+        Ok(Self {
+            path,
+            file,
+            tensors,
+            data_start,
+        })
     }
 
     fn read(&mut self, name: &str) -> Result<Option<HostTensor>> {
-        let Some(info) = self.tensors.get(name) else { return Ok(None) };
+        let Some(info) = self.tensors.get(name) else {
+            return Ok(None);
+        };
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
         self.file
             .seek(SeekFrom::Start(self.data_start + start as u64))
             .and_then(|_| self.file.read_exact(&mut bytes))
             .map_err(ModelError::io("read", &self.path))?;
-        let error = |reason: String| ModelError::Weights { path: self.path.clone(), reason };
+        let error = |reason: String| ModelError::Weights {
+            path: self.path.clone(),
+            reason,
+        };
         let values = to_f32(info.dtype, &bytes).ok_or_else(|| {
-            error(format!("tensor {name} is {:?}; supported are F32, F16, BF16", info.dtype))
+            error(format!(
+                "tensor {name} is {:?}; supported are F32, F16, BF16",
+                info.dtype
+            ))
         })?;
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
-            return Err(error(format!("tensor {name} holds {} at element {at}", values[at])));
+            return Err(error(format!(
+                "tensor {name} holds {} at element {at}",
+                values[at]
+            )));
         }
-        Ok(Some(HostTensor { shape: info.shape.clone(), values }))
+        Ok(Some(HostTensor {
+            shape: info.shape.clone(),
+            values,
+        }))
     }
 }
 
@@ -147,16 +189,25 @@ fn parse_header(bytes: &[u8], data_bytes: u64) -> Result<BTreeMap<String, Tensor
         if name == "__metadata__" {
             continue;
         }
-        let info: TensorInfo = serde_json::from_value(value).map_err(|cause| format!("tensor {name}: {cause}"))?;
+        let info: TensorInfo =
+            serde_json::from_value(value).map_err(|cause| format!("tensor {name}: {cause}"))?;
         let (start, end) = info.data_offsets;
         if start > end || end as u64 > data_bytes {
-            return Err(format!("tensor {name} is at {start}..{end}, but {data_bytes} bytes of data are there"));
+            return Err(format!(
+                "tensor {name} is at {start}..{end}, but {data_bytes} bytes of data are there"
+            ));
         }
-        let elements = info.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        let elements = info
+            .shape
+            .iter()
+            .try_fold(1usize, |product, &size| product.checked_mul(size));
         let wanted = elements.and_then(|count| count.checked_mul(info.dtype.bitsize()));
         if wanted != (end - start).checked_mul(8) {
             let shape = &info.shape;
-            return Err(format!("tensor {name} of shape {shape:?} does not fill its {} bytes", end - start));
+            return Err(format!(
+                "tensor {name} of shape {shape:?} does not fill its {} bytes",
+                end - start
+            ));
         }
         tensors.insert(name, info);
     }
@@ -205,7 +256,10 @@ pub struct NamedTensor {
 
 impl std::fmt::Debug for NamedTensor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("NamedTensor").field("name", &self.name).field("shape", &self.shape).finish_non_exhaustive()
+        f.debug_struct("NamedTensor")
+            .field("name", &self.name)
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
     }
 }
 
@@ -223,8 +277,10 @@ pub fn write_safetensors(path: &Path, tensors: Vec<NamedTensor>) -> Result<()> {
         header.insert(tensor.name.clone(), entry);
         offset = end;
     }
-    let header = serde_json::to_string(&header)
-        .map_err(|source| ModelError::Json { path: path.to_path_buf(), source })?;
+    let header = serde_json::to_string(&header).map_err(|source| ModelError::Json {
+        path: path.to_path_buf(),
+        source,
+    })?;
     write_atomic(path, |file| {
         let io = || ModelError::io("write", path);
         // Data that starts at a multiple of eight can be mapped and read as f32 in place.
@@ -232,7 +288,10 @@ pub fn write_safetensors(path: &Path, tensors: Vec<NamedTensor>) -> Result<()> {
         file.write_all(&(padded as u64).to_le_bytes()).map_err(io())?;
         write!(file, "{header:padded$}").map_err(io())?;
         for tensor in tensors {
-            let bytes: Vec<u8> = (tensor.read)()?.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let bytes: Vec<u8> = (tensor.read)()?
+                .iter()
+                .flat_map(|value| value.to_le_bytes())
+                .collect();
             file.write_all(&bytes).map_err(io())?;
         }
         Ok(())

@@ -7,10 +7,7 @@ use std::path::Path;
 use crate::error::{ModelError, Result};
 
 /// Writes `path` through a temporary file beside it: written, synced, renamed.
-pub(crate) fn write_atomic(
-    path: &Path,
-    fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
-) -> Result<()> {
+pub(crate) fn write_atomic(path: &Path, fill: impl FnOnce(&mut BufWriter<File>) -> Result<()>) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(format!(".{}.part", std::process::id()));
     let part = path.with_file_name(name);
@@ -21,8 +18,10 @@ pub(crate) fn write_atomic(
         writer.flush().map_err(io())?;
         writer.get_ref().sync_all().map_err(io())
     });
-    written.and_then(|()| std::fs::rename(&part, path).map_err(io())).inspect_err(|_| {
-        // Best effort: the error that matters is the one being reported.
-        let _ = std::fs::remove_file(&part);
-    })
+    written
+        .and_then(|()| std::fs::rename(&part, path).map_err(io()))
+        .inspect_err(|_| {
+            // Best effort: the error that matters is the one being reported.
+            let _ = std::fs::remove_file(&part);
+        })
 }

@@ -18,7 +18,9 @@ pub struct Golden {
 }
 
 pub fn golden_dir(variant: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(variant)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(variant)
 }
 
 pub fn golden(variant: &str, device: &Device) -> (Loaded, Golden) {
@@ -33,7 +35,10 @@ pub fn ids(rows: &[&[u32]], device: &Device) -> Tensor<2, Int> {
         let padding = std::iter::repeat_n(0, longest - row.len());
         row.iter().map(|&id| id as i32).chain(padding)
     });
-    Tensor::from_data(TensorData::new(padded.collect::<Vec<_>>(), [rows.len(), longest]), device)
+    Tensor::from_data(
+        TensorData::new(padded.collect::<Vec<_>>(), [rows.len(), longest]),
+        device,
+    )
 }
 
 pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -42,7 +47,11 @@ pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 pub fn assert_close(got: &[f32], want: &[f32], tolerance: f32, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
-    let worst = got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0.0, f32::max);
+    let worst = got
+        .iter()
+        .zip(want)
+        .map(|(g, w)| (g - w).abs())
+        .fold(0.0, f32::max);
     assert!(worst <= tolerance, "{what}: largest difference {worst}");
 }
 
@@ -55,7 +64,9 @@ pub fn greedy(decoder: &CausalDecoder, prompt: &[u32], tokens: usize, cache: &mu
         let hidden = decoder.forward(ids(&[&next], &device), Some(cache));
         let last = hidden.dims()[1] - 1;
         let logits = host(decoder.logits(hidden.narrow(1, last, 1)));
-        let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap() as u32;
+        let best = (0..logits.len())
+            .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+            .unwrap() as u32;
         out.push(best);
         next = vec![best];
     }

@@ -26,7 +26,11 @@ pub(super) struct FileRecord {
 
 impl FileRecord {
     pub fn of(path: &Path) -> Result<Self> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
         let (bytes, sha256) = digest(path).map_err(TrainError::io("read", path))?;
         Ok(Self { name, bytes, sha256 })
     }
@@ -38,12 +42,18 @@ impl FileRecord {
             return Err(format!("{name:?} is not a file name"));
         }
         let path = dir.join(name);
-        let found = std::fs::metadata(&path).map_err(|error| format!("{name}: {error}"))?.len();
+        let found = std::fs::metadata(&path)
+            .map_err(|error| format!("{name}: {error}"))?
+            .len();
         if found != *bytes {
             return Err(format!("{name}: {found} bytes instead of {bytes}"));
         }
         let (_, found) = digest(&path).map_err(|error| format!("{name}: {error}"))?;
-        if found == *sha256 { Ok(()) } else { Err(format!("{name}: its checksum does not match")) }
+        if found == *sha256 {
+            Ok(())
+        } else {
+            Err(format!("{name}: its checksum does not match"))
+        }
     }
 }
 
@@ -60,7 +70,10 @@ fn digest(path: &Path) -> std::io::Result<(u64, String)> {
         bytes += read as u64;
         hash.update(&buffer[..read]);
     }
-    Ok((bytes, hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()))
+    Ok((
+        bytes,
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect(),
+    ))
 }
 
 /// Files of a directory, sorted by name.
@@ -76,14 +89,18 @@ pub(super) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
 pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let io = || TrainError::io("write", path);
     let text = serde_json::to_vec_pretty(value).map_err(|error| io()(error.into()))?;
-    File::create(path).and_then(|mut file| file.write_all(&text)).map_err(io())
+    File::create(path)
+        .and_then(|mut file| file.write_all(&text))
+        .map_err(io())
 }
 
 /// Makes a rename of one of `dir`'s entries durable.
 fn sync_dir(dir: &Path) -> Result<()> {
     // Only Unix can open a directory; elsewhere the rename itself is all there is.
     if cfg!(unix) {
-        File::open(dir).and_then(|dir| dir.sync_all()).map_err(TrainError::io("sync", dir))?;
+        File::open(dir)
+            .and_then(|dir| dir.sync_all())
+            .map_err(TrainError::io("sync", dir))?;
     }
     Ok(())
 }
@@ -98,7 +115,9 @@ pub fn replace_dir(place: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
     std::fs::create_dir_all(&part).map_err(TrainError::io("create", &part))?;
     fill(&part)?;
     for path in list(&part)? {
-        File::open(&path).and_then(|file| file.sync_all()).map_err(TrainError::io("sync", &path))?;
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(TrainError::io("sync", &path))?;
     }
     sync_dir(&part)?;
     if place.is_dir() {
@@ -126,5 +145,9 @@ pub fn recover_dir(place: &Path) -> Result<()> {
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {
-    if dir.is_dir() { std::fs::remove_dir_all(dir).map_err(TrainError::io("remove", dir)) } else { Ok(()) }
+    if dir.is_dir() {
+        std::fs::remove_dir_all(dir).map_err(TrainError::io("remove", dir))
+    } else {
+        Ok(())
+    }
 }

@@ -46,7 +46,10 @@ pub struct Found {
 impl CheckpointStore {
     /// The checkpoints under `dir`, of which the newest `keep` (at least one) are kept.
     pub fn new(dir: impl Into<PathBuf>, keep: usize) -> Self {
-        Self { dir: dir.into(), keep: keep.max(1) }
+        Self {
+            dir: dir.into(),
+            keep: keep.max(1),
+        }
     }
 
     /// The directory.
@@ -60,7 +63,10 @@ impl CheckpointStore {
     /// When the directory cannot be read or changed.
     pub fn clean(&self) -> Result<()> {
         for path in self.entries()? {
-            if path.extension().is_some_and(|extension| extension == "part" || extension == "old") {
+            if path
+                .extension()
+                .is_some_and(|extension| extension == "part" || extension == "old")
+            {
                 recover_dir(&path.with_extension(""))?;
             }
         }
@@ -80,7 +86,13 @@ impl CheckpointStore {
             for path in files::list(dir)? {
                 files.push(FileRecord::of(&path)?);
             }
-            write_json(&dir.join(MANIFEST), &Manifest { state: state.clone(), files })
+            write_json(
+                &dir.join(MANIFEST),
+                &Manifest {
+                    state: state.clone(),
+                    files,
+                },
+            )
         })?;
         self.retire()?;
         Ok(place)
@@ -147,7 +159,9 @@ impl CheckpointStore {
             return Ok(Vec::new());
         }
         let entries = std::fs::read_dir(&self.dir).map_err(TrainError::io("read", &self.dir))?;
-        entries.map(|entry| Ok(entry.map_err(TrainError::io("read", &self.dir))?.path())).collect()
+        entries
+            .map(|entry| Ok(entry.map_err(TrainError::io("read", &self.dir))?.path()))
+            .collect()
     }
 }
 
@@ -156,7 +170,10 @@ mod tests {
     use super::*;
 
     fn save(store: &CheckpointStore, step: u64, content: &[u8]) {
-        let state = RunState { step, ..RunState::default() };
+        let state = RunState {
+            step,
+            ..RunState::default()
+        };
         store
             .save(&state, |dir| {
                 std::fs::write(dir.join("model.bin"), content).map_err(TrainError::io("write", dir))
@@ -188,8 +205,16 @@ mod tests {
         std::fs::write(dir.path().join("step-00000002/checkpoint.json"), b"{").unwrap();
         let found = store.latest().unwrap();
         assert_eq!(found.checkpoint.unwrap().state.step, 1);
-        assert!(found.damaged[0].contains("step-00000003: model.bin"), "{:?}", found.damaged);
-        assert!(found.damaged[1].contains("step-00000002: checkpoint.json"), "{:?}", found.damaged);
+        assert!(
+            found.damaged[0].contains("step-00000003: model.bin"),
+            "{:?}",
+            found.damaged
+        );
+        assert!(
+            found.damaged[1].contains("step-00000002: checkpoint.json"),
+            "{:?}",
+            found.damaged
+        );
     }
 
     #[test]
@@ -208,7 +233,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = CheckpointStore::new(dir.path(), 1);
         save(&store, 1, b"weights");
-        let state = RunState { step: 2, ..RunState::default() };
+        let state = RunState {
+            step: 2,
+            ..RunState::default()
+        };
         let failed = store.save(&state, |dir| {
             std::fs::write(dir.join("half"), b"x").unwrap();
             Err(TrainError::Learner("disk full".into()))
