@@ -1,5 +1,7 @@
 //! Rows from files of every shape, whole and damaged.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
 use std::io::{Read, Write};
 
 use aligner_data::{DataError, Fields, OnBadRow, ReadOptions, Record, RowReader};

@@ -1,5 +1,7 @@
 //! The decoding loop on a model without weights; each test is about one property.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
 mod common;
 
 use std::ops::ControlFlow;

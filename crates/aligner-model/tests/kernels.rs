@@ -1,5 +1,7 @@
 //! Every fused operation equals its reference composition, in value and in gradient, on random shapes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
 mod common;
 
 use aligner_model::kernels::{self, AdamWStep, reference};

@@ -1,5 +1,7 @@
 //! Training steps are PyTorch's; see `golden/make_golden.py` for generator, seed and tolerance.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
 use std::path::PathBuf;
 use std::sync::Arc;
 

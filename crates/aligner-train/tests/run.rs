@@ -1,5 +1,7 @@
 //! Whole runs on a tiny model: what is written, and that a resumed run is the undisturbed one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -113,17 +115,18 @@ fn records(run: &Path) -> Vec<StepRecord> {
 }
 
 /// What must be equal to the last bit: steps, losses, rates, norms.
-fn essence(run: &Path) -> Vec<(u64, String, u64, Option<u64>, Option<u64>)> {
+fn essence(run: &Path) -> Vec<String> {
     let bits = |value: Option<f64>| value.map(f64::to_bits);
     records(run)
         .iter()
         .map(|r| {
-            (
+            format!(
+                "{} {:?} {} {:?} {:?}",
                 r.step,
-                format!("{:?}", r.split),
+                r.split,
                 r.loss.to_bits(),
                 bits(r.lr),
-                bits(r.grad_norm),
+                bits(r.grad_norm)
             )
         })
         .collect()

@@ -234,7 +234,7 @@ impl Random {
 
     /// A number under `limit`; the bias for limits this small is beyond notice.
     fn below(&mut self, limit: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(limit.max(1)) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(limit.max(1))) >> 64) as u64
     }
 
     fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
