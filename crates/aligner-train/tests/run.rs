@@ -331,12 +331,12 @@ fn patience_ends_a_run_that_gains_nothing() {
 fn rows_that_do_not_fit_are_an_error_or_left_out_but_never_silent() -> Result<()> {
     let lab = Lab::new();
     let config = TrainConfig {
-        max_length: 45,
+        max_length: 90,
         ..lab.config("run")
     };
     let error = fine_tune(&config, RunOptions::default()).unwrap_err().to_string();
     assert!(
-        error.contains("do not fit into 45") && error.contains("train.jsonl:"),
+        error.contains("do not fit into 90") && error.contains("train.jsonl:"),
         "{error}"
     );
     let config = TrainConfig {

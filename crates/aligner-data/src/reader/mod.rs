@@ -177,8 +177,8 @@ fn json_reason(error: &serde_json::Error, bytes: &[u8]) -> String {
     }
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or(&text);
-    let advice = if what.contains("surrogate") {
-        " (half of a \\u escape pair)"
+    let advice = if what.contains("hex escape") {
+        " (a \\u escape that is cut, or half of a surrogate pair)"
     } else {
         ""
     };

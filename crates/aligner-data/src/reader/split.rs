@@ -204,6 +204,8 @@ struct Element {
     depth: u32,
     in_string: bool,
     escaped: bool,
+    /// Whether the bracket that closes the element has passed.
+    closed: bool,
 }
 
 impl Element {
@@ -217,11 +219,17 @@ impl Element {
             }
             return false;
         }
+        if self.closed {
+            return true;
+        }
         match byte {
             b',' | b']' | b'}' if self.depth == 0 => return true,
             b'"' => self.in_string = true,
             b'{' | b'[' => self.depth += 1,
-            b'}' | b']' => self.depth -= 1,
+            b'}' | b']' => {
+                self.depth -= 1;
+                self.closed = self.depth == 0;
+            }
             _ => {}
         }
         false
