@@ -155,7 +155,7 @@ pub struct ModelArgs {
     /// Prompt template instead of the recorded one: edit, revision, correction, or a text file.
     #[arg(long, value_name = "T")]
     pub template: Option<String>,
-    /// cpu, cuda[:N], vulkan[:N], metal[:N], webgpu[:N].
+    /// `cpu`, `cuda[:N]`, `vulkan[:N]`, `metal[:N]` or `webgpu[:N]`.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceSpec,
 }

@@ -245,18 +245,21 @@ pub struct TokenStream {
 }
 
 impl TokenStream {
+    /// Tokens after which bytes that make no character are given out as they are: a character has at most four bytes.
+    const LONGEST_CHARACTER: usize = 8;
+
     /// Takes a token; gives the text that it completes, if any.
     ///
     /// # Errors
     /// When the tokenizer fails on the ids.
     pub fn push(&mut self, id: u32) -> Result<Option<String>> {
         self.ids.push(id);
-        let (before, now) = self.window()?;
+        let held = self.ids.len() - self.read;
+        let piece = self.held_back()?;
         // A replacement character at the end may be the first bytes of one that is still coming.
-        if now.len() <= before.len() || now.ends_with('\u{fffd}') {
+        if piece.is_empty() || (piece.ends_with('\u{fffd}') && held < Self::LONGEST_CHARACTER) {
             return Ok(None);
         }
-        let piece = now.get(before.len()..).unwrap_or_default().to_string();
         self.prefix = self.read;
         self.read = self.ids.len();
         Ok(Some(piece))
@@ -267,21 +270,21 @@ impl TokenStream {
     /// # Errors
     /// When the tokenizer fails on the ids.
     pub fn finish(&mut self) -> Result<Option<String>> {
-        let (before, now) = self.window()?;
+        let piece = self.held_back()?;
         self.prefix = self.ids.len();
         self.read = self.ids.len();
-        Ok(now
-            .get(before.len()..)
-            .filter(|rest| !rest.is_empty())
-            .map(str::to_string))
+        Ok(Some(piece).filter(|piece| !piece.is_empty()))
     }
 
-    /// The text of the window without and with the tokens that have not been given out.
-    fn window(&self) -> Result<(String, String)> {
-        Ok((
-            self.tokenizer.decode(&self.ids[self.prefix..self.read])?,
-            self.tokenizer.decode(&self.ids[self.prefix..])?,
-        ))
+    /// The text of the tokens that have not been given out, with the tokens before them for context.
+    fn held_back(&self) -> Result<String> {
+        let before = self.tokenizer.decode(&self.ids[self.prefix..self.read])?;
+        let now = self.tokenizer.decode(&self.ids[self.prefix..])?;
+        match now.strip_prefix(&before) {
+            Some(piece) => Ok(piece.to_string()),
+            // Broken bytes changed how the tokens before them are read; what was given out cannot be taken back.
+            None => self.tokenizer.decode(&self.ids[self.read..]),
+        }
     }
 }
 

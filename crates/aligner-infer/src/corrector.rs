@@ -138,13 +138,19 @@ pub enum Piece {
 pub struct CorrectionStream {
     pieces: Receiver<Result<Piece>>,
     cancel: CancelToken,
+    ended: bool,
 }
 
 impl Iterator for CorrectionStream {
     type Item = Result<Piece>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.pieces.recv().ok()
+        if self.ended {
+            return None;
+        }
+        let piece = self.pieces.recv().unwrap_or(Err(InferError::BrokenOff));
+        self.ended = matches!(piece, Err(_) | Ok(Piece::Done(_)));
+        Some(piece)
     }
 }
 
@@ -260,8 +266,15 @@ impl<L: CausalLm> Corrector<L> {
     /// A corrector of parts made elsewhere.
     ///
     /// # Errors
-    /// When the tokenizer has ids that the model does not have.
+    /// When the model does not have the token that ends a correction.
     pub fn from_parts(model: L, tokenizer: Tokenizer, template: PromptTemplate) -> Result<Self> {
+        if tokenizer.eos_id() as usize >= model.vocab_size() {
+            return Err(InferError::UnknownToken {
+                id: tokenizer.eos_id(),
+                vocab_size: model.vocab_size(),
+            });
+        }
+        // Padding tokens are often added behind the vocabulary that a model was trained with: no text has them.
         if tokenizer.vocab_size() > model.vocab_size() {
             tracing::warn!(
                 tokenizer = tokenizer.vocab_size(),
@@ -404,8 +417,15 @@ impl<L: CausalLm + 'static> Corrector<L> {
     pub fn stream(&self, question: &str, answer: &str, options: &CorrectOptions) -> CorrectionStream {
         // A slow reader holds the model back instead of filling memory.
         let (sender, pieces) = sync_channel(64);
-        let (corrector, options) = (self.clone(), options.clone());
-        let cancel = options.cancel.clone();
+        // Dropping this stream must not cancel others that share the caller's token.
+        let cancel = options.cancel.child();
+        let (corrector, options) = (
+            self.clone(),
+            CorrectOptions {
+                cancel: cancel.clone(),
+                ..options.clone()
+            },
+        );
         let (question, answer) = (question.to_string(), answer.to_string());
         std::thread::spawn(move || {
             let done = corrector.correct_with(Input::new(&question, &answer), &options, |text| match sender
@@ -417,6 +437,10 @@ impl<L: CausalLm + 'static> Corrector<L> {
             // Nobody listens any more: nothing is lost.
             let _ = sender.send(done.map(Piece::Done));
         });
-        CorrectionStream { pieces, cancel }
+        CorrectionStream {
+            pieces,
+            cancel,
+            ended: false,
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! What a correction changed, by words.
 
 use serde::{Deserialize, Serialize};
-use similar::{Algorithm, ChangeTag, TextDiff};
+use similar::{Algorithm, DiffTag, capture_diff_slices};
 
 /// What happened to a stretch of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,25 +35,112 @@ pub struct Edit {
 /// assert_eq!((edits[1].op, edits[1].text.as_str()), (EditOp::Delete, "five"));
 /// ```
 pub fn diff(answer: &str, correction: &str) -> Vec<Edit> {
-    let diff = TextDiff::configure()
-        .algorithm(Algorithm::Myers)
-        .diff_words(answer, correction);
-    let mut edits: Vec<Edit> = Vec::new();
-    for change in diff.iter_all_changes() {
-        let op = match change.tag() {
-            ChangeTag::Equal => EditOp::Keep,
-            ChangeTag::Delete => EditOp::Delete,
-            ChangeTag::Insert => EditOp::Insert,
-        };
-        match edits.last_mut() {
-            Some(last) if last.op == op => last.text.push_str(change.value()),
-            _ => edits.push(Edit {
+    let (old, new) = (words(answer), words(correction));
+    let texts = |words: &[Word<'_>]| words.iter().map(|word| word.text.to_string()).collect::<Vec<_>>();
+    let mut edits = Edits::default();
+    for op in capture_diff_slices(Algorithm::Myers, &texts(&old.0), &texts(&new.0)) {
+        let (tag, from, to) = op.as_tag_tuple();
+        let (from, to) = (&old.0[from], &new.0[to]);
+        if tag == DiffTag::Equal {
+            for (from, to) in from.iter().zip(to) {
+                edits.gap(from.gap, to.gap);
+                edits.keep(from.text);
+            }
+            continue;
+        }
+        match (from.first(), to.first()) {
+            (Some(from), Some(to)) => edits.gap(from.gap, to.gap),
+            (from, to) => {
+                edits.deleted.push_str(from.map_or("", |word| word.gap));
+                edits.inserted.push_str(to.map_or("", |word| word.gap));
+            }
+        }
+        write_words(from, &mut edits.deleted);
+        write_words(to, &mut edits.inserted);
+    }
+    edits.gap(old.1, new.1);
+    edits.finish()
+}
+
+/// A run of characters that are not white space, and the white space before it.
+struct Word<'a> {
+    gap: &'a str,
+    text: &'a str,
+}
+
+/// The words of a text and the white space behind the last one.
+fn words(mut text: &str) -> (Vec<Word<'_>>, &str) {
+    let mut words = Vec::new();
+    loop {
+        let start = text.find(|c: char| !c.is_whitespace()).unwrap_or(text.len());
+        let (gap, rest) = text.split_at(start);
+        if rest.is_empty() {
+            return (words, gap);
+        }
+        let (word, rest) = rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
+        words.push(Word { gap, text: word });
+        text = rest;
+    }
+}
+
+/// The words with the white space between them.
+fn write_words(words: &[Word<'_>], out: &mut String) {
+    for (index, word) in words.iter().enumerate() {
+        out.push_str(if index == 0 { "" } else { word.gap });
+        out.push_str(word.text);
+    }
+}
+
+/// Edits as they are written: at most one deletion and one insertion between two stretches that are kept.
+#[derive(Default)]
+struct Edits {
+    done: Vec<Edit>,
+    deleted: String,
+    inserted: String,
+}
+
+impl Edits {
+    fn push(&mut self, op: EditOp, text: &str) {
+        match self.done.last_mut() {
+            _ if text.is_empty() => {}
+            Some(last) if last.op == op => last.text.push_str(text),
+            _ => self.done.push(Edit {
                 op,
-                text: change.value().to_string(),
+                text: text.to_string(),
             }),
         }
     }
-    edits
+
+    fn keep(&mut self, text: &str) {
+        if text.is_empty() {
+            return;
+        }
+        let (deleted, inserted) = (
+            std::mem::take(&mut self.deleted),
+            std::mem::take(&mut self.inserted),
+        );
+        self.push(EditOp::Delete, &deleted);
+        self.push(EditOp::Insert, &inserted);
+        self.push(EditOp::Keep, text);
+    }
+
+    fn gap(&mut self, from: &str, to: &str) {
+        if from == to {
+            return self.keep(from);
+        }
+        self.deleted.push_str(from);
+        self.inserted.push_str(to);
+    }
+
+    fn finish(mut self) -> Vec<Edit> {
+        let (deleted, inserted) = (
+            std::mem::take(&mut self.deleted),
+            std::mem::take(&mut self.inserted),
+        );
+        self.push(EditOp::Delete, &deleted);
+        self.push(EditOp::Insert, &inserted);
+        self.done
+    }
 }
 
 /// How much was changed: 0 for a copy, 1 when no word was kept.

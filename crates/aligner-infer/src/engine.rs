@@ -28,17 +28,30 @@ pub enum FinishReason {
 
 /// Cancels a request from any thread.
 #[derive(Debug, Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken {
+    cancelled: Arc<AtomicBool>,
+    parent: Option<Arc<CancelToken>>,
+}
 
 impl CancelToken {
     /// Ends the request after the token that is being computed.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.cancelled.store(true, Ordering::Relaxed);
     }
 
-    /// Whether [`cancel`](Self::cancel) was called.
+    /// A token that is cancelled with this one, and can be cancelled without it.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self {
+            cancelled: Arc::default(),
+            parent: Some(Arc::new(self.clone())),
+        }
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called, here or on a token that this is a child of.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.cancelled.load(Ordering::Relaxed)
+            || self.parent.as_ref().is_some_and(|parent| parent.is_cancelled())
     }
 }
 
@@ -89,7 +102,10 @@ pub fn generate<L: CausalLm>(
 ) -> Result<Generated> {
     let prompt_tokens = request.prompt.len();
     let max_positions = model.max_positions();
-    if prompt_tokens == 0 || prompt_tokens >= max_positions {
+    if prompt_tokens == 0 {
+        return Err(InferError::EmptyPrompt);
+    }
+    if prompt_tokens >= max_positions {
         return Err(InferError::PromptTooLong {
             prompt_tokens,
             max_positions,
@@ -104,11 +120,12 @@ pub fn generate<L: CausalLm>(
     };
     let started = Instant::now();
     let mut cache = model.new_cache(prompt_tokens + limit)?;
-    let Some(mut logits) = prefill(model, request, &mut cache)? else {
+    let logits = prefill(model, request, &mut cache)?;
+    out.timings.prefill_seconds = started.elapsed().as_secs_f64();
+    let Some(mut logits) = logits else {
         out.finish_reason = FinishReason::Cancelled;
         return Ok(out);
     };
-    out.timings.prefill_seconds = started.elapsed().as_secs_f64();
     let started = Instant::now();
     let mut seen = request.prompt.to_vec();
     while out.ids.len() < limit {
@@ -153,14 +170,18 @@ fn prefill<L: CausalLm>(model: &L, request: &Request<'_>, cache: &mut L::Cache) 
 /// When both together are longer than the context, or the model fails.
 pub fn log_probabilities<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32]) -> Result<Vec<f64>> {
     const CHUNK: usize = 64;
-    let (prompt_tokens, max_positions) = (prompt.len() + target.len(), model.max_positions());
-    if prompt.is_empty() || prompt_tokens > max_positions {
-        return Err(InferError::PromptTooLong {
-            prompt_tokens,
+    let (tokens, max_positions) = (prompt.len() + target.len(), model.max_positions());
+    if prompt.is_empty() {
+        return Err(InferError::EmptyPrompt);
+    }
+    if tokens > max_positions {
+        return Err(InferError::TargetTooLong {
+            prompt_tokens: prompt.len(),
+            target_tokens: target.len(),
             max_positions,
         });
     }
-    let mut cache = model.new_cache(prompt_tokens)?;
+    let mut cache = model.new_cache(tokens)?;
     let (head, last) = prompt.split_at(prompt.len() - 1);
     for chunk in head.chunks(PREFILL_CHUNK) {
         model.forward(chunk, &mut cache, 0)?;
@@ -172,7 +193,7 @@ pub fn log_probabilities<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32])
         let logits = model.forward(inputs, &mut cache, inputs.len())?;
         for (row, &id) in logits.chunks(model.vocab_size()).zip(targets) {
             scores.push(log_softmax_at(row, id).ok_or(InferError::BadLogits {
-                position: scores.len(),
+                position: prompt.len() + scores.len(),
             })?);
         }
     }

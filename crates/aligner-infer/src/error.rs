@@ -59,6 +59,27 @@ pub enum InferError {
         /// Tokens the context holds.
         max_positions: usize,
     },
+    /// Prompt and correction together are longer than the context.
+    #[error(
+        "prompt ({prompt_tokens} tokens) and correction ({target_tokens}) are longer than the model's context of \
+         {max_positions}"
+    )]
+    TargetTooLong {
+        /// Tokens of the prompt.
+        prompt_tokens: usize,
+        /// Tokens of the correction, the end of sequence included.
+        target_tokens: usize,
+        /// Tokens the context holds.
+        max_positions: usize,
+    },
+    /// Template, question and answer together have no token.
+    #[error("the prompt is empty: the template has no text of its own, and neither have question and answer")]
+    EmptyPrompt,
+    /// The thread that wrote a stream ended without a result.
+    #[error(
+        "the correction broke off: the thread that computed it panicked, see its message on standard error"
+    )]
+    BrokenOff,
     /// A sampling parameter has a value that cannot be used.
     #[error("{name} is {value}; it must be {rule}")]
     Sampling {

@@ -54,11 +54,10 @@ impl SamplingParams {
                 })
             }
         };
-        let finite = self.temperature.is_finite() && self.repetition_penalty.is_finite();
         check(
             "temperature",
             self.temperature,
-            finite && self.temperature >= 0.0,
+            self.temperature.is_finite() && self.temperature >= 0.0,
             "0 or more",
         )?;
         check(
@@ -71,7 +70,7 @@ impl SamplingParams {
         check(
             "repetition_penalty",
             self.repetition_penalty,
-            finite && self.repetition_penalty > 0.0,
+            self.repetition_penalty.is_finite() && self.repetition_penalty > 0.0,
             "above 0",
         )
     }
@@ -167,8 +166,10 @@ fn filtered(logits: &[f32], params: SamplingParams) -> Vec<(u32, f64)> {
     let score = |token: &u32| logits[*token as usize];
     let by_score = |a: &u32, b: &u32| score(b).total_cmp(&score(a)).then(a.cmp(b));
     if params.top_k > 0 && params.top_k < order.len() {
-        order.select_nth_unstable_by(params.top_k, by_score);
-        order.truncate(params.top_k);
+        let (_, kth, _) = order.select_nth_unstable_by(params.top_k - 1, by_score);
+        let lowest = score(kth);
+        // Tokens that tie with the k-th stay, as under transformers.
+        order.retain(|token| score(token) >= lowest);
     }
     order.sort_unstable_by(by_score);
     let highest = order.first().map_or(0.0, |token| f64::from(score(token)));

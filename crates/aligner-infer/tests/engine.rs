@@ -9,9 +9,10 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use aligner_infer::{
-    CancelToken, FinishReason, Generated, InferError, Request, SamplingParams, generate, log_probabilities,
+    CancelToken, CausalLm, FinishReason, Generated, InferError, Request, Result, SamplingParams, generate,
+    log_probabilities,
 };
-use common::{Call, MockLm, hashed_scores, log_softmax, one_hot};
+use common::{Call, MockCache, MockLm, hashed_scores, log_softmax, one_hot};
 
 const VOCAB: usize = 50;
 
@@ -120,20 +121,66 @@ fn a_long_prompt_goes_in_by_chunks_and_only_its_last_token_is_scored() {
     assert!(scores.iter().all(|&score| score <= scores[out.ids[0] as usize]));
 }
 
+/// Cancels a request while the second chunk of its prompt is computed.
+struct CancelsInSecondChunk(MockLm, CancelToken);
+
+impl CausalLm for CancelsInSecondChunk {
+    type Cache = MockCache;
+
+    fn vocab_size(&self) -> usize {
+        self.0.vocab_size()
+    }
+
+    fn max_positions(&self) -> usize {
+        self.0.max_positions()
+    }
+
+    fn new_cache(&self, capacity: usize) -> Result<MockCache> {
+        self.0.new_cache(capacity)
+    }
+
+    fn cache_len(&self, cache: &MockCache) -> usize {
+        self.0.cache_len(cache)
+    }
+
+    fn truncate(&self, cache: &mut MockCache, len: usize) {
+        self.0.truncate(cache, len);
+    }
+
+    fn forward(&self, ids: &[u32], cache: &mut MockCache, keep: usize) -> Result<Vec<f32>> {
+        if self.cache_len(cache) > 0 {
+            self.1.cancel();
+        }
+        self.0.forward(ids, cache, keep)
+    }
+}
+
 #[test]
-fn a_cancelled_prompt_stops_between_chunks() {
+fn a_prompt_is_cancelled_between_two_chunks() {
+    let model = CancelsInSecondChunk(MockLm::hashed(VOCAB), CancelToken::default());
+    let request = Request {
+        cancel: model.1.clone(),
+        ..request(&[1; 2000], 10)
+    };
+    let out = generate(&model, &request, |_| Ok(ControlFlow::Continue(()))).unwrap();
+    assert_eq!((out.ids.len(), out.finish_reason), (0, FinishReason::Cancelled));
+    assert_eq!(model.0.log.calls().len(), 2);
+}
+
+#[test]
+fn a_request_cancelled_beforehand_does_no_pass() {
     let cancel = CancelToken::default();
-    let model = MockLm::hashed(VOCAB);
     cancel.cancel();
+    let model = MockLm::hashed(VOCAB);
     let out = run(
         &model,
         &Request {
-            cancel: cancel.clone(),
-            ..request(&[1; 2000], 10)
+            cancel,
+            ..request(&[1; 20], 10)
         },
     );
     assert_eq!((out.ids.len(), out.finish_reason), (0, FinishReason::Cancelled));
-    assert!(cancel.is_cancelled() && model.log.calls().is_empty());
+    assert!(model.log.calls().is_empty());
 }
 
 #[test]
@@ -364,7 +411,7 @@ fn a_target_that_just_fits_is_scored_and_a_longer_one_is_an_error_before_any_wor
     let work = model.log.calls().len();
     assert!(matches!(
         log_probabilities(&model, &[1; 6], &[2; 5]),
-        Err(InferError::PromptTooLong { .. })
+        Err(InferError::TargetTooLong { .. })
     ));
     assert_eq!((model.log.calls().len(), model.log.caches().len()), (work, 1));
 }

@@ -126,6 +126,9 @@ impl<R: BufRead> Splitter<R> {
         loop {
             let buffer = self.input.fill_buf()?;
             if buffer.is_empty() {
+                if element.closed {
+                    return Ok(Some(Ok(Chunk { line, bytes })));
+                }
                 self.ended = true;
                 return Ok(Some(Err((line, "the file ends inside this row".into()))));
             }

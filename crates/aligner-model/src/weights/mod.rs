@@ -1,4 +1,4 @@
-//! Weights in and out of a [`CausalDecoder`](crate::CausalDecoder).
+//! Weights in and out of a [`CausalDecoder`].
 //!
 //! A [`TensorSource`] gives tensors by their Hugging Face names; reading fills the decoder one tensor at a time, so that
 //! no second copy of the model exists. Each file format is one source and one writer.
