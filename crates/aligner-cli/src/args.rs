@@ -66,70 +66,70 @@ pub struct TrainArgs {
     /// Validation rows; may be given several times.
     #[arg(long, value_name = "FILE")]
     pub valid: Vec<PathBuf>,
-    /// Run directory to write [default: runs/NAME, NAME being the model's].
+    /// Run directory to write (default: runs/NAME, NAME being the model's).
     #[arg(long, value_name = "RUN")]
     pub out: Option<PathBuf>,
-    /// Prompt template: edit, revision, correction [default], or a text file with {question} and {answer}.
+    /// Prompt template: edit, revision, correction (the default), or a text file with `{question}` and `{answer}`.
     #[arg(long, value_name = "T")]
     pub template: Option<String>,
-    /// Passes over the rows [default: 3].
+    /// Passes over the rows (default: 3).
     #[arg(long, value_name = "N", conflicts_with = "steps")]
     pub epochs: Option<u64>,
     /// Optimizer steps, instead of epochs.
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
-    /// Rows that go through the model at once [default: 4].
+    /// Rows that go through the model at once (default: 4).
     #[arg(long, value_name = "ROWS")]
     pub micro_batch: Option<usize>,
-    /// Micro-batches of one optimizer step [default: 8].
+    /// Micro-batches of one optimizer step (default: 8).
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
-    /// Highest learning rate [default: 2e-5].
+    /// Highest learning rate (default: 2e-5).
     #[arg(long, value_name = "RATE")]
     pub lr: Option<f64>,
-    /// Shape of the learning rate: cosine [default], linear, constant.
+    /// Shape of the learning rate: cosine (the default), linear, constant.
     #[arg(long, value_name = "SHAPE")]
     pub schedule: Option<ScheduleKind>,
-    /// Share of the steps over which the rate rises [default: 0.03].
+    /// Share of the steps over which the rate rises (default: 0.03).
     #[arg(long, value_name = "SHARE")]
     pub warmup_ratio: Option<f64>,
-    /// Decoupled weight decay [default: 0].
+    /// Decoupled weight decay (default: 0).
     #[arg(long, value_name = "DECAY")]
     pub weight_decay: Option<f64>,
-    /// Gradients of a larger norm are scaled down to it; 0: never [default: 1].
+    /// Gradients of a larger norm are scaled down to it; 0: never (default: 1).
     #[arg(long, value_name = "NORM")]
     pub max_grad_norm: Option<f64>,
-    /// Longest prompt and correction together, in tokens [default: 2048].
+    /// Longest prompt and correction together, in tokens (default: 2048).
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<usize>,
-    /// Rows that are longer: stop [default] or skip.
+    /// Rows that are longer: stop (the default) or skip.
     #[arg(long, value_name = "POLICY")]
     pub on_long_row: Option<RowPolicy>,
-    /// Rows that cannot be read: stop [default] or skip.
+    /// Rows that cannot be read: stop (the default) or skip.
     #[arg(long, value_name = "POLICY")]
     pub on_bad_row: Option<RowPolicy>,
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP")]
     pub columns: Option<String>,
-    /// Seed of the order of the rows [default: 42].
+    /// Seed of the order of the rows (default: 42).
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Shuffle the rows anew in each epoch [default: true].
+    /// Shuffle the rows anew in each epoch (default: true).
     #[arg(long, value_name = "BOOL")]
     pub shuffle: Option<bool>,
-    /// Steps between checkpoints; 0: only at the end and when stopped [default: 100].
+    /// Steps between checkpoints; 0: only at the end and when stopped (default: 100).
     #[arg(long, value_name = "N")]
     pub save_every: Option<u64>,
-    /// Checkpoints kept [default: 2].
+    /// Checkpoints kept (default: 2).
     #[arg(long, value_name = "N")]
     pub keep: Option<usize>,
-    /// Steps between validations; 0: only before and after [default: 0].
+    /// Steps between validations; 0: only before and after (default: 0).
     #[arg(long, value_name = "N")]
     pub eval_every: Option<u64>,
-    /// Stop after this many validations without a gain; 0: never [default: 0].
+    /// Stop after this many validations without a gain; 0: never (default: 0).
     #[arg(long, value_name = "N")]
     pub patience: Option<u64>,
-    /// cpu [default], cuda[:N], vulkan[:N], metal[:N], webgpu[:N].
+    /// cpu (the default), cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceSpec>,
     /// Licence of the data, recorded in the trained model's aligner.json.
@@ -149,13 +149,13 @@ pub struct TrainArgs {
 /// Which model, and how it is run.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Model directory [default: the latest run's].
+    /// Model directory (default: the latest run's).
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
     /// Prompt template instead of the recorded one: edit, revision, correction, or a text file.
     #[arg(long, value_name = "T")]
     pub template: Option<String>,
-    /// `cpu`, `cuda[:N]`, `vulkan[:N]`, `metal[:N]` or `webgpu[:N]`.
+    /// cpu, cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceSpec,
 }
@@ -210,7 +210,7 @@ pub struct CorrectArgs {
     /// Rows with question and answer (JSON array or lines, plain or gzipped).
     #[arg(long, value_name = "FILE", conflicts_with = "question")]
     pub input: Option<PathBuf>,
-    /// Where the corrected rows go, one JSON object a line; continued when it exists [default: stdout].
+    /// Where the corrected rows go, one JSON object a line; continued when it exists (default: stdout).
     #[arg(long, value_name = "FILE", requires = "input")]
     pub output: Option<PathBuf>,
     /// Start --output anew.
@@ -305,10 +305,10 @@ pub struct ShowArgs {
     /// The row, counted from 0.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub row: usize,
-    /// Model directory with the tokenizer [default: the latest run's].
+    /// Model directory with the tokenizer (default: the latest run's).
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
-    /// Prompt template: edit, revision, correction, or a text file [default: the model's, else correction].
+    /// Prompt template: edit, revision, correction, or a text file (default: the model's, else correction).
     #[arg(long, value_name = "T")]
     pub template: Option<String>,
     /// Column mapping: question=prompt,answer=response,…

@@ -4,7 +4,7 @@
 
 mod common;
 
-use aligner_model::kernels::{self, AdamWStep, reference};
+use aligner_model::kernels::{self, AdamWStep, Heads, reference};
 use burn::tensor::{Device, Distribution, Tensor};
 use common::{assert_close, host};
 use proptest::prelude::*;
@@ -62,6 +62,27 @@ proptest! {
         assert_alike(fused.0, composed.0, "value");
         assert_alike(fused.1, composed.1, "gradient of gate");
         assert_alike(fused.2, composed.2, "gradient of up");
+    }
+
+    #[test]
+    fn causal_attention(batch in 1usize..3, tokens in 1usize..150, kv_heads in 1usize..4, group in 1usize..4,
+        half in 1usize..20) {
+        let device = Device::flex();
+        let heads = Heads { heads: kv_heads * group, kv_heads, head_dim: 2 * half };
+        let [query, weigh] = [0; 2].map(|_| random([batch, tokens, kv_heads * group * 2 * half], &device));
+        let [key, value] = [0; 2].map(|_| random([batch, tokens, kv_heads * 2 * half], &device));
+        let angle = random([tokens, half], &device);
+        let run = |attention: fn(Tensor<3>, Tensor<3>, Tensor<3>, (Tensor<2>, Tensor<2>), Heads) -> Tensor<3>| {
+            let [query, key, value] = [&query, &key, &value].map(|x| x.clone().autodiff().require_grad());
+            let angle = angle.clone().autodiff();
+            let out = attention(query.clone(), key.clone(), value.clone(), (angle.clone().cos(), angle.sin()), heads);
+            let grads = (out.clone() * weigh.clone().autodiff()).sum().backward();
+            [out.inner(), query.grad(&grads).unwrap(), key.grad(&grads).unwrap(), value.grad(&grads).unwrap()]
+        };
+        let (fused, composed) = (run(kernels::causal_attention), run(reference::causal_attention));
+        for ((fused, composed), what) in fused.into_iter().zip(composed).zip(["value", "query", "key", "value's gradient"]) {
+            assert_alike(fused, composed, what);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ const SEED: u64 = 42;
 const TRAIN_ROWS: usize = 40_000;
 const VALID_ROWS: usize = 128;
 const TEST_ROWS: usize = 300;
-const VOCABULARY: usize = 512;
+const VOCABULARY: usize = 1280;
 const CONTEXT_TOKENS: usize = 256;
 const SAMPLES: usize = 6;
 
@@ -102,7 +102,7 @@ fn prepare(task: &CorrectionTask, valid: &[Record], out: &Path, args: &TrainArgs
         data: vec![train_file],
         valid: vec![valid_file],
         out: out.to_path_buf(),
-        steps: Some(700),
+        steps: Some(400),
         micro_batch: 64,
         accumulate: 1,
         lr: 2e-3,

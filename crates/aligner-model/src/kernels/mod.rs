@@ -8,19 +8,22 @@
 //! in order.
 
 mod adamw;
+mod attention;
 mod flex;
 mod math;
+mod matmul;
 pub mod reference;
 mod rms_norm;
 mod swiglu;
 
 pub use adamw::{AdamWStep, adamw, squared_norm};
+pub use attention::{Heads, causal_attention};
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;
 
 use burn::tensor::{DType, Device, Tensor};
 
 /// Whether the fused CPU operations can take this tensor.
-fn runs_fused<const D: usize>(tensor: &Tensor<D>) -> bool {
+pub(crate) fn runs_fused<const D: usize>(tensor: &Tensor<D>) -> bool {
     tensor.dtype() == DType::F32 && tensor.device().without_autodiff() == Device::flex()
 }

@@ -1,11 +1,14 @@
 //! Grouped-query attention.
 
+use std::cell::OnceCell;
+
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Bool, Device, Int, Tensor, activation::softmax};
+use burn::tensor::{Bool, Device, Tensor};
 
 use super::{LayerCache, Rotation, linear, project};
+use crate::kernels::{Heads, causal_attention, reference};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -39,28 +42,31 @@ pub struct Attention {
     head_dim: usize,
 }
 
-/// Which earlier tokens a run of new tokens may look at: all that are not after itself.
+/// Which keys are hidden from a run of new tokens: all that come after the token itself.
+///
+/// Made when it is first asked for: the fused attention has no use for it.
 #[derive(Debug, Clone)]
 pub struct CausalMask {
-    /// `[tokens, start + tokens]`, true where looking is forbidden; absent when nothing is.
-    hidden: Option<Tensor<2, Bool>>,
+    start: usize,
+    tokens: usize,
+    device: Device,
+    hidden: OnceCell<Option<Tensor<2, Bool>>>,
 }
 
 impl CausalMask {
     /// The mask of `tokens` new tokens behind `start` old ones.
     pub fn new(start: usize, tokens: usize, device: &Device) -> Self {
-        if tokens == 1 {
-            return Self { hidden: None };
-        }
-        let query =
-            Tensor::<1, Int>::arange(start as i64..(start + tokens) as i64, device).unsqueeze_dim::<2>(1);
-        let key = Tensor::<1, Int>::arange(0..(start + tokens) as i64, device).unsqueeze_dim::<2>(0);
         Self {
-            hidden: Some(
-                key.expand([tokens, start + tokens])
-                    .greater(query.expand([tokens, start + tokens])),
-            ),
+            start,
+            tokens,
+            device: device.clone(),
+            hidden: OnceCell::new(),
         }
+    }
+
+    fn get(&self) -> Option<Tensor<2, Bool>> {
+        let make = || reference::causal_mask(self.start, self.tokens, &self.device);
+        self.hidden.get_or_init(make).clone()
     }
 }
 
@@ -93,41 +99,26 @@ impl Attention {
         mask: &CausalMask,
         cache: Option<(usize, &mut LayerCache)>,
     ) -> Tensor<3> {
-        let [batch, tokens, _] = x.dims();
-        let split = |x: Tensor<3>, heads| x.reshape([batch, tokens, heads, self.head_dim]).swap_dims(1, 2);
-        let query = rotation.apply(split(project(&self.q_proj, x.clone()), self.heads));
-        let key = rotation.apply(split(project(&self.k_proj, x.clone()), self.kv_heads));
-        let value = split(project(&self.v_proj, x), self.kv_heads);
-        let (key, value) = match cache {
-            Some((start, cache)) => cache.append(start, key, value),
-            None => (key, value),
+        let query = project(&self.q_proj, x.clone());
+        let key = project(&self.k_proj, x.clone());
+        let value = project(&self.v_proj, x);
+        let context = match cache {
+            None => {
+                let heads = Heads {
+                    heads: self.heads,
+                    kv_heads: self.kv_heads,
+                    head_dim: self.head_dim,
+                };
+                causal_attention(query, key, value, rotation.clone().into_parts(), heads)
+            }
+            Some((start, cache)) => {
+                let query = rotation.apply(reference::split_heads(query, self.heads));
+                let key = rotation.apply(reference::split_heads(key, self.kv_heads));
+                let value = reference::split_heads(value, self.kv_heads);
+                let (key, value) = cache.append(start, key, value);
+                reference::merge_heads(reference::attention(query, key, value, mask.get()))
+            }
         };
-        let context = attend(query, key, value, mask).swap_dims(1, 2);
-        project(
-            &self.o_proj,
-            context.reshape([batch, tokens, self.heads * self.head_dim]),
-        )
+        project(&self.o_proj, context)
     }
-}
-
-/// `softmax(q kᵀ / √head_dim) v` with each key and value head serving `heads / kv_heads` consecutive query heads.
-///
-/// The queries of a group are laid out as extra rows of one product, so that keys and values are never repeated.
-fn attend(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, mask: &CausalMask) -> Tensor<4> {
-    let [batch, heads, tokens, width] = query.dims();
-    let [_, kv_heads, context, _] = key.dims();
-    let group = heads / kv_heads;
-    let query = (query * (width as f64).powf(-0.5)).reshape([batch, kv_heads, group * tokens, width]);
-    let mut scores = query
-        .matmul(key.swap_dims(2, 3))
-        .reshape([batch, kv_heads, group, tokens, context]);
-    if let Some(hidden) = &mask.hidden {
-        let hidden = hidden
-            .clone()
-            .unsqueeze::<5>()
-            .expand([batch, kv_heads, group, tokens, context]);
-        scores = scores.mask_fill(hidden, f32::NEG_INFINITY);
-    }
-    let weights = softmax(scores, 4).reshape([batch, kv_heads, group * tokens, context]);
-    weights.matmul(value).reshape([batch, heads, tokens, width])
 }

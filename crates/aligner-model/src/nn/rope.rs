@@ -3,6 +3,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::RopeConfig;
+use crate::kernels::reference;
 
 /// The inverse frequencies of a model's heads.
 #[derive(Debug, Clone)]
@@ -59,15 +60,13 @@ impl Rotation {
     /// - `x`: `[batch, heads, tokens, head_dim]`
     /// - output: as `x`
     pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let half = x.dims()[3] / 2;
-        let (cos, sin) = (
-            self.cos.clone().unsqueeze::<4>(),
-            self.sin.clone().unsqueeze::<4>(),
-        );
-        let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-        let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
-        let turned_second = second * cos + first * sin;
-        Tensor::cat(vec![turned_first, turned_second], 3)
+        let (cos, sin) = self.clone().into_parts();
+        reference::rotate(x, cos, sin)
+    }
+
+    /// Cosines and sines, each `[tokens, head_dim / 2]`.
+    pub fn into_parts(self) -> (Tensor<2>, Tensor<2>) {
+        (self.cos, self.sin)
     }
 }
 
