@@ -3,7 +3,7 @@
 //! Reported as bytes a second of the tensors that must be read and written once; `fused` and `composed` do the same work.
 
 use aligner_bench::{HIDDEN, INTERMEDIATE};
-use aligner_model::kernels::{self, AdamWStep, reference};
+use aligner_model::kernels::{self, AdamWStep, Heads, reference};
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
@@ -51,6 +51,40 @@ fn rms_norm(criterion: &mut Criterion) {
         inputs,
         (fused, composed),
     );
+}
+
+fn causal_attention(criterion: &mut Criterion) {
+    let heads = Heads {
+        heads: 9,
+        kv_heads: 3,
+        head_dim: HIDDEN / 9,
+    };
+    let key_width = heads.kv_heads * heads.head_dim;
+    let [query, key, value] = [HIDDEN, key_width, key_width].map(|width| random([1, TOKENS, width]));
+    let angles = random([TOKENS, heads.head_dim / 2]);
+    type Attention = fn(Tensor<3>, Tensor<3>, Tensor<3>, (Tensor<2>, Tensor<2>), Heads) -> Tensor<3>;
+    let mut group = criterion.benchmark_group("causal_attention");
+    // Queries are read and the output written; keys and values are a third of them each.
+    group.throughput(Throughput::Bytes(
+        (2 * TOKENS * (HIDDEN + key_width) * size_of::<f32>()) as u64,
+    ));
+    for (name, run) in [
+        ("fused", kernels::causal_attention as Attention),
+        ("composed", reference::causal_attention as Attention),
+    ] {
+        let apply = |[query, key, value]: [Tensor<3>; 3], angles: Tensor<2>| {
+            run(query, key, value, (angles.clone().cos(), angles.sin()), heads)
+        };
+        let inputs = [&query, &key, &value].map(Clone::clone);
+        group.bench_function(format!("forward/{name}"), |bencher| {
+            bencher.iter(|| apply(inputs.clone(), angles.clone()));
+        });
+        let tracked = inputs.map(|x| x.autodiff().require_grad());
+        let angles = angles.clone().autodiff();
+        group.bench_function(format!("forward+backward/{name}"), |bencher| {
+            bencher.iter(|| apply(tracked.clone(), angles.clone()).sum().backward());
+        });
+    }
 }
 
 fn swiglu(criterion: &mut Criterion) {
@@ -101,5 +135,5 @@ fn adamw(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, rms_norm, swiglu, adamw);
+criterion_group!(benches, rms_norm, causal_attention, swiglu, adamw);
 criterion_main!(benches);
