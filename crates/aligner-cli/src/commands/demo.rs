@@ -84,14 +84,16 @@ fn prepare(task: &CorrectionTask, valid: &[Record], out: &Path, args: &TrainArgs
     let tokenizer = train_tokenizer(&train[..4000], &PromptTemplate::default(), VOCABULARY, &base)?;
     let shape = LlamaShape {
         vocab_size: tokenizer.vocab_size(),
-        hidden_size: 128,
-        intermediate_size: 384,
-        layers: 4,
+        hidden_size: 96,
+        intermediate_size: 256,
+        layers: 3,
         heads: 4,
         kv_heads: 4,
         max_positions: CONTEXT_TOKENS,
     };
-    let model = ModelConfig::llama(shape)?.with_token_ids(None, tokenizer.eos_id());
+    let mut model = ModelConfig::llama(shape)?.with_token_ids(None, tokenizer.eos_id());
+    // The usual 0.02 is for models ten times as wide; here it costs a third of the steps.
+    model.initializer_range = 0.05;
     save_dir(
         &model,
         &CausalDecoder::random(&model, SEED, &DeviceSpec::Cpu.open()?)?,
@@ -102,10 +104,10 @@ fn prepare(task: &CorrectionTask, valid: &[Record], out: &Path, args: &TrainArgs
         data: vec![train_file],
         valid: vec![valid_file],
         out: out.to_path_buf(),
-        steps: Some(400),
+        steps: Some(800),
         micro_batch: 64,
         accumulate: 1,
-        lr: 2e-3,
+        lr: 3e-3,
         warmup_ratio: 0.05,
         max_length: CONTEXT_TOKENS,
         seed: SEED,
