@@ -4,9 +4,9 @@ use burn::module::{Module, ModuleDisplay};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear};
 use burn::tensor::{Device, Int, Tensor};
 
-use crate::config::ModelConfig;
+use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
-use crate::nn::{Block, CausalMask, KvCache, RmsNorm, RmsNormConfig, Rope, Step, linear};
+use crate::nn::{Block, CausalMask, KvCache, RmsNorm, RmsNormConfig, Rope, Rotation, Step, linear};
 use crate::weights;
 
 /// A causal language model without its tokenizer: ids in, hidden states or logits out.
@@ -25,11 +25,23 @@ pub struct CausalDecoder {
     pub lm_head: Option<Linear>,
     #[module(skip)]
     rope: Rope,
+    #[module(skip)]
+    local_rope: Option<Rope>,
+    #[module(skip)]
+    scales: Scales,
     kv_heads: usize,
     head_dim: usize,
 }
 
 impl ModuleDisplay for CausalDecoder {}
+
+/// What some families do to embeddings and logits, and whether a layer goes without rotation.
+#[derive(Debug, Clone, Copy)]
+struct Scales {
+    embedding: Option<f64>,
+    logit_softcap: Option<f64>,
+    has_layer_without_rope: bool,
+}
 
 impl CausalDecoder {
     /// A decoder with zero weights; [`weights`] fills it.
@@ -37,13 +49,21 @@ impl CausalDecoder {
         let embedding = EmbeddingConfig::new(config.vocab_size, config.hidden_size);
         Self {
             embed_tokens: embedding.with_initializer(Initializer::Zeros).init(device),
-            layers: (0..config.layers).map(|_| Block::new(config, device)).collect(),
-            norm: RmsNormConfig::new(config.hidden_size)
-                .with_epsilon(config.rms_norm_eps)
-                .init(device),
+            layers: config
+                .layer_kinds
+                .iter()
+                .map(|&kind| Block::new(config, kind, device))
+                .collect(),
+            norm: RmsNormConfig::of(config, config.hidden_size).init(device),
             lm_head: (!config.tie_embeddings)
                 .then(|| linear(config.hidden_size, config.vocab_size, false, device)),
-            rope: Rope::new(&config.rope, config.head_dim),
+            rope: Rope::new(&config.rope),
+            local_rope: config.local_rope.as_ref().map(Rope::new),
+            scales: Scales {
+                embedding: config.embedding_scale,
+                logit_softcap: config.logit_softcap,
+                has_layer_without_rope: config.layer_kinds.iter().any(|kind| kind.rope == LayerRope::None),
+            },
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
         }
@@ -94,10 +114,21 @@ impl CausalDecoder {
         }
         let step = Step {
             rotation: self.rope.rotation(start, tokens, &device),
+            local_rotation: self
+                .local_rope
+                .as_ref()
+                .map(|rope| rope.rotation(start, tokens, &device)),
+            no_rotation: self
+                .scales
+                .has_layer_without_rope
+                .then(|| Rotation::none(tokens, &device)),
             mask: CausalMask::new(start, tokens, &device),
             start,
         };
         let mut x = self.embed_tokens.forward(ids);
+        if let Some(scale) = self.scales.embedding {
+            x = x * scale;
+        }
         let mut layer_caches = cache.as_mut().map(|cache| cache.layers_mut());
         for block in &self.layers {
             x = block.forward(x, &step, layer_caches.as_mut().and_then(Iterator::next));
@@ -127,9 +158,13 @@ impl CausalDecoder {
     /// - `rows`: `[rows, hidden_size]`
     /// - output: `[rows, vocab_size]`
     pub fn logits_of_rows(&self, rows: Tensor<2>) -> Tensor<2> {
-        match &self.lm_head {
+        let logits = match &self.lm_head {
             Some(head) => head.forward(rows),
             None => rows.matmul(self.embed_tokens.weight.val().transpose()),
+        };
+        match self.scales.logit_softcap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
         }
     }
 }

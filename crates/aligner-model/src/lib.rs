@@ -45,7 +45,10 @@ mod loss;
 pub mod nn;
 pub mod weights;
 
-pub use config::{Activation, LlamaShape, ModelConfig, RopeConfig, RopeScaling};
+pub use config::{
+    Activation, LayerKind, LayerRope, LlamaShape, ModelConfig, NormPlacement, Packing, QkNorm, RopeConfig,
+    RopeScaling, architectures,
+};
 pub use decoder::CausalDecoder;
 pub use device::{DeviceSpec, compiled_devices};
 pub use error::{ModelError, Result};

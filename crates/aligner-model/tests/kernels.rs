@@ -4,7 +4,7 @@
 
 mod common;
 
-use aligner_model::kernels::{self, AdamWStep, Heads, reference};
+use aligner_model::kernels::{self, AdamWStep, AttentionSettings, Heads, reference};
 use burn::tensor::{Device, Distribution, Tensor};
 use common::{assert_close, host};
 use proptest::prelude::*;
@@ -66,16 +66,18 @@ proptest! {
 
     #[test]
     fn causal_attention(batch in 1usize..3, tokens in 1usize..150, kv_heads in 1usize..4, group in 1usize..4,
-        half in 1usize..20) {
+        half in 1usize..20, unrotated in 0usize..4, window in prop::option::of(1usize..80)) {
         let device = Device::flex();
-        let heads = Heads { heads: kv_heads * group, kv_heads, head_dim: 2 * half };
-        let [query, weigh] = [0; 2].map(|_| random([batch, tokens, kv_heads * group * 2 * half], &device));
-        let [key, value] = [0; 2].map(|_| random([batch, tokens, kv_heads * 2 * half], &device));
+        let head_dim = 2 * (half + unrotated);
+        let heads = Heads { heads: kv_heads * group, kv_heads, head_dim };
+        let settings = AttentionSettings { heads, scale: 0.3, window, softcap: None };
+        let [query, weigh] = [0; 2].map(|_| random([batch, tokens, kv_heads * group * head_dim], &device));
+        let [key, value] = [0; 2].map(|_| random([batch, tokens, kv_heads * head_dim], &device));
         let angle = random([tokens, half], &device);
-        let run = |attention: fn(Tensor<3>, Tensor<3>, Tensor<3>, (Tensor<2>, Tensor<2>), Heads) -> Tensor<3>| {
+        let run = |attention: fn(Tensor<3>, Tensor<3>, Tensor<3>, (Tensor<2>, Tensor<2>), AttentionSettings) -> Tensor<3>| {
             let [query, key, value] = [&query, &key, &value].map(|x| x.clone().autodiff().require_grad());
             let angle = angle.clone().autodiff();
-            let out = attention(query.clone(), key.clone(), value.clone(), (angle.clone().cos(), angle.sin()), heads);
+            let out = attention(query.clone(), key.clone(), value.clone(), (angle.clone().cos(), angle.sin()), settings);
             let grads = (out.clone() * weigh.clone().autodiff()).sum().backward();
             [out.inner(), query.grad(&grads).unwrap(), key.grad(&grads).unwrap(), value.grad(&grads).unwrap()]
         };

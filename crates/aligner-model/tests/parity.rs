@@ -1,12 +1,18 @@
 //! Our logits are Hugging Face transformers' logits; see `golden/make_golden.py` for generator, seed and tolerance.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs
+)]
 
 mod common;
 
 use aligner_model::{Targets, load_dir, save_dir};
 use burn::tensor::Device;
-use common::{VARIANTS, assert_close, golden, greedy, host, ids};
+use common::{VARIANTS, assert_close, golden, greedy, host, ids, of_fixed_rotation};
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -25,7 +31,14 @@ fn logits_equal_transformers() {
             .iter()
             .map(|&logit| logit as f32)
             .collect();
-        assert_close(&host(logits.narrow(1, tokens - 2, 2)), &want, TOLERANCE, variant);
+        let got = host(logits.narrow(1, tokens - 2, 2));
+        let worst = got
+            .iter()
+            .zip(&want)
+            .map(|(g, w)| (g - w).abs())
+            .fold(0.0, f32::max);
+        println!("{variant:<22} {:<22} {worst:.1e}", model.config.architecture);
+        assert_close(&got, &want, TOLERANCE, variant);
     }
 }
 
@@ -66,7 +79,7 @@ fn greedy_tokens_equal_transformers() {
 #[test]
 fn cached_in_pieces_equals_uncached() {
     let device = Device::flex();
-    for variant in VARIANTS {
+    for variant in of_fixed_rotation() {
         let (model, golden) = golden(variant, &device);
         let whole = model.decoder.forward(ids(&[&golden.second], &device), None);
         let mut cache = model.decoder.new_cache(1, golden.second.len());
@@ -104,7 +117,7 @@ fn a_truncated_cache_continues_as_if_the_tokens_had_never_been() {
 #[test]
 fn a_padded_batch_equals_its_rows_alone() {
     let device = Device::flex();
-    for variant in VARIANTS {
+    for variant in of_fixed_rotation() {
         let (model, golden) = golden(variant, &device);
         let (short, long): (&[u32], &[u32]) = (&golden.first, &golden.second);
         let batch = model.decoder.forward(ids(&[short, long], &device), None);

@@ -1,5 +1,6 @@
 //! The description of a model that the one decoder reads.
 
+mod families;
 mod hf;
 mod rope;
 
@@ -8,16 +9,43 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
+pub use families::{NormPlacement, Packing, QkNorm};
 pub use rope::{RopeConfig, RopeScaling};
 
-/// Architectures of `config.json` that this decoder runs.
-pub(crate) const SUPPORTED: [&str; 1] = ["LlamaForCausalLM"];
+/// The architectures that the decoder runs, as `config.json` names them.
+pub fn architectures() -> Vec<&'static str> {
+    families::names()
+}
 
 /// The activation of the gated MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Activation {
     /// `x · sigmoid(x)`, also called swish.
     Silu,
+    /// `x · Φ(x)` (Hendrycks and Gimpel 2016, arXiv 1606.08415).
+    Gelu,
+    /// Its approximation by a hyperbolic tangent.
+    GeluTanh,
+}
+
+/// In what a layer differs from its neighbours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerKind {
+    /// Tokens that a token sees, itself included; all before it when absent.
+    pub window: Option<usize>,
+    /// Which rotary embedding it has.
+    pub rope: LayerRope,
+}
+
+/// The rotary embedding of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LayerRope {
+    /// [`ModelConfig::rope`].
+    Global,
+    /// [`ModelConfig::local_rope`].
+    Local,
+    /// None at all.
+    None,
 }
 
 /// The shape of a decoder, as data: what differs between models is here and not in the code that runs them.
@@ -46,16 +74,38 @@ pub struct ModelConfig {
     pub max_positions: usize,
     /// Epsilon of RMSNorm.
     pub rms_norm_eps: f64,
+    /// Each layer's window and rotary embedding.
+    pub layer_kinds: Vec<LayerKind>,
     /// Rotary position embedding.
     pub rope: RopeConfig,
+    /// That of layers with a window, where it is another one.
+    pub local_rope: Option<RopeConfig>,
     /// Whether the output projection is the token embedding.
     pub tie_embeddings: bool,
-    /// Whether query, key, value and output projections have a bias.
-    pub attention_bias: bool,
+    /// Whether query, key and value projections have a bias.
+    pub qkv_bias: bool,
+    /// Whether the attention's output projection has one.
+    pub output_bias: bool,
     /// Whether the MLP's projections have a bias.
     pub mlp_bias: bool,
+    /// Normalisation of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Where a block's norms stand.
+    pub norms: NormPlacement,
+    /// Whether norms multiply by `1 + weight` instead of `weight`.
+    pub norm_offset: bool,
+    /// Which projections are stored as one tensor.
+    pub packing: Packing,
     /// The MLP's activation.
     pub activation: Activation,
+    /// What the token embedding is multiplied by.
+    pub embedding_scale: Option<f64>,
+    /// What attention scores are multiplied by before the softmax.
+    pub attention_scale: f64,
+    /// `cap · tanh(score / cap)` of every attention score.
+    pub attention_softcap: Option<f64>,
+    /// The same of every logit.
+    pub logit_softcap: Option<f64>,
     /// Standard deviation of new weights.
     pub initializer_range: f64,
     /// `config.json` as it was read, so that what this crate does not interpret survives a round trip.
@@ -149,15 +199,26 @@ impl ModelConfig {
 
     /// Number of weights, in elements; a tied output projection counts once.
     pub fn parameters(&self) -> usize {
-        let attention = self.hidden_size * self.head_dim * (self.heads + self.kv_heads) * 2;
+        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let attention = self.hidden_size * (queries + keys) * 2;
         let mlp = 3 * self.hidden_size * self.intermediate_size;
-        let mut per_layer = attention + mlp + 2 * self.hidden_size;
-        if self.attention_bias {
-            per_layer += self.head_dim * (self.heads + 2 * self.kv_heads) + self.hidden_size;
-        }
-        if self.mlp_bias {
-            per_layer += 2 * self.intermediate_size + self.hidden_size;
-        }
+        let norms = if self.norms == NormPlacement::Around { 4 } else { 2 };
+        let qk_norms = match self.qk_norm {
+            QkNorm::None => 0,
+            QkNorm::PerHead => 2 * self.head_dim,
+            QkNorm::Whole => queries + keys,
+        };
+        let biases = [
+            (self.qkv_bias, queries + 2 * keys),
+            (self.output_bias, self.hidden_size),
+            (self.mlp_bias, 2 * self.intermediate_size + self.hidden_size),
+        ];
+        let biases: usize = biases
+            .iter()
+            .filter(|(is_there, _)| *is_there)
+            .map(|(_, size)| size)
+            .sum();
+        let per_layer = attention + mlp + norms * self.hidden_size + qk_norms + biases;
         let embeddings = self.vocab_size * self.hidden_size * if self.tie_embeddings { 1 } else { 2 };
         embeddings + self.layers * per_layer + self.hidden_size
     }

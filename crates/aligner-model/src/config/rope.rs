@@ -1,6 +1,6 @@
 //! Rotary position embedding: base, scaling, and the inverse frequencies they give.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::hf::Fields;
 use crate::error::{ModelError, Result};
@@ -10,6 +10,8 @@ use crate::error::{ModelError, Result};
 pub struct RopeConfig {
     /// Base of the geometric series of wavelengths.
     pub theta: f64,
+    /// Leading dimensions of a head that are rotated; the others are left as they are. Even.
+    pub rotary_dim: usize,
     /// How the frequencies were changed for longer contexts.
     pub scaling: RopeScaling,
 }
@@ -24,6 +26,13 @@ pub enum RopeScaling {
         /// The divisor.
         factor: f64,
     },
+    /// A base that grows with the sequence once it is longer than the pretraining's.
+    Dynamic {
+        /// How many times longer the context may become.
+        factor: f64,
+        /// Context length of the pretraining, in tokens.
+        original_max_positions: f64,
+    },
     /// Llama 3.1's: long wavelengths divided by `factor`, short ones kept, a smooth ramp between.
     Llama3 {
         /// The divisor of the long wavelengths.
@@ -35,48 +44,150 @@ pub enum RopeScaling {
         /// Context length of the pretraining, in tokens.
         original_max_positions: f64,
     },
+    /// YaRN (Peng et al. 2023, arXiv 2309.00071): a ramp between kept and divided frequencies, by dimension.
+    Yarn {
+        /// The divisor of the slow dimensions.
+        factor: f64,
+        /// First and last pair of the ramp.
+        ramp: (f64, f64),
+        /// Multiplies cosines and sines.
+        attention_factor: f64,
+    },
+    /// LongRoPE (Ding et al. 2024, arXiv 2402.13753): a divisor for each pair, of short and of long sequences.
+    LongRope {
+        /// Divisors of sequences within the pretraining's length.
+        short_factor: Vec<f64>,
+        /// Divisors of longer ones.
+        long_factor: Vec<f64>,
+        /// Context length of the pretraining, in tokens.
+        original_max_positions: f64,
+        /// Multiplies cosines and sines.
+        attention_factor: f64,
+    },
+}
+
+/// What a family says about its rotary embedding where `config.json` is silent.
+pub(super) struct RopeDefaults {
+    /// Base.
+    pub theta: f64,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Context length, in tokens.
+    pub max_positions: usize,
 }
 
 impl RopeConfig {
-    /// Reads `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (before).
-    pub(super) fn from_fields(fields: &Fields<'_>, max_positions: usize) -> Result<Self> {
-        let parameters = fields.object("rope_parameters")?;
+    /// Reads `rope_parameters` (transformers 5), of one kind of layer where they differ by kind, or `rope_theta` with
+    /// `rope_scaling` (before).
+    pub(super) fn from_fields(
+        fields: &Fields<'_>,
+        layer_kind: Option<&'static str>,
+        defaults: &RopeDefaults,
+    ) -> Result<Self> {
+        let mut parameters = fields.object("rope_parameters")?;
+        if let (Some(all), Some(kind)) = (parameters, layer_kind)
+            && let Some(own) = Fields(all).object(kind)?
+        {
+            parameters = Some(own);
+        }
         let scaling = match parameters {
             Some(parameters) => Some(parameters),
             None => fields.object("rope_scaling")?,
         };
-        let inner = parameters
-            .map(|map| Fields(map).float("rope_theta"))
-            .transpose()?
-            .flatten();
-        let theta = inner.or(fields.float("rope_theta")?).unwrap_or(10_000.0);
-        if theta <= 0.0 {
-            return Err(ModelError::config(
-                "rope_theta",
-                format!("{theta} is not positive"),
-            ));
+        let inner = |name| match parameters {
+            Some(map) => Fields(map).float(name),
+            None => Ok(None),
+        };
+        let theta = inner("rope_theta")?
+            .or(fields.float("rope_theta")?)
+            .unwrap_or(defaults.theta);
+        let share = inner("partial_rotary_factor")?
+            .or(fields.float("partial_rotary_factor")?)
+            .unwrap_or(1.0);
+        let mut rope = Self::plain(theta, share, defaults)?;
+        if let Some(map) = scaling {
+            rope.scaling = Reader {
+                map: Fields(map),
+                top: fields,
+                rope: &rope,
+                defaults,
+            }
+            .scaling()?;
         }
-        let scaling = scaling.map_or(Ok(RopeScaling::None), |map| scaling_from(map, max_positions))?;
-        Ok(Self { theta, scaling })
+        Ok(rope)
     }
 
-    /// Angular frequency of each pair of dimensions, in radians a position: `head_dim / 2` values.
+    /// An embedding without scaling.
+    pub(super) fn plain(theta: f64, share: f64, defaults: &RopeDefaults) -> Result<Self> {
+        if theta <= 1.0 {
+            return Err(ModelError::config(
+                "rope_theta",
+                format!("{theta} is not above 1"),
+            ));
+        }
+        let rotary_dim = (defaults.head_dim as f64 * share) as usize;
+        if !(share > 0.0 && share <= 1.0) || rotary_dim < 2 || !rotary_dim.is_multiple_of(2) {
+            let reason = format!(
+                "{share} of {} dimensions are no even number of them",
+                defaults.head_dim
+            );
+            return Err(ModelError::config("partial_rotary_factor", reason));
+        }
+        Ok(Self {
+            theta,
+            rotary_dim,
+            scaling: RopeScaling::None,
+        })
+    }
+
+    /// Angular frequency of each pair of dimensions, in radians a position, when `positions` tokens are in sight:
+    /// `rotary_dim / 2` values.
     ///
     /// Su et al. 2021 (arXiv 2104.09864), equation 15, with [`RopeScaling`] applied.
-    pub fn inverse_frequencies(&self, head_dim: usize) -> Vec<f32> {
-        (0..head_dim / 2)
+    pub fn inverse_frequencies(&self, positions: usize) -> Vec<f32> {
+        let width = self.rotary_dim as f64;
+        let theta = match self.scaling {
+            RopeScaling::Dynamic {
+                factor,
+                original_max_positions,
+            } => {
+                let length = (positions as f64).max(original_max_positions);
+                let grown = factor * length / original_max_positions - (factor - 1.0);
+                self.theta * grown.powf(width / (width - 2.0))
+            }
+            _ => self.theta,
+        };
+        (0..self.rotary_dim / 2)
             .map(|pair| {
-                let exponent = (2 * pair) as f64 / head_dim as f64;
-                self.scaling.apply(1.0 / self.theta.powf(exponent)) as f32
+                let frequency = 1.0 / theta.powf((2 * pair) as f64 / width);
+                self.scaling.apply(frequency, pair, positions) as f32
             })
             .collect()
+    }
+
+    /// Whether [`inverse_frequencies`](Self::inverse_frequencies) are others for longer sequences.
+    pub fn depends_on_length(&self) -> bool {
+        matches!(
+            self.scaling,
+            RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. }
+        )
+    }
+
+    /// What cosines and sines are multiplied by.
+    pub fn attention_factor(&self) -> f64 {
+        match self.scaling {
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
+                attention_factor
+            }
+            _ => 1.0,
+        }
     }
 }
 
 impl RopeScaling {
-    fn apply(&self, frequency: f64) -> f64 {
-        match *self {
-            Self::None => frequency,
+    fn apply(&self, frequency: f64, pair: usize, positions: usize) -> f64 {
+        match self {
+            Self::None | Self::Dynamic { .. } => frequency,
             Self::Linear { factor } => frequency / factor,
             Self::Llama3 {
                 factor,
@@ -95,55 +206,171 @@ impl RopeScaling {
                     (1.0 - smooth) * frequency / factor + smooth * frequency
                 }
             }
+            Self::Yarn {
+                factor,
+                ramp: (low, high),
+                ..
+            } => {
+                let divided = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                frequency / factor * divided + frequency * (1.0 - divided)
+            }
+            Self::LongRope {
+                short_factor,
+                long_factor,
+                original_max_positions,
+                ..
+            } => {
+                let is_long = positions as f64 > *original_max_positions;
+                frequency
+                    / if is_long {
+                        long_factor[pair]
+                    } else {
+                        short_factor[pair]
+                    }
+            }
         }
     }
 }
 
-fn scaling_from(map: &Map<String, Value>, max_positions: usize) -> Result<RopeScaling> {
-    let fields = Fields(map);
-    let positive = |name: &'static str, default: Option<f64>| -> Result<f64> {
-        let value = fields
-            .float(name)?
-            .or(default)
-            .ok_or_else(|| ModelError::config(name, "is missing"))?;
-        if value > 0.0 {
-            Ok(value)
-        } else {
-            Err(ModelError::config(name, format!("{value} is not positive")))
-        }
-    };
-    // `type` is the older spelling of `rope_type`.
-    match fields
-        .text("rope_type")
-        .or_else(|| fields.text("type"))
-        .unwrap_or("default")
-    {
-        "default" => Ok(RopeScaling::None),
-        "linear" => Ok(RopeScaling::Linear {
-            factor: positive("factor", None)?,
-        }),
-        "llama3" => {
-            let low = positive("low_freq_factor", None)?;
-            let high = positive("high_freq_factor", None)?;
-            if high <= low {
-                return Err(ModelError::config(
-                    "high_freq_factor",
-                    format!("{high} is not above {low}"),
-                ));
+/// Reads one scaling.
+struct Reader<'a> {
+    map: Fields<'a>,
+    top: &'a Fields<'a>,
+    rope: &'a RopeConfig,
+    defaults: &'a RopeDefaults,
+}
+
+impl Reader<'_> {
+    fn scaling(&self) -> Result<RopeScaling> {
+        // `type` is the older spelling of `rope_type`, `su` of `longrope`.
+        let kind = self.map.text("rope_type").or_else(|| self.map.text("type"));
+        match kind.unwrap_or("default") {
+            "default" => Ok(RopeScaling::None),
+            "linear" => Ok(RopeScaling::Linear {
+                factor: self.positive("factor", None)?,
+            }),
+            "dynamic" => Ok(RopeScaling::Dynamic {
+                factor: self.positive("factor", None)?,
+                original_max_positions: self.defaults.max_positions as f64,
+            }),
+            "llama3" => self.llama3(),
+            "yarn" => self.yarn(),
+            "longrope" | "su" => self.longrope(),
+            other => {
+                let reason = format!(
+                    "{other:?} is not supported; supported: default, linear, dynamic, llama3, yarn, longrope"
+                );
+                Err(ModelError::config("rope_type", reason))
             }
-            Ok(RopeScaling::Llama3 {
-                factor: positive("factor", None)?,
-                low_freq_factor: low,
-                high_freq_factor: high,
-                original_max_positions: positive(
-                    "original_max_position_embeddings",
-                    Some(max_positions as f64),
-                )?,
-            })
         }
-        other => {
-            let reason = format!("{other:?} is not supported; supported: default, linear, llama3");
-            Err(ModelError::config("rope_type", reason))
+    }
+
+    fn positive(&self, name: &'static str, default: Option<f64>) -> Result<f64> {
+        let value = self.map.float(name)?.or(default);
+        match value {
+            Some(value) if value > 0.0 => Ok(value),
+            Some(value) => Err(ModelError::config(name, format!("{value} is not positive"))),
+            None => Err(ModelError::config(name, "is missing")),
+        }
+    }
+
+    /// Phi-3 keeps it beside the scaling, the others inside.
+    fn original_max_positions(&self) -> Result<f64> {
+        const NAME: &str = "original_max_position_embeddings";
+        match self.top.float(NAME)? {
+            Some(positions) if positions > 1.0 => Ok(positions),
+            _ => self.positive(NAME, Some(self.defaults.max_positions as f64)),
+        }
+    }
+
+    fn llama3(&self) -> Result<RopeScaling> {
+        let low = self.positive("low_freq_factor", None)?;
+        let high = self.positive("high_freq_factor", None)?;
+        if high <= low {
+            return Err(ModelError::config(
+                "high_freq_factor",
+                format!("{high} is not above {low}"),
+            ));
+        }
+        Ok(RopeScaling::Llama3 {
+            factor: self.positive("factor", None)?,
+            low_freq_factor: low,
+            high_freq_factor: high,
+            original_max_positions: self.original_max_positions()?,
+        })
+    }
+
+    /// Equations 17 to 22 of the paper.
+    fn yarn(&self) -> Result<RopeScaling> {
+        let factor = self.positive("factor", None)?;
+        let (fast, slow) = (
+            self.positive("beta_fast", Some(32.0))?,
+            self.positive("beta_slow", Some(1.0))?,
+        );
+        let original = self.original_max_positions()?;
+        let width = self.rope.rotary_dim as f64;
+        let pair_that_turns = |times: f64| {
+            width * (original / (times * std::f64::consts::TAU)).ln() / (2.0 * self.rope.theta.ln())
+        };
+        let (mut low, mut high) = (pair_that_turns(fast), pair_that_turns(slow));
+        if self.map.boolean("truncate")?.unwrap_or(true) {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(width - 1.0));
+        if low >= high {
+            high = low + 0.001;
+        }
+        let scale = |weight: f64| {
+            if factor <= 1.0 {
+                1.0
+            } else {
+                0.1 * weight * factor.ln() + 1.0
+            }
+        };
+        let attention_factor = match (self.map.float("mscale")?, self.map.float("mscale_all_dim")?) {
+            (Some(own), Some(all)) if own != 0.0 && all != 0.0 => scale(own) / scale(all),
+            _ => scale(1.0),
+        };
+        Ok(RopeScaling::Yarn {
+            factor,
+            ramp: (low, high),
+            attention_factor: self.positive("attention_factor", Some(attention_factor))?,
+        })
+    }
+
+    fn longrope(&self) -> Result<RopeScaling> {
+        let original = self.original_max_positions()?;
+        let grown = self.defaults.max_positions as f64 / original;
+        let factor = self.positive("factor", Some(grown))?;
+        let attention_factor = if factor <= 1.0 {
+            1.0
+        } else {
+            (1.0 + factor.ln() / original.ln()).sqrt()
+        };
+        Ok(RopeScaling::LongRope {
+            short_factor: self.divisors("short_factor")?,
+            long_factor: self.divisors("long_factor")?,
+            original_max_positions: original,
+            attention_factor: self.positive("attention_factor", Some(attention_factor))?,
+        })
+    }
+
+    fn divisors(&self, name: &'static str) -> Result<Vec<f64>> {
+        let wanted = self.rope.rotary_dim / 2;
+        let list = self.map.0.get(name).and_then(Value::as_array);
+        let divisors: Vec<f64> = list
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_f64)
+            .filter(|&divisor| divisor > 0.0)
+            .collect();
+        if divisors.len() == wanted && list.is_some_and(|list| list.len() == wanted) {
+            Ok(divisors)
+        } else {
+            Err(ModelError::config(
+                name,
+                format!("is not a list of {wanted} positive numbers"),
+            ))
         }
     }
 }
@@ -153,7 +380,12 @@ mod tests {
     use super::*;
 
     fn parse(raw: Value) -> Result<RopeConfig> {
-        RopeConfig::from_fields(&Fields(raw.as_object().unwrap()), 4096)
+        let defaults = RopeDefaults {
+            theta: 10_000.0,
+            head_dim: 128,
+            max_positions: 4096,
+        };
+        RopeConfig::from_fields(&Fields(raw.as_object().unwrap()), None, &defaults)
     }
 
     #[test]
@@ -170,6 +402,7 @@ mod tests {
     fn llama3_keeps_short_wavelengths_and_divides_long_ones() {
         let rope = RopeConfig {
             theta: 500_000.0,
+            rotary_dim: 128,
             scaling: RopeScaling::Llama3 {
                 factor: 8.0,
                 low_freq_factor: 1.0,
@@ -179,10 +412,11 @@ mod tests {
         };
         let plain = RopeConfig {
             theta: 500_000.0,
+            rotary_dim: 128,
             scaling: RopeScaling::None,
         }
-        .inverse_frequencies(128);
-        let scaled = rope.inverse_frequencies(128);
+        .inverse_frequencies(1);
+        let scaled = rope.inverse_frequencies(1);
         assert_eq!(scaled[0], plain[0]);
         assert!((scaled[63] - plain[63] / 8.0).abs() < 1e-12);
         assert!(scaled.windows(2).all(|pair| pair[0] > pair[1]));
@@ -196,6 +430,8 @@ mod tests {
             serde_json::json!({"rope_scaling": {"rope_type": "linear", "factor": 0}}),
             serde_json::json!({"rope_scaling": "linear"}),
             serde_json::json!({"rope_theta": -1}),
+            serde_json::json!({"rope_scaling": {"rope_type": "longrope", "short_factor": [1], "long_factor": [1]}}),
+            serde_json::json!({"partial_rotary_factor": 0.01}),
             serde_json::json!({"rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 4,
                 "high_freq_factor": 1}}),
         ] {

@@ -33,22 +33,35 @@ pub struct Heads {
     pub head_dim: usize,
 }
 
-/// `softmax(rotate(q) rotate(k)ᵀ / √head_dim) v`, each token attending to itself and the tokens before it.
+/// What an attention layer does besides its shape.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionSettings {
+    /// The heads.
+    pub heads: Heads,
+    /// What scores are multiplied by: usually `head_dim^-½`.
+    pub scale: f64,
+    /// Tokens that a token sees, itself included; all before it when absent.
+    pub window: Option<usize>,
+    /// `cap · tanh(score / cap)` of every score; not fused.
+    pub softcap: Option<f64>,
+}
+
+/// `softmax(scale · rotate(q) rotate(k)ᵀ) v`, each token attending to itself and the tokens before it.
 ///
 /// # Shapes
 /// - `query`: `[batch, tokens, heads · head_dim]`
 /// - `key`, `value`: `[batch, tokens, kv_heads · head_dim]`
-/// - `cos`, `sin`: `[tokens, head_dim / 2]`, of which no gradient is taken
+/// - `cos`, `sin`: `[tokens, rotary_dim / 2]`, of which no gradient is taken; the dimensions behind `rotary_dim` stay
 /// - output: as `query`
 pub fn causal_attention(
     query: Tensor<3>,
     key: Tensor<3>,
     value: Tensor<3>,
     (cos, sin): (Tensor<2>, Tensor<2>),
-    heads: Heads,
+    settings: AttentionSettings,
 ) -> Tensor<3> {
-    if ![&query, &key, &value].into_iter().all(runs_fused) {
-        return reference::causal_attention(query, key, value, (cos, sin), heads);
+    if settings.softcap.is_some() || ![&query, &key, &value].into_iter().all(runs_fused) {
+        return reference::causal_attention(query, key, value, (cos, sin), settings);
     }
     let out = <Dispatch as AttentionOps>::causal_attention(
         query.into_dispatch(),
@@ -56,7 +69,7 @@ pub fn causal_attention(
         value.into_dispatch(),
         cos.into_dispatch(),
         sin.into_dispatch(),
-        heads,
+        settings,
     );
     Tensor::from_dispatch(out)
 }
@@ -71,7 +84,7 @@ pub trait AttentionOps: Backend {
         value: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
-        heads: Heads,
+        settings: AttentionSettings,
     ) -> FloatTensor<Self>;
 }
 
@@ -82,9 +95,9 @@ impl AttentionOps for Flex {
         value: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
-        heads: Heads,
+        settings: AttentionSettings,
     ) -> FloatTensor<Self> {
-        forward(&query, &key, &value, &Angles { cos, sin }, heads)
+        forward(&query, &key, &value, &Angles { cos, sin }, settings)
     }
 }
 
@@ -105,6 +118,8 @@ struct Inputs<'a> {
     sin: &'a [f32],
     tokens: usize,
     heads: Heads,
+    scale: f32,
+    window: usize,
 }
 
 impl Inputs<'_> {
@@ -121,8 +136,9 @@ impl Inputs<'_> {
         self.heads.heads / self.heads.kv_heads
     }
 
-    fn scale(&self) -> f32 {
-        (self.heads.head_dim as f32).sqrt().recip()
+    /// Pairs of dimensions that are rotated.
+    fn half(&self) -> usize {
+        self.cos.len() / self.tokens.max(1)
     }
 
     /// Where a query head's first element lies; the same in the output.
@@ -136,14 +152,19 @@ impl Inputs<'_> {
 
     /// A head's rotated rows, times `scale`, close together.
     fn rotated(&self, x: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-        let (width, half) = (self.heads.head_dim, self.heads.head_dim / 2);
+        let (width, half) = (self.heads.head_dim, self.half());
         let angles = self.cos.chunks_exact(half).zip(self.sin.chunks_exact(half));
         for ((x, out), (cos, sin)) in x.chunks(stride).zip(out.chunks_exact_mut(width)).zip(angles) {
             vectorized!((
                 x: &'a [f32], out: &'a mut [f32], cos: &'a [f32], sin: &'a [f32], scale: f32
             ) -> () {
                 let half = cos.len();
-                let (x1, x2) = x[..2 * half].split_at(half);
+                let (x, stays) = x[..out.len()].split_at(2 * half);
+                let (x1, x2) = x.split_at(half);
+                let (out, kept) = out.split_at_mut(2 * half);
+                for (kept, x) in kept.iter_mut().zip(stays) {
+                    *kept = x * scale;
+                }
                 let (out1, out2) = out.split_at_mut(half);
                 for i in 0..half {
                     out1[i] = (x1[i] * cos[i] - x2[i] * sin[i]) * scale;
@@ -155,11 +176,15 @@ impl Inputs<'_> {
 
     /// Turns a gradient of rotated rows back: the rotation by the negative angle, times `scale`.
     fn unrotate(&self, x: &mut [f32], scale: f32) {
-        let (width, half) = (self.heads.head_dim, self.heads.head_dim / 2);
+        let (width, half) = (self.heads.head_dim, self.half());
         let angles = self.cos.chunks_exact(half).zip(self.sin.chunks_exact(half));
         for (x, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
             vectorized!((x: &'a mut [f32], cos: &'a [f32], sin: &'a [f32], scale: f32) -> () {
                 let half = cos.len();
+                let (x, stays) = x.split_at_mut(2 * half);
+                for x in stays {
+                    *x *= scale;
+                }
                 let (x1, x2) = x.split_at_mut(half);
                 for i in 0..half {
                     let (a, b) = (x1[i] * scale, x2[i] * scale);
@@ -171,11 +196,14 @@ impl Inputs<'_> {
     }
 }
 
-/// Turns each row of scores into probabilities; row `i` sees the first `first_row + i + 1` columns, the others become 0.
-fn causal_softmax(scores: &mut [f32], columns: usize, first_row: usize) {
-    vectorized!((scores: &'a mut [f32], columns: usize, first_row: usize) -> () {
+/// Turns each row of scores into probabilities; row `i` sees the last `window` of the first `first_row + i + 1` columns,
+/// the others become 0.
+fn causal_softmax(scores: &mut [f32], columns: usize, first_row: usize, window: usize) {
+    vectorized!((scores: &'a mut [f32], columns: usize, first_row: usize, window: usize) -> () {
         for (index, row) in scores.chunks_exact_mut(columns).enumerate() {
             let (seen, hidden) = row.split_at_mut(first_row + index + 1);
+            let (past, seen) = seen.split_at_mut(seen.len().saturating_sub(window));
+            past.fill(0.0);
             let highest = maximum(seen);
             for x in seen.iter_mut() {
                 *x = exp(*x - highest);
@@ -235,12 +263,17 @@ fn blocks(tokens: usize) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// Probabilities of the queries `first..end` over the first `end` keys, into the front of `scores`.
-fn probabilities(scratch: &mut Scratch, (first, end): (usize, usize), width: usize) -> &mut [f32] {
+fn probabilities<'a>(
+    inputs: &Inputs<'_>,
+    scratch: &'a mut Scratch,
+    (first, end): (usize, usize),
+) -> &'a mut [f32] {
+    let width = inputs.heads.head_dim;
     let scores = &mut scratch.scores[..(end - first) * end];
     let queries = Matrix::new(&scratch.query[first * width..], end - first, width, width);
     let keys = Matrix::new(&scratch.key, end, width, width);
     matmul(scores, end, queries, keys.transposed(), false);
-    causal_softmax(scores, end, first);
+    causal_softmax(scores, end, first, inputs.window);
     scores
 }
 
@@ -263,7 +296,7 @@ impl Output {
 fn with_inputs<R>(
     [query, key, value]: [&FloatTensor<Flex>; 3],
     angles: &Angles,
-    heads: Heads,
+    settings: AttentionSettings,
     run: impl FnOnce(Inputs<'_>) -> R,
 ) -> R {
     let tokens = query.shape()[1];
@@ -279,7 +312,9 @@ fn with_inputs<R>(
                             cos,
                             sin,
                             tokens,
-                            heads,
+                            heads: settings.heads,
+                            scale: settings.scale as f32,
+                            window: settings.window.unwrap_or(usize::MAX),
                         };
                         check(&inputs);
                         run(inputs)
@@ -307,7 +342,8 @@ fn check(inputs: &Inputs<'_>) {
     assert!(rows.is_multiple_of(inputs.tokens.max(1)), "query");
     assert_eq!(inputs.key.len(), rows * kv_heads * head_dim, "key");
     assert_eq!(inputs.value.len(), rows * kv_heads * head_dim, "value");
-    assert!(inputs.cos.len() >= inputs.tokens * head_dim / 2, "cos");
+    assert!(inputs.half() > 0 && 2 * inputs.half() <= head_dim, "rotary_dim");
+    assert_eq!(inputs.cos.len(), inputs.tokens * inputs.half(), "cos");
     assert_eq!(inputs.cos.len(), inputs.sin.len(), "sin");
 }
 
@@ -316,10 +352,10 @@ fn forward(
     key: &FloatTensor<Flex>,
     value: &FloatTensor<Flex>,
     angles: &Angles,
-    heads: Heads,
+    settings: AttentionSettings,
 ) -> FloatTensor<Flex> {
-    let (shape, batch) = (query.shape(), query.shape()[0]);
-    let out = with_inputs([query, key, value], angles, heads, |inputs| {
+    let (shape, batch, heads) = (query.shape(), query.shape()[0], settings.heads);
+    let out = with_inputs([query, key, value], angles, settings, |inputs| {
         let mut out = vec![0.0; inputs.query.len()];
         let output = Output(out.as_mut_ptr());
         (0..batch * heads.kv_heads).into_par_iter().for_each_init(
@@ -349,11 +385,11 @@ fn forward_head(inputs: &Inputs<'_>, (batch, kv_head): (usize, usize), scratch: 
         inputs.rotated(
             &inputs.query[query_at..],
             query_stride,
-            inputs.scale(),
+            inputs.scale,
             &mut scratch.query,
         );
         for (first, end) in blocks(tokens) {
-            let weights = probabilities(scratch, (first, end), width);
+            let weights = probabilities(inputs, scratch, (first, end));
             let weights = Matrix::new(weights, end - first, end, end);
             let values = Matrix::new(&inputs.value[key_at..], end, width, key_stride);
             // SAFETY: `check` made sure that these rows of this head lie inside the output, which is as long as the
@@ -376,12 +412,13 @@ fn backward(
     query: &FloatTensor<Flex>,
     key: &FloatTensor<Flex>,
     value: &FloatTensor<Flex>,
-    (angles, heads): (&Angles, Heads),
+    (angles, settings): (&Angles, AttentionSettings),
     dy: &FloatTensor<Flex>,
 ) -> [FloatTensor<Flex>; 3] {
     let (query_shape, key_shape, batch) = (query.shape(), key.shape(), query.shape()[0]);
+    let heads = settings.heads;
     let [dq, dk, dv] = with_slice(dy, |dy| {
-        with_inputs([query, key, value], angles, heads, |inputs| {
+        with_inputs([query, key, value], angles, settings, |inputs| {
             assert_eq!(dy.len(), inputs.query.len(), "gradient");
             let mut grads =
                 [inputs.query.len(), inputs.key.len(), inputs.key.len()].map(|len| vec![0.0; len]);
@@ -465,12 +502,12 @@ fn backward_head(
         inputs.rotated(
             &inputs.query[query_at..],
             query_stride,
-            inputs.scale(),
+            inputs.scale,
             &mut scratch.query,
         );
         for (first, end) in blocks(tokens) {
             let rows = end - first;
-            probabilities(scratch, (first, end), width);
+            probabilities(inputs, scratch, (first, end));
             let weights = &scratch.scores[..rows * end];
             let dy = Matrix::new(&dy[query_at + first * query_stride..], rows, width, query_stride);
             matmul(
@@ -495,7 +532,7 @@ fn backward_head(
             let queries = Matrix::new(&scratch.query[first * width..], rows, width, width);
             matmul(&mut grads.key, width, scores.transposed(), queries, true);
         }
-        inputs.unrotate(dq, inputs.scale());
+        inputs.unrotate(dq, inputs.scale);
     }
     inputs.unrotate(&mut grads.key, 1.0);
 }
@@ -516,14 +553,14 @@ fn softmax_backward(gradient: &mut [f32], weights: &[f32], columns: usize) {
 struct AttentionBackward;
 
 impl Backward<Flex, 3> for AttentionBackward {
-    type State = ([NodeId; 3], Angles, Heads);
+    type State = ([NodeId; 3], Angles, AttentionSettings);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node);
-        let (nodes, angles, heads) = ops.state;
+        let (nodes, angles, settings) = ops.state;
         let [query, key, value]: [FloatTensor<Flex>; 3] =
             nodes.map(|node| checkpointer.retrieve_node_output(node));
-        let gradients = backward(&query, &key, &value, (&angles, heads), &dy);
+        let gradients = backward(&query, &key, &value, (&angles, settings), &dy);
         for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
             if let Some(node) = parent {
                 grads.register::<Flex>(node.id, gradient);
@@ -539,7 +576,7 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
         value: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
-        heads: Heads,
+        settings: AttentionSettings,
     ) -> FloatTensor<Self> {
         let angles = Angles {
             cos: cos.into_primitive(),
@@ -552,7 +589,7 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
                     &key.into_primitive(),
                     &value.into_primitive(),
                     angles,
-                    heads,
+                    settings,
                 )
             };
         match AttentionBackward
@@ -563,7 +600,7 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
             OpsKind::Tracked(mut prep) => {
                 let nodes = [&query, &key, &value].map(|tensor| prep.checkpoint(tensor));
                 let out = run(query, key, value, &angles);
-                prep.finish((nodes, angles, heads), out)
+                prep.finish((nodes, angles, settings), out)
             }
             OpsKind::UnTracked(prep) => prep.finish(run(query, key, value, &angles)),
         }

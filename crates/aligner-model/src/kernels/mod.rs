@@ -17,7 +17,7 @@ mod rms_norm;
 mod swiglu;
 
 pub use adamw::{AdamWStep, adamw, squared_norm};
-pub use attention::{Heads, causal_attention};
+pub use attention::{AttentionSettings, Heads, causal_attention};
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;
 

@@ -5,7 +5,7 @@ use burn::tensor::{
     activation::{silu, softmax},
 };
 
-use super::{AdamWStep, Heads};
+use super::{AdamWStep, AttentionSettings};
 
 /// `x / sqrt(mean(x²) + epsilon) · weight` over the last dimension, in f32 whatever the input.
 ///
@@ -32,20 +32,27 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
 /// # Shapes
 /// - `query`: `[batch, tokens, heads · head_dim]`
 /// - `key`, `value`: `[batch, tokens, kv_heads · head_dim]`
-/// - `cos`, `sin`: `[tokens, head_dim / 2]`
+/// - `cos`, `sin`: `[tokens, rotary_dim / 2]`
 /// - output: as `query`
 pub fn causal_attention(
     query: Tensor<3>,
     key: Tensor<3>,
     value: Tensor<3>,
     (cos, sin): (Tensor<2>, Tensor<2>),
-    heads: Heads,
+    settings: AttentionSettings,
 ) -> Tensor<3> {
-    let hidden = causal_mask(0, query.dims()[1], &query.device());
+    let heads = settings.heads;
+    let hidden = causal_mask((0, query.dims()[1]), settings.window, &query.device());
     let turn = |x| rotate(x, cos.clone(), sin.clone());
     let query = turn(split_heads(query, heads.heads));
     let key = turn(split_heads(key, heads.kv_heads));
-    merge_heads(attention(query, key, split_heads(value, heads.kv_heads), hidden))
+    merge_heads(attention(
+        query,
+        key,
+        split_heads(value, heads.kv_heads),
+        hidden,
+        settings,
+    ))
 }
 
 /// # Shapes
@@ -62,38 +69,51 @@ pub fn merge_heads(x: Tensor<4>) -> Tensor<3> {
     x.swap_dims(1, 2).reshape([batch, tokens, heads * width])
 }
 
-/// Turns each pair `(x[i], x[i + head_dim / 2])` by its position's angle.
+/// Turns each pair `(x[i], x[i + rotary_dim / 2])` by its position's angle; dimensions behind `rotary_dim` stay.
 ///
 /// # Shapes
 /// - `x`: `[batch, heads, tokens, head_dim]`
-/// - `cos`, `sin`: `[tokens, head_dim / 2]`
+/// - `cos`, `sin`: `[tokens, rotary_dim / 2]`
 /// - output: as `x`
 pub fn rotate(x: Tensor<4>, cos: Tensor<2>, sin: Tensor<2>) -> Tensor<4> {
-    let half = x.dims()[3] / 2;
+    let (width, half) = (x.dims()[3], cos.dims()[1]);
     let (cos, sin) = (cos.unsqueeze::<4>(), sin.unsqueeze::<4>());
-    let (first, second) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+    let (first, second) = (x.clone().narrow(3, 0, half), x.clone().narrow(3, half, half));
     let turned_first = first.clone() * cos.clone() - second.clone() * sin.clone();
     let turned_second = second * cos + first * sin;
-    Tensor::cat(vec![turned_first, turned_second], 3)
+    let mut parts = vec![turned_first, turned_second];
+    if width > 2 * half {
+        parts.push(x.narrow(3, 2 * half, width - 2 * half));
+    }
+    Tensor::cat(parts, 3)
 }
 
 /// Which keys are hidden from which of `tokens` new queries behind `start` old ones; `None` when none is.
 ///
 /// # Shapes
-/// - output: `[tokens, start + tokens]`, true where a key comes after the query
-pub fn causal_mask(start: usize, tokens: usize, device: &Device) -> Option<Tensor<2, Bool>> {
+/// - output: `[tokens, start + tokens]`, true where a key comes after the query or `window` or more positions before it
+pub fn causal_mask(
+    (start, tokens): (usize, usize),
+    window: Option<usize>,
+    device: &Device,
+) -> Option<Tensor<2, Bool>> {
     let end = start + tokens;
     let positions = |range: std::ops::Range<usize>| {
         Tensor::<1, Int>::arange(range.start as i64..range.end as i64, device)
     };
-    (tokens > 1).then(|| {
+    let window = window.filter(|&window| window < end);
+    (tokens > 1 || window.is_some()).then(|| {
         let key = positions(0..end).unsqueeze_dim::<2>(0).expand([tokens, end]);
         let query = positions(start..end).unsqueeze_dim::<2>(1).expand([tokens, end]);
-        key.greater(query)
+        let later = key.clone().greater(query.clone());
+        match window {
+            Some(window) => later.bool_or((key + window as i64).lower_equal(query)),
+            None => later,
+        }
     })
 }
 
-/// `softmax(q kᵀ / √head_dim) v` with each key and value head serving `heads / kv_heads` consecutive query heads.
+/// `softmax(softcap(scale · q kᵀ)) v` with each key and value head serving `heads / kv_heads` consecutive query heads.
 ///
 /// The queries of a group are laid out as extra rows of one product, so that keys and values are never repeated.
 ///
@@ -107,13 +127,17 @@ pub fn attention(
     key: Tensor<4>,
     value: Tensor<4>,
     hidden: Option<Tensor<2, Bool>>,
+    settings: AttentionSettings,
 ) -> Tensor<4> {
     let [batch, heads, tokens, width] = query.dims();
     let [_, kv_heads, context, _] = key.dims();
     let group = heads / kv_heads;
-    let query = (query * (width as f64).powf(-0.5)).reshape([batch, kv_heads, group * tokens, width]);
+    let query = (query * settings.scale).reshape([batch, kv_heads, group * tokens, width]);
     let shape = [batch, kv_heads, group, tokens, context];
     let mut scores = query.matmul(key.swap_dims(2, 3)).reshape(shape);
+    if let Some(cap) = settings.softcap {
+        scores = (scores / cap).tanh() * cap;
+    }
     if let Some(hidden) = hidden {
         scores = scores.mask_fill(hidden.unsqueeze::<5>().expand(shape), f32::NEG_INFINITY);
     }

@@ -1,14 +1,15 @@
 //! Grouped-query attention.
 
-use std::cell::OnceCell;
+use std::cell::RefCell;
 
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::Linear;
 use burn::tensor::{Bool, Device, Tensor};
 
-use super::{LayerCache, Rotation, linear, project};
-use crate::kernels::{Heads, causal_attention, reference};
+use super::{LayerCache, RmsNorm, RmsNormConfig, Rotation, linear, project};
+use crate::config::{LayerKind, ModelConfig, QkNorm};
+use crate::kernels::{AttentionSettings, Heads, causal_attention, reference};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -21,9 +22,12 @@ pub struct AttentionConfig {
     pub kv_heads: usize,
     /// Width of one head.
     pub head_dim: usize,
-    /// Whether the projections have a bias. Default: false
+    /// Whether the projections of queries, keys and values have a bias. Default: false
     #[config(default = false)]
-    pub bias: bool,
+    pub qkv_bias: bool,
+    /// Whether the output projection has a bias. Default: false
+    #[config(default = false)]
+    pub output_bias: bool,
 }
 
 /// Causal self-attention with `kv_heads` shared by groups of query heads (Ainslie et al. 2023, arXiv 2305.13245).
@@ -37,51 +41,83 @@ pub struct Attention {
     pub v_proj: Linear,
     /// `[heads · head_dim, hidden_size]`
     pub o_proj: Linear,
-    heads: usize,
-    kv_heads: usize,
-    head_dim: usize,
+    /// Norm of the queries, of one head or of all.
+    pub q_norm: Option<RmsNorm>,
+    /// Norm of the keys, of one head or of all.
+    pub k_norm: Option<RmsNorm>,
+    #[module(skip)]
+    settings: AttentionSettings,
 }
 
-/// Which keys are hidden from a run of new tokens: all that come after the token itself.
+/// Which keys are hidden from a run of new tokens: those after the token itself, and those before its window.
 ///
-/// Made when it is first asked for: the fused attention has no use for it.
+/// Each is made when it is first asked for: the fused attention has no use for them.
 #[derive(Debug, Clone)]
 pub struct CausalMask {
     start: usize,
     tokens: usize,
     device: Device,
-    hidden: OnceCell<Option<Tensor<2, Bool>>>,
+    made: RefCell<Vec<(Option<usize>, Option<Tensor<2, Bool>>)>>,
 }
 
 impl CausalMask {
-    /// The mask of `tokens` new tokens behind `start` old ones.
+    /// The masks of `tokens` new tokens behind `start` old ones.
     pub fn new(start: usize, tokens: usize, device: &Device) -> Self {
         Self {
             start,
             tokens,
             device: device.clone(),
-            hidden: OnceCell::new(),
+            made: RefCell::default(),
         }
     }
 
-    fn get(&self) -> Option<Tensor<2, Bool>> {
-        let make = || reference::causal_mask(self.start, self.tokens, &self.device);
-        self.hidden.get_or_init(make).clone()
+    fn get(&self, window: Option<usize>) -> Option<Tensor<2, Bool>> {
+        let mut made = self.made.borrow_mut();
+        if let Some((_, mask)) = made.iter().find(|(known, _)| *known == window) {
+            return mask.clone();
+        }
+        let mask = reference::causal_mask((self.start, self.tokens), window, &self.device);
+        made.push((window, mask.clone()));
+        mask
     }
 }
 
 impl AttentionConfig {
-    /// An attention layer with zero weights, to be loaded.
-    pub fn init(&self, device: &Device) -> Attention {
+    /// The attention of a model.
+    pub fn of(config: &ModelConfig) -> Self {
+        Self::new(config.hidden_size, config.heads, config.kv_heads, config.head_dim)
+            .with_qkv_bias(config.qkv_bias)
+            .with_output_bias(config.output_bias)
+    }
+
+    /// A layer with zero weights, to be loaded; `model` and `kind` say what its shape does not.
+    pub fn init(&self, model: &ModelConfig, kind: LayerKind, device: &Device) -> Attention {
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let norm = |whole: usize| {
+            let width = match model.qk_norm {
+                QkNorm::None => return None,
+                QkNorm::PerHead => self.head_dim,
+                QkNorm::Whole => whole,
+            };
+            Some(RmsNormConfig::of(model, width).init(device))
+        };
         Attention {
-            q_proj: linear(self.hidden_size, queries, self.bias, device),
-            k_proj: linear(self.hidden_size, keys, self.bias, device),
-            v_proj: linear(self.hidden_size, keys, self.bias, device),
-            o_proj: linear(queries, self.hidden_size, self.bias, device),
-            heads: self.heads,
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
+            q_proj: linear(self.hidden_size, queries, self.qkv_bias, device),
+            k_proj: linear(self.hidden_size, keys, self.qkv_bias, device),
+            v_proj: linear(self.hidden_size, keys, self.qkv_bias, device),
+            o_proj: linear(queries, self.hidden_size, self.output_bias, device),
+            q_norm: norm(queries),
+            k_norm: norm(keys),
+            settings: AttentionSettings {
+                heads: Heads {
+                    heads: self.heads,
+                    kv_heads: self.kv_heads,
+                    head_dim: self.head_dim,
+                },
+                scale: model.attention_scale,
+                window: kind.window,
+                softcap: model.attention_softcap,
+            },
         }
     }
 }
@@ -99,26 +135,31 @@ impl Attention {
         mask: &CausalMask,
         cache: Option<(usize, &mut LayerCache)>,
     ) -> Tensor<3> {
-        let query = project(&self.q_proj, x.clone());
-        let key = project(&self.k_proj, x.clone());
+        let settings = self.settings;
+        let query = self.normed(&self.q_norm, project(&self.q_proj, x.clone()));
+        let key = self.normed(&self.k_norm, project(&self.k_proj, x.clone()));
         let value = project(&self.v_proj, x);
         let context = match cache {
-            None => {
-                let heads = Heads {
-                    heads: self.heads,
-                    kv_heads: self.kv_heads,
-                    head_dim: self.head_dim,
-                };
-                causal_attention(query, key, value, rotation.clone().into_parts(), heads)
-            }
+            None => causal_attention(query, key, value, rotation.clone().into_parts(), settings),
             Some((start, cache)) => {
-                let query = rotation.apply(reference::split_heads(query, self.heads));
-                let key = rotation.apply(reference::split_heads(key, self.kv_heads));
-                let value = reference::split_heads(value, self.kv_heads);
+                let query = rotation.apply(reference::split_heads(query, settings.heads.heads));
+                let key = rotation.apply(reference::split_heads(key, settings.heads.kv_heads));
+                let value = reference::split_heads(value, settings.heads.kv_heads);
                 let (key, value) = cache.append(start, key, value);
-                reference::merge_heads(reference::attention(query, key, value, mask.get()))
+                let hidden = mask.get(settings.window);
+                reference::merge_heads(reference::attention(query, key, value, hidden, settings))
             }
         };
         project(&self.o_proj, context)
+    }
+
+    /// # Shapes
+    /// - `x`, output: `[batch, tokens, heads · head_dim]`
+    fn normed(&self, norm: &Option<RmsNorm>, x: Tensor<3>) -> Tensor<3> {
+        let Some(norm) = norm else { return x };
+        let [batch, tokens, width] = x.dims();
+        let [norm_width] = norm.weight.dims();
+        norm.forward(x.reshape([batch, tokens, width / norm_width, norm_width]))
+            .reshape([batch, tokens, width])
     }
 }

@@ -3,9 +3,13 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::Linear;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{
+    Device, Tensor,
+    activation::{gelu, gelu_approximate},
+};
 
 use super::{linear, project};
+use crate::config::Activation;
 use crate::kernels;
 
 /// Configuration of [`Mlp`].
@@ -20,7 +24,7 @@ pub struct MlpConfig {
     pub bias: bool,
 }
 
-/// `down(silu(gate(x)) · up(x))`, SwiGLU (Shazeer 2020, arXiv 2002.05202).
+/// `down(activation(gate(x)) · up(x))` (Shazeer 2020, arXiv 2002.05202).
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// `[hidden_size, intermediate_size]`
@@ -29,16 +33,19 @@ pub struct Mlp {
     pub up_proj: Linear,
     /// `[intermediate_size, hidden_size]`
     pub down_proj: Linear,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl MlpConfig {
     /// An MLP with zero weights, to be loaded.
-    pub fn init(&self, device: &Device) -> Mlp {
+    pub fn init(&self, activation: Activation, device: &Device) -> Mlp {
         let (outer, inner) = (self.hidden_size, self.intermediate_size);
         Mlp {
             gate_proj: linear(outer, inner, self.bias, device),
             up_proj: linear(outer, inner, self.bias, device),
             down_proj: linear(inner, outer, self.bias, device),
+            activation,
         }
     }
 }
@@ -50,6 +57,11 @@ impl Mlp {
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let gate = project(&self.gate_proj, x.clone());
         let up = project(&self.up_proj, x);
-        project(&self.down_proj, kernels::swiglu(gate, up))
+        let inner = match self.activation {
+            Activation::Silu => kernels::swiglu(gate, up),
+            Activation::Gelu => gelu(gate) * up,
+            Activation::GeluTanh => gelu_approximate(gate) * up,
+        };
+        project(&self.down_proj, inner)
     }
 }

@@ -5,26 +5,28 @@ use burn::tensor::{Device, Tensor, TensorData};
 use crate::config::RopeConfig;
 use crate::kernels::reference;
 
-/// The inverse frequencies of a model's heads.
+/// The rotary embedding of a model or of some of its layers.
 #[derive(Debug, Clone)]
 pub struct Rope {
+    config: RopeConfig,
     inverse_frequencies: Vec<f32>,
 }
 
 /// Cosines and sines for one run of positions, shared by all layers of a forward pass.
 #[derive(Debug, Clone)]
 pub struct Rotation {
-    /// `[tokens, head_dim / 2]`
+    /// `[tokens, rotary_dim / 2]`
     cos: Tensor<2>,
-    /// `[tokens, head_dim / 2]`
+    /// `[tokens, rotary_dim / 2]`
     sin: Tensor<2>,
 }
 
 impl Rope {
-    /// The embedding for heads of width `head_dim`.
-    pub fn new(config: &RopeConfig, head_dim: usize) -> Self {
+    /// The embedding that a configuration describes.
+    pub fn new(config: &RopeConfig) -> Self {
         Self {
-            inverse_frequencies: config.inverse_frequencies(head_dim),
+            inverse_frequencies: config.inverse_frequencies(1),
+            config: config.clone(),
         }
     }
 
@@ -33,16 +35,22 @@ impl Rope {
     /// Angles are computed on the host in f32, as the reference implementation does; for the few thousand positions of a
     /// pass this costs less than keeping a table of the whole context.
     pub fn rotation(&self, start: usize, tokens: usize, device: &Device) -> Rotation {
-        let half = self.inverse_frequencies.len();
+        let changed = self
+            .config
+            .depends_on_length()
+            .then(|| self.config.inverse_frequencies(start + tokens));
+        let frequencies = changed.as_ref().unwrap_or(&self.inverse_frequencies);
+        let factor = self.config.attention_factor() as f32;
+        let half = frequencies.len();
         let (mut cos, mut sin) = (
             Vec::with_capacity(tokens * half),
             Vec::with_capacity(tokens * half),
         );
         for position in start..start + tokens {
-            for frequency in &self.inverse_frequencies {
+            for frequency in frequencies {
                 let (s, c) = (position as f32 * frequency).sin_cos();
-                cos.push(c);
-                sin.push(s);
+                cos.push(c * factor);
+                sin.push(s * factor);
             }
         }
         let upload = |values| Tensor::from_data(TensorData::new(values, [tokens, half]), device);
@@ -54,7 +62,15 @@ impl Rope {
 }
 
 impl Rotation {
-    /// Turns each pair `(x[i], x[i + head_dim / 2])` by its position's angle.
+    /// The rotation that changes nothing.
+    pub fn none(tokens: usize, device: &Device) -> Self {
+        Self {
+            cos: Tensor::ones([tokens, 1], device),
+            sin: Tensor::zeros([tokens, 1], device),
+        }
+    }
+
+    /// Turns each pair `(x[i], x[i + rotary_dim / 2])` by its position's angle; dimensions behind `rotary_dim` stay.
     ///
     /// # Shapes
     /// - `x`: `[batch, heads, tokens, head_dim]`
@@ -64,7 +80,7 @@ impl Rotation {
         reference::rotate(x, cos, sin)
     }
 
-    /// Cosines and sines, each `[tokens, head_dim / 2]`.
+    /// Cosines and sines, each `[tokens, rotary_dim / 2]`.
     pub fn into_parts(self) -> (Tensor<2>, Tensor<2>) {
         (self.cos, self.sin)
     }
@@ -77,13 +93,11 @@ mod tests {
 
     fn rotate(x: [f32; 4], position: usize) -> Vec<f32> {
         let device = Device::flex();
-        let rope = Rope::new(
-            &RopeConfig {
-                theta: 100.0,
-                scaling: RopeScaling::None,
-            },
-            4,
-        );
+        let rope = Rope::new(&RopeConfig {
+            theta: 100.0,
+            rotary_dim: 4,
+            scaling: RopeScaling::None,
+        });
         let x = Tensor::<1>::from_floats(x, &device).reshape([1, 1, 1, 4]);
         rope.rotation(position, 1, &device)
             .apply(x)

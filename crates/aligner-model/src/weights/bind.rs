@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::names::{is_redundant, weight_name};
+use super::names::{Unpacked, is_redundant, weight_name};
 use super::{HostTensor, NamedTensor, TensorSource};
 use crate::config::ModelConfig;
 use crate::decoder::CausalDecoder;
@@ -46,8 +46,9 @@ pub(super) fn load(
     source: &mut dyn TensorSource,
     device: &Device,
 ) -> Result<CausalDecoder> {
+    let mut source = Unpacked::new(source, config);
     let mut loader = Loader {
-        source,
+        source: &mut source,
         position: Position::default(),
         device: device.clone(),
         missing: Vec::new(),

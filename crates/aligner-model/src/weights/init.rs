@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{HostTensor, TensorSource, bind::nowhere};
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, QkNorm};
 use crate::error::Result;
 
 /// Gives every tensor of a configuration its initial value.
@@ -22,7 +22,14 @@ impl RandomSource {
         }
     }
 
-    /// The stored shape of a tensor of the Llama family, by the last parts of its name.
+    fn norm_width(&self, whole: usize) -> usize {
+        match self.config.qk_norm {
+            QkNorm::Whole => whole,
+            QkNorm::PerHead | QkNorm::None => self.config.head_dim,
+        }
+    }
+
+    /// The stored shape of a tensor by the last parts of its name.
     fn shape(&self, name: &str) -> Vec<usize> {
         let c = &self.config;
         let (queries, keys) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
@@ -35,6 +42,8 @@ impl RandomSource {
             "o_proj" => (c.hidden_size, queries),
             "gate_proj" | "up_proj" => (c.intermediate_size, c.hidden_size),
             "down_proj" => (c.hidden_size, c.intermediate_size),
+            "q_norm" => return vec![self.norm_width(queries)],
+            "k_norm" => return vec![self.norm_width(keys)],
             _ => return vec![c.hidden_size],
         };
         if leaf == "bias" {
@@ -51,7 +60,8 @@ impl TensorSource for RandomSource {
         let count = shape.iter().product();
         let values = match (shape.len(), name.ends_with("bias")) {
             (1, true) => vec![0.0; count],
-            (1, false) => vec![1.0; count],
+            // A norm that multiplies by `1 + weight` starts as the identity as well.
+            (1, false) => vec![if self.config.norm_offset { 0.0 } else { 1.0 }; count],
             _ => normal(self.seed ^ name_hash(name), count, self.config.initializer_range),
         };
         Ok(Some(HostTensor { shape, values }))

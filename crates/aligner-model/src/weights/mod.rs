@@ -73,7 +73,8 @@ pub fn load_dir(dir: &Path, device: &Device) -> Result<Loaded> {
 /// When a file cannot be written or the device cannot be read.
 pub fn save_dir(config: &ModelConfig, decoder: &CausalDecoder, dir: &Path) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(crate::ModelError::io("create", dir))?;
-    write_safetensors(&dir.join("model.safetensors"), named_tensors(decoder))?;
+    let tensors = names::packed(config, named_tensors(decoder));
+    write_safetensors(&dir.join("model.safetensors"), tensors)?;
     config.write(dir)
 }
 
@@ -86,5 +87,10 @@ pub fn load_weights(config: &ModelConfig, dir: &Path, device: &Device) -> Result
 }
 
 pub(crate) fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result<CausalDecoder> {
+    // New weights are asked for projection by projection, however they will be stored.
+    let config = &ModelConfig {
+        packing: crate::config::Packing::None,
+        ..config.clone()
+    };
     bind::load(config, &mut init::RandomSource::new(config, seed), device)
 }

@@ -1,7 +1,13 @@
-//! Module paths ↔ weight names.
+//! Module paths ↔ weight names, and projections that a family stores as one tensor.
 //!
-//! Fields carry Hugging Face's names, so for the Llama family the map is a prefix. A family that names things otherwise
-//! adds a table here.
+//! Fields carry Hugging Face's names, so a module path is a weight name behind a prefix. What differs is packing: some
+//! families store several projections as one tensor, the rows of one behind those of another.
+
+use std::path::Path;
+
+use super::{HostTensor, NamedTensor, TensorSource};
+use crate::config::{ModelConfig, Packing};
+use crate::error::{ModelError, Result};
 
 /// The weight name of a module path such as `layers.0.self_attn.q_proj.weight`.
 pub(super) fn weight_name(path: &str) -> String {
@@ -15,4 +21,182 @@ pub(super) fn weight_name(path: &str) -> String {
 /// Names that other programs store and this one computes or does not need.
 pub(super) fn is_redundant(name: &str, tied: bool) -> bool {
     name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+}
+
+/// A stored tensor and the projections that make it up, in order, with their numbers of rows.
+struct Pack {
+    stored: &'static str,
+    parts: Vec<(&'static str, usize)>,
+}
+
+fn packs(config: &ModelConfig) -> Vec<Pack> {
+    let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let qkv = |stored| Pack {
+        stored,
+        parts: vec![
+            ("self_attn.q_proj", queries),
+            ("self_attn.k_proj", keys),
+            ("self_attn.v_proj", keys),
+        ],
+    };
+    let inner = config.intermediate_size;
+    match config.packing {
+        Packing::None => Vec::new(),
+        Packing::Baichuan => vec![qkv("self_attn.W_pack")],
+        Packing::Phi3 => vec![
+            qkv("self_attn.qkv_proj"),
+            Pack {
+                stored: "mlp.gate_up_proj",
+                parts: vec![("mlp.gate_proj", inner), ("mlp.up_proj", inner)],
+            },
+        ],
+    }
+}
+
+/// Gives the projections of packed tensors under their own names.
+pub(super) struct Unpacked<'a> {
+    inner: &'a mut dyn TensorSource,
+    packs: Vec<Pack>,
+    /// The packed tensor that was read last: its parts are asked for one after the other.
+    last: Option<(String, HostTensor)>,
+}
+
+impl<'a> Unpacked<'a> {
+    pub fn new(inner: &'a mut dyn TensorSource, config: &ModelConfig) -> Self {
+        Self {
+            inner,
+            packs: packs(config),
+            last: None,
+        }
+    }
+
+    /// The stored name of a part, the rows before it, and those of the part and of the whole.
+    fn place(&self, name: &str) -> Option<(String, usize, usize, usize)> {
+        self.packs.iter().find_map(|pack| {
+            let mut before = 0;
+            for (part, rows) in &pack.parts {
+                if let Some(at) = name.find(&format!(".{part}.")) {
+                    let stored = format!("{}.{}{}", &name[..at], pack.stored, &name[at + 1 + part.len()..]);
+                    return Some((
+                        stored,
+                        before,
+                        *rows,
+                        pack.parts.iter().map(|(_, rows)| rows).sum(),
+                    ));
+                }
+                before += rows;
+            }
+            None
+        })
+    }
+
+    fn part(
+        &mut self,
+        stored: String,
+        (before, rows, all): (usize, usize, usize),
+    ) -> Result<Option<HostTensor>> {
+        if self.last.as_ref().is_none_or(|(name, _)| *name != stored) {
+            let Some(tensor) = self.inner.read(&stored)? else {
+                return Ok(None);
+            };
+            self.last = Some((stored.clone(), tensor));
+        }
+        let Some((_, tensor)) = &self.last else {
+            return Ok(None);
+        };
+        if tensor.shape.first() != Some(&all) {
+            let mut expected = tensor.shape.clone();
+            expected[0] = all;
+            return Err(ModelError::Shape {
+                path: self.inner.path().to_path_buf(),
+                name: stored,
+                expected,
+                got: tensor.shape.clone(),
+            });
+        }
+        let width = tensor.values.len() / all;
+        let mut shape = tensor.shape.clone();
+        shape[0] = rows;
+        Ok(Some(HostTensor {
+            shape,
+            values: tensor.values[before * width..(before + rows) * width].to_vec(),
+        }))
+    }
+}
+
+impl TensorSource for Unpacked<'_> {
+    fn read(&mut self, name: &str) -> Result<Option<HostTensor>> {
+        match self.place(name) {
+            Some((stored, before, rows, all)) => self.part(stored, (before, rows, all)),
+            None => self.inner.read(name),
+        }
+    }
+
+    fn names(&self) -> Vec<String> {
+        let parts = |name: String| -> Vec<String> {
+            let pack = self
+                .packs
+                .iter()
+                .find(|pack| name.contains(&format!(".{}.", pack.stored)));
+            match pack {
+                Some(pack) => pack
+                    .parts
+                    .iter()
+                    .map(|(part, _)| name.replace(pack.stored, part))
+                    .collect(),
+                None => vec![name],
+            }
+        };
+        self.inner.names().into_iter().flat_map(parts).collect()
+    }
+
+    fn path(&self) -> &Path {
+        self.inner.path()
+    }
+}
+
+/// Tensors as a family stores them: the projections that it packs become one.
+pub(super) fn packed(config: &ModelConfig, tensors: Vec<NamedTensor>) -> Vec<NamedTensor> {
+    let packs = packs(config);
+    let mut out: Vec<NamedTensor> = Vec::with_capacity(tensors.len());
+    for tensor in tensors {
+        let stored = packs.iter().find_map(|pack| {
+            let (part, _) = pack
+                .parts
+                .iter()
+                .find(|(part, _)| tensor.name.contains(&format!(".{part}.")))?;
+            Some(tensor.name.replace(part, pack.stored))
+        });
+        let Some(stored) = stored else {
+            out.push(tensor);
+            continue;
+        };
+        match out.iter().position(|known| known.name == stored) {
+            None => out.push(NamedTensor {
+                name: stored,
+                ..tensor
+            }),
+            Some(at) => {
+                // Parts come in the order in which they are stored: it is the order of the modules' fields.
+                let first = out.remove(at);
+                out.insert(at, joined(first, tensor));
+            }
+        }
+    }
+    out
+}
+
+fn joined(first: NamedTensor, second: NamedTensor) -> NamedTensor {
+    let mut shape = first.shape;
+    shape[0] += second.shape[0];
+    let read = move || {
+        let mut values = (first.read)()?;
+        values.extend((second.read)()?);
+        Ok(values)
+    };
+    NamedTensor {
+        name: first.name,
+        shape,
+        read: Box::new(read),
+    }
 }

@@ -6,7 +6,33 @@ use std::path::PathBuf;
 use aligner_model::{CausalDecoder, KvCache, Loaded, load_dir};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-pub const VARIANTS: [&str; 4] = ["tied", "untied-bias-llama3", "sharded-bf16-linear", "f16"];
+pub const VARIANTS: [&str; 17] = [
+    "tied",
+    "untied-bias-llama3",
+    "sharded-bf16-linear",
+    "f16",
+    "llama-dynamic",
+    "llama-yarn",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3-longrope",
+    "smollm3",
+    "olmo2",
+    "baichuan",
+];
+
+/// The variants whose rotation does not change with the length of the sequence: only for those is a sequence in pieces,
+/// or beside a longer one, the same as alone.
+pub fn of_fixed_rotation() -> impl Iterator<Item = &'static str> {
+    VARIANTS
+        .into_iter()
+        .filter(|variant| !["llama-dynamic", "phi3-longrope"].contains(variant))
+}
 
 #[derive(serde::Deserialize)]
 pub struct Golden {
