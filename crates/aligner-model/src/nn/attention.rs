@@ -57,7 +57,14 @@ pub struct CausalMask {
     start: usize,
     tokens: usize,
     device: Device,
-    made: RefCell<Vec<(Option<usize>, Option<Tensor<2, Bool>>)>>,
+    made: RefCell<Vec<WindowMask>>,
+}
+
+/// The mask of one width of window.
+#[derive(Debug, Clone)]
+struct WindowMask {
+    window: Option<usize>,
+    hidden: Option<Tensor<2, Bool>>,
 }
 
 impl CausalMask {
@@ -73,12 +80,15 @@ impl CausalMask {
 
     fn get(&self, window: Option<usize>) -> Option<Tensor<2, Bool>> {
         let mut made = self.made.borrow_mut();
-        if let Some((_, mask)) = made.iter().find(|(known, _)| *known == window) {
-            return mask.clone();
+        if let Some(known) = made.iter().find(|known| known.window == window) {
+            return known.hidden.clone();
         }
-        let mask = reference::causal_mask((self.start, self.tokens), window, &self.device);
-        made.push((window, mask.clone()));
-        mask
+        let hidden = reference::causal_mask((self.start, self.tokens), window, &self.device);
+        made.push(WindowMask {
+            window,
+            hidden: hidden.clone(),
+        });
+        hidden
     }
 }
 
