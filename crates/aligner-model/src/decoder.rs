@@ -1,12 +1,12 @@
 //! The decoder: embedding, blocks, final norm, output projection.
 
 use burn::module::{Module, ModuleDisplay};
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, Linear};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
-use crate::nn::{Block, CausalMask, KvCache, RmsNorm, RmsNormConfig, Rope, Rotation, Step, linear};
+use crate::nn::{Block, CausalMask, KvCache, Projection, RmsNorm, RmsNormConfig, Rope, Rotation, Step};
 use crate::weights;
 
 /// A causal language model without its tokenizer: ids in, hidden states or logits out.
@@ -22,7 +22,7 @@ pub struct CausalDecoder {
     /// Final norm.
     pub norm: RmsNorm,
     /// Output projection `[hidden_size, vocab_size]`; absent when it is the embedding.
-    pub lm_head: Option<Linear>,
+    pub lm_head: Option<Projection>,
     #[module(skip)]
     rope: Rope,
     #[module(skip)]
@@ -56,7 +56,7 @@ impl CausalDecoder {
                 .collect(),
             norm: RmsNormConfig::of(config, config.hidden_size).init(device),
             lm_head: (!config.tie_embeddings)
-                .then(|| linear(config.hidden_size, config.vocab_size, false, device)),
+                .then(|| Projection::new(config.hidden_size, config.vocab_size, false, device)),
             rope: Rope::new(&config.rope),
             local_rope: config.local_rope.as_ref().map(Rope::new),
             scales: Scales {
@@ -167,4 +167,50 @@ impl CausalDecoder {
             None => logits,
         }
     }
+
+    /// The linear layers of the blocks with their names, such as `model.layers.0.self_attn.q_proj`.
+    pub fn projections(&self) -> impl Iterator<Item = (String, &Projection)> {
+        self.layers.iter().enumerate().flat_map(|(index, block)| {
+            let (attention, mlp) = (&block.self_attn, &block.mlp);
+            let projections = [
+                &attention.q_proj,
+                &attention.k_proj,
+                &attention.v_proj,
+                &attention.o_proj,
+                &mlp.gate_proj,
+                &mlp.up_proj,
+                &mlp.down_proj,
+            ];
+            projection_names(index).into_iter().zip(projections)
+        })
+    }
+
+    pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = (String, &mut Projection)> {
+        self.layers.iter_mut().enumerate().flat_map(|(index, block)| {
+            let (attention, mlp) = (&mut block.self_attn, &mut block.mlp);
+            let projections = [
+                &mut attention.q_proj,
+                &mut attention.k_proj,
+                &mut attention.v_proj,
+                &mut attention.o_proj,
+                &mut mlp.gate_proj,
+                &mut mlp.up_proj,
+                &mut mlp.down_proj,
+            ];
+            projection_names(index).into_iter().zip(projections)
+        })
+    }
+}
+
+fn projection_names(layer: usize) -> [String; 7] {
+    [
+        "self_attn.q_proj",
+        "self_attn.k_proj",
+        "self_attn.v_proj",
+        "self_attn.o_proj",
+        "mlp.gate_proj",
+        "mlp.up_proj",
+        "mlp.down_proj",
+    ]
+    .map(|name| format!("model.layers.{layer}.{name}"))
 }

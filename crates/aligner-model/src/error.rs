@@ -74,6 +74,9 @@ pub enum ModelError {
         /// The shape in the file.
         got: Vec<usize>,
     },
+    /// An adapter does not fit the model, or is of a kind that this crate does not run.
+    #[error("adapter: {0}")]
+    Adapter(String),
     /// A device was named that this build does not contain, or that is not there.
     #[error("device {device:?} is not available: {reason}")]
     Device {

@@ -41,6 +41,7 @@ mod decoder;
 mod device;
 mod error;
 pub mod kernels;
+pub mod lora;
 mod loss;
 pub mod nn;
 pub mod weights;
@@ -52,6 +53,7 @@ pub use config::{
 pub use decoder::CausalDecoder;
 pub use device::{DeviceSpec, compiled_devices};
 pub use error::{ModelError, Result};
+pub use lora::{LoraAdapter, LoraConfig, TargetModules};
 pub use loss::Targets;
 pub use nn::KvCache;
 pub use weights::{Loaded, load_dir, save_dir};

@@ -12,7 +12,7 @@ mod common;
 
 use aligner_model::{Targets, load_dir, save_dir};
 use burn::tensor::Device;
-use common::{VARIANTS, assert_close, golden, greedy, host, ids, of_fixed_rotation};
+use common::{VARIANTS, assert_close, golden, greedy, host, ids, of_fixed_rotation, saved_logits};
 
 const TOLERANCE: f32 = 1e-4;
 
@@ -145,5 +145,26 @@ fn saved_and_loaded_is_the_same_model() {
             2,
             "no temporary file is left"
         );
+    }
+}
+
+#[test]
+fn transformers_loads_what_was_saved() {
+    let device = Device::flex();
+    // transformers does not hold Baichuan.
+    for variant in VARIANTS.into_iter().filter(|&variant| variant != "baichuan") {
+        let (model, golden) = golden(variant, &device);
+        let dir = tempfile::tempdir().unwrap();
+        save_dir(&model.config, &model.decoder, dir.path()).unwrap();
+        let Some(got) = saved_logits(dir.path(), &golden.first, None) else {
+            return;
+        };
+        let want: Vec<f32> = golden
+            .last_two_logits
+            .concat()
+            .iter()
+            .map(|&logit| logit as f32)
+            .collect();
+        assert_close(&got, &want, 1e-5, variant);
     }
 }

@@ -4,10 +4,9 @@ use std::cell::RefCell;
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{Bool, Device, Tensor};
 
-use super::{LayerCache, RmsNorm, RmsNormConfig, Rotation, linear, project};
+use super::{LayerCache, Projection, RmsNorm, RmsNormConfig, Rotation};
 use crate::config::{LayerKind, ModelConfig, QkNorm};
 use crate::kernels::{AttentionSettings, Heads, causal_attention, reference};
 
@@ -34,13 +33,13 @@ pub struct AttentionConfig {
 #[derive(Module, Debug)]
 pub struct Attention {
     /// `[hidden_size, heads · head_dim]`
-    pub q_proj: Linear,
+    pub q_proj: Projection,
     /// `[hidden_size, kv_heads · head_dim]`
-    pub k_proj: Linear,
+    pub k_proj: Projection,
     /// `[hidden_size, kv_heads · head_dim]`
-    pub v_proj: Linear,
+    pub v_proj: Projection,
     /// `[heads · head_dim, hidden_size]`
-    pub o_proj: Linear,
+    pub o_proj: Projection,
     /// Norm of the queries, of one head or of all.
     pub q_norm: Option<RmsNorm>,
     /// Norm of the keys, of one head or of all.
@@ -112,10 +111,10 @@ impl AttentionConfig {
             Some(RmsNormConfig::of(model, width).init(device))
         };
         Attention {
-            q_proj: linear(self.hidden_size, queries, self.qkv_bias, device),
-            k_proj: linear(self.hidden_size, keys, self.qkv_bias, device),
-            v_proj: linear(self.hidden_size, keys, self.qkv_bias, device),
-            o_proj: linear(queries, self.hidden_size, self.output_bias, device),
+            q_proj: Projection::new(self.hidden_size, queries, self.qkv_bias, device),
+            k_proj: Projection::new(self.hidden_size, keys, self.qkv_bias, device),
+            v_proj: Projection::new(self.hidden_size, keys, self.qkv_bias, device),
+            o_proj: Projection::new(queries, self.hidden_size, self.output_bias, device),
             q_norm: norm(queries),
             k_norm: norm(keys),
             settings: AttentionSettings {
@@ -146,9 +145,9 @@ impl Attention {
         cache: Option<(usize, &mut LayerCache)>,
     ) -> Tensor<3> {
         let settings = self.settings;
-        let query = self.normed(&self.q_norm, project(&self.q_proj, x.clone()));
-        let key = self.normed(&self.k_norm, project(&self.k_proj, x.clone()));
-        let value = project(&self.v_proj, x);
+        let query = self.normed(&self.q_norm, self.q_proj.forward_sequences(x.clone()));
+        let key = self.normed(&self.k_norm, self.k_proj.forward_sequences(x.clone()));
+        let value = self.v_proj.forward_sequences(x);
         let context = match cache {
             None => causal_attention(query, key, value, rotation.clone().into_parts(), settings),
             Some((start, cache)) => {
@@ -160,7 +159,7 @@ impl Attention {
                 reference::merge_heads(reference::attention(query, key, value, hidden, settings))
             }
         };
-        project(&self.o_proj, context)
+        self.o_proj.forward_sequences(context)
     }
 
     /// # Shapes

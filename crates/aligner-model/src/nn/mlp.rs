@@ -2,13 +2,12 @@
 
 use burn::config::Config;
 use burn::module::Module;
-use burn::nn::Linear;
 use burn::tensor::{
     Device, Tensor,
     activation::{gelu, gelu_approximate},
 };
 
-use super::{linear, project};
+use super::Projection;
 use crate::config::Activation;
 use crate::kernels;
 
@@ -28,11 +27,11 @@ pub struct MlpConfig {
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// `[hidden_size, intermediate_size]`
-    pub gate_proj: Linear,
+    pub gate_proj: Projection,
     /// `[hidden_size, intermediate_size]`
-    pub up_proj: Linear,
+    pub up_proj: Projection,
     /// `[intermediate_size, hidden_size]`
-    pub down_proj: Linear,
+    pub down_proj: Projection,
     #[module(skip)]
     activation: Activation,
 }
@@ -42,9 +41,9 @@ impl MlpConfig {
     pub fn init(&self, activation: Activation, device: &Device) -> Mlp {
         let (outer, inner) = (self.hidden_size, self.intermediate_size);
         Mlp {
-            gate_proj: linear(outer, inner, self.bias, device),
-            up_proj: linear(outer, inner, self.bias, device),
-            down_proj: linear(inner, outer, self.bias, device),
+            gate_proj: Projection::new(outer, inner, self.bias, device),
+            up_proj: Projection::new(outer, inner, self.bias, device),
+            down_proj: Projection::new(inner, outer, self.bias, device),
             activation,
         }
     }
@@ -55,13 +54,13 @@ impl Mlp {
     /// - `x`: `[batch, tokens, hidden_size]`
     /// - output: as `x`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = project(&self.gate_proj, x.clone());
-        let up = project(&self.up_proj, x);
+        let gate = self.gate_proj.forward_sequences(x.clone());
+        let up = self.up_proj.forward_sequences(x);
         let inner = match self.activation {
             Activation::Silu => kernels::swiglu(gate, up),
             Activation::Gelu => gelu(gate) * up,
             Activation::GeluTanh => gelu_approximate(gate) * up,
         };
-        project(&self.down_proj, inner)
+        self.down_proj.forward_sequences(inner)
     }
 }

@@ -22,7 +22,7 @@ struct Position {
 impl Position {
     fn enter(&mut self, name: &str, container: &str) {
         self.path.push(name.to_string());
-        self.kinds.push(container == "Struct:Linear");
+        self.kinds.push(container == "Struct:Projection");
     }
 
     fn exit(&mut self) {
@@ -187,6 +187,10 @@ impl ModuleVisitor for Tensors {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        // Adapters are files of their own.
+        if self.position.path.iter().any(|part| part == "lora") {
+            return;
+        }
         let transposed = self.position.transposed::<D>();
         let mut shape = param.lazy_shape().to_vec();
         if transposed {

@@ -76,6 +76,14 @@ impl TensorSource for RandomSource {
     }
 }
 
+/// `count` values uniform in `-bound..bound`, of the tensor's own stream.
+pub(crate) fn uniform(seed: u64, name: &str, count: usize, bound: f64) -> Vec<f32> {
+    let mut next = stream(seed ^ name_hash(name));
+    (0..count)
+        .map(|_| ((next() * 2.0 - 1.0) * bound) as f32)
+        .collect()
+}
+
 /// FNV-1a: each tensor gets its own stream, independent of the order in which tensors are asked for.
 fn name_hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
@@ -83,17 +91,22 @@ fn name_hash(name: &str) -> u64 {
     })
 }
 
-/// `count` normal values by Box and Muller's transform over SplitMix64.
-fn normal(seed: u64, count: usize, deviation: f64) -> Vec<f32> {
+/// SplitMix64 into `(0, 1]`.
+fn stream(seed: u64) -> impl FnMut() -> f64 {
     let mut state = seed;
-    let mut uniform = || {
+    move || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = state;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        // 53 bits into (0, 1]: the logarithm below never sees 0.
+        // 53 bits, and never 0, of which there is no logarithm.
         (((z ^ (z >> 31)) >> 11) + 1) as f64 / (1u64 << 53) as f64
-    };
+    }
+}
+
+/// `count` normal values by Box and Muller's transform.
+fn normal(seed: u64, count: usize, deviation: f64) -> Vec<f32> {
+    let mut uniform = stream(seed);
     let mut values = Vec::with_capacity(count + 1);
     while values.len() < count {
         let (radius, angle) = (

@@ -14,6 +14,7 @@ use std::path::Path;
 use burn::tensor::Device;
 
 pub use bind::{named_parameters, named_tensors};
+pub(crate) use init::uniform;
 pub use safetensors::{NamedTensor, SafetensorsSource, write_safetensors};
 pub(crate) use write::write_atomic;
 

@@ -1,7 +1,8 @@
 //! What the tests of this crate share.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::print_stdout)]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use aligner_model::{CausalDecoder, KvCache, Loaded, load_dir};
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -97,4 +98,26 @@ pub fn greedy(decoder: &CausalDecoder, prompt: &[u32], tokens: usize, cache: &mu
         next = vec![best];
     }
     out
+}
+
+/// The last two rows of logits by transformers (and PEFT) of a directory on disk.
+///
+/// Runs when `ALIGNER_TEST_PYTHON` names a Python that has both.
+pub fn saved_logits(model: &Path, sequence: &[u32], adapter: Option<&Path>) -> Option<Vec<f32>> {
+    let Some(python) = std::env::var_os("ALIGNER_TEST_PYTHON") else {
+        println!("skipped: ALIGNER_TEST_PYTHON does not name a Python with transformers");
+        return None;
+    };
+    let out = Command::new(python)
+        .arg(golden_dir("check_saved.py"))
+        .arg(model)
+        .arg(serde_json::to_string(sequence).unwrap())
+        .args(adapter)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    let last = text.lines().last().unwrap_or_default();
+    let rows: Result<Vec<Vec<f32>>, _> = serde_json::from_str(last);
+    let rows = rows.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
+    Some(rows.concat())
 }
