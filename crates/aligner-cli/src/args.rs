@@ -138,7 +138,22 @@ pub struct TrainArgs {
     /// Configuration file (TOML, the keys of run.toml); flags override it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Continue the run in --out, or the latest one.
+    /// Train a low-rank adapter of this rank instead of all weights.
+    #[arg(long, value_name = "RANK")]
+    pub lora_rank: Option<usize>,
+    /// The adapter's alpha (default: twice the rank).
+    #[arg(long, value_name = "ALPHA")]
+    pub lora_alpha: Option<f64>,
+    /// Share of the adapter's inputs that is dropped while training (default: 0).
+    #[arg(long, value_name = "SHARE")]
+    pub lora_dropout: Option<f64>,
+    /// Layers that get an adapter: all-linear (the default), or names: q_proj,v_proj,…
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub lora_targets: Vec<String>,
+    /// Scale the adapter by alpha/√rank instead of alpha/rank.
+    #[arg(long)]
+    pub lora_rslora: bool,
+    /// Continue the run in --out, or the latest one; with --template, on another template than it was started on.
     #[arg(long)]
     pub resume: bool,
     /// Print plain lines even on a terminal.
@@ -152,6 +167,9 @@ pub struct ModelArgs {
     /// Model directory (default: the latest run's).
     #[arg(long, value_name = "DIR")]
     pub model: Option<PathBuf>,
+    /// Adapter (PEFT's directory) over the model.
+    #[arg(long, value_name = "DIR")]
+    pub adapter: Option<PathBuf>,
     /// Prompt template instead of the recorded one: edit, revision, correction, or a text file.
     #[arg(long, value_name = "T")]
     pub template: Option<String>,

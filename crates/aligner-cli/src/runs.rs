@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use aligner_model::LoraAdapter;
 use aligner_train::RunDir;
 
 use crate::error::{CliError, Result};
@@ -49,13 +50,13 @@ pub fn latest() -> Result<PathBuf> {
     }
 }
 
-/// The model to use: the one named (a model directory or a run), or the latest run's.
+/// The model to use: the one named (the directory of a model or an adapter, or a run), or the latest run's.
 pub fn model_dir(named: Option<&Path>) -> Result<PathBuf> {
     let place = match named {
         Some(place) => place.to_path_buf(),
         None => latest()?,
     };
-    if place.join("config.json").is_file() {
+    if place.join("config.json").is_file() || LoraAdapter::is_in(&place) {
         return Ok(place);
     }
     let run = RunDir::new(&place);

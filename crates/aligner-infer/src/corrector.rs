@@ -1,14 +1,15 @@
 //! The public API: a corrector that other programs embed.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use aligner_data::{AlignerManifest, Encoder, PromptTemplate, Tokenizer, Turn};
-use aligner_model::{DeviceSpec, load_dir};
+use aligner_data::{Encoder, PromptTemplate, Tokenizer, Turn};
 use serde::{Deserialize, Serialize};
 
+use crate::builder::CorrectorBuilder;
 use crate::causal_lm::CausalLm;
 use crate::decoder::DecoderLm;
 use crate::engine::{CancelToken, FinishReason, Generated, Request, Timings, generate, log_probabilities};
@@ -27,21 +28,45 @@ use crate::sampler::SamplingParams;
 /// ```
 #[derive(Debug)]
 pub struct Corrector<L: CausalLm = DecoderLm> {
-    inner: Arc<Inner<L>>,
+    voice: Arc<Voice<L>>,
+    adapters: Arc<BTreeMap<String, Arc<Voice<L>>>>,
 }
 
 impl<L: CausalLm> Clone for Corrector<L> {
     fn clone(&self) -> Self {
         Self {
-            inner: Arc::clone(&self.inner),
+            voice: Arc::clone(&self.voice),
+            adapters: Arc::clone(&self.adapters),
         }
     }
 }
 
+/// A model, or a base with one of its adapters, and how it is prompted.
 #[derive(Debug)]
-struct Inner<L> {
+pub(crate) struct Voice<L> {
     model: L,
     encoder: Encoder,
+}
+
+impl<L: CausalLm> Voice<L> {
+    pub fn new(model: L, tokenizer: Tokenizer, template: PromptTemplate) -> Result<Self> {
+        if tokenizer.eos_id() as usize >= model.vocab_size() {
+            return Err(InferError::UnknownToken {
+                id: tokenizer.eos_id(),
+                vocab_size: model.vocab_size(),
+            });
+        }
+        // Padding tokens are often added behind the vocabulary that a model was trained with: no text has them.
+        if tokenizer.vocab_size() > model.vocab_size() {
+            tracing::warn!(
+                tokenizer = tokenizer.vocab_size(),
+                model = model.vocab_size(),
+                "the tokenizer has more tokens than the model; texts that use them cannot be corrected"
+            );
+        }
+        let encoder = Encoder::new(tokenizer, template, model.max_positions());
+        Ok(Self { model, encoder })
+    }
 }
 
 /// What is to be corrected.
@@ -160,88 +185,6 @@ impl Drop for CorrectionStream {
     }
 }
 
-/// Opens a [`Corrector`] that differs from the default.
-#[derive(Debug, Clone)]
-pub struct CorrectorBuilder {
-    dir: PathBuf,
-    device: DeviceSpec,
-    template: Option<PromptTemplate>,
-    allow_mismatch: bool,
-}
-
-impl CorrectorBuilder {
-    /// Runs on this device instead of the CPU.
-    #[must_use]
-    pub fn device(mut self, device: DeviceSpec) -> Self {
-        self.device = device;
-        self
-    }
-
-    /// Uses this template: needed for a directory without `aligner.json`, an error where another one is recorded.
-    #[must_use]
-    pub fn template(mut self, template: PromptTemplate) -> Self {
-        self.template = Some(template);
-        self
-    }
-
-    /// Turns a template or tokenizer other than the recorded one from an error into a warning.
-    #[must_use]
-    pub fn allow_mismatch(mut self) -> Self {
-        self.allow_mismatch = true;
-        self
-    }
-
-    /// Reads the model.
-    ///
-    /// # Errors
-    /// When a file is missing or damaged, the template is not known or not the model's, or the device is not there.
-    pub fn build(self) -> Result<Corrector> {
-        let tokenizer = Tokenizer::from_dir(&self.dir)?;
-        let manifest = AlignerManifest::read(&self.dir)?;
-        let template = self.resolve_template(manifest.as_ref())?;
-        if let Some(manifest) = &manifest
-            && manifest.tokenizer_hash != tokenizer.hash()
-        {
-            let error = InferError::WrongTokenizer {
-                model: self.dir.display().to_string(),
-                found: tokenizer.hash().to_string(),
-                recorded: manifest.tokenizer_hash.clone(),
-            };
-            self.tolerate(error)?;
-        }
-        let device = self.device.open()?;
-        let model = DecoderLm::new(load_dir(&self.dir, &device)?, device);
-        Corrector::from_parts(model, tokenizer, template)
-    }
-
-    fn resolve_template(&self, manifest: Option<&AlignerManifest>) -> Result<PromptTemplate> {
-        let model = || self.dir.display().to_string();
-        match (&self.template, manifest) {
-            (Some(asked), Some(manifest)) if asked.fingerprint() != manifest.template_fingerprint => {
-                self.tolerate(InferError::WrongTemplate {
-                    model: model(),
-                    trained: manifest.template.id().to_string(),
-                    trained_fingerprint: manifest.template_fingerprint.clone(),
-                    asked: asked.id().to_string(),
-                    asked_fingerprint: asked.fingerprint(),
-                })?;
-                Ok(asked.clone())
-            }
-            (Some(asked), _) => Ok(asked.clone()),
-            (None, Some(manifest)) => Ok(manifest.template.clone()),
-            (None, None) => Err(InferError::NoTemplate(model())),
-        }
-    }
-
-    fn tolerate(&self, error: InferError) -> Result<()> {
-        if !self.allow_mismatch {
-            return Err(error);
-        }
-        tracing::warn!("{error}");
-        Ok(())
-    }
-}
-
 impl Corrector {
     /// Opens a model directory with its recorded template, on the CPU.
     ///
@@ -253,12 +196,7 @@ impl Corrector {
 
     /// Opens a model directory otherwise.
     pub fn builder(dir: impl AsRef<Path>) -> CorrectorBuilder {
-        CorrectorBuilder {
-            dir: dir.as_ref().to_path_buf(),
-            device: DeviceSpec::Cpu,
-            template: None,
-            allow_mismatch: false,
-        }
+        CorrectorBuilder::new(dir.as_ref())
     }
 }
 
@@ -268,34 +206,50 @@ impl<L: CausalLm> Corrector<L> {
     /// # Errors
     /// When the model does not have the token that ends a correction.
     pub fn from_parts(model: L, tokenizer: Tokenizer, template: PromptTemplate) -> Result<Self> {
-        if tokenizer.eos_id() as usize >= model.vocab_size() {
-            return Err(InferError::UnknownToken {
-                id: tokenizer.eos_id(),
-                vocab_size: model.vocab_size(),
-            });
+        Ok(Self::of_voices(
+            Arc::new(Voice::new(model, tokenizer, template)?),
+            BTreeMap::new(),
+        ))
+    }
+
+    pub(crate) fn of_voices(voice: Arc<Voice<L>>, adapters: BTreeMap<String, Arc<Voice<L>>>) -> Self {
+        Self {
+            voice,
+            adapters: Arc::new(adapters),
         }
-        // Padding tokens are often added behind the vocabulary that a model was trained with: no text has them.
-        if tokenizer.vocab_size() > model.vocab_size() {
-            tracing::warn!(
-                tokenizer = tokenizer.vocab_size(),
-                model = model.vocab_size(),
-                "the tokenizer has more tokens than the model; texts that use them cannot be corrected"
-            );
-        }
-        let encoder = Encoder::new(tokenizer, template, model.max_positions());
+    }
+
+    /// This corrector with one of the adapters it was built with; they share the base's weights.
+    ///
+    /// # Errors
+    /// When there is no adapter of that name.
+    pub fn adapter(&self, name: &str) -> Result<Self> {
+        let voice = self
+            .adapters
+            .get(name)
+            .ok_or_else(|| InferError::UnknownAdapter {
+                name: name.to_string(),
+                known: self.adapters.keys().cloned().collect(),
+            })?;
         Ok(Self {
-            inner: Arc::new(Inner { model, encoder }),
+            voice: Arc::clone(voice),
+            adapters: Arc::clone(&self.adapters),
         })
+    }
+
+    /// The names of the adapters that [`adapter`](Self::adapter) knows.
+    pub fn adapters(&self) -> impl Iterator<Item = &str> {
+        self.adapters.keys().map(String::as_str)
     }
 
     /// The prompt template in use.
     pub fn template(&self) -> &PromptTemplate {
-        self.inner.encoder.template()
+        self.voice.encoder.template()
     }
 
     /// The model.
     pub fn model(&self) -> &L {
-        &self.inner.model
+        &self.voice.model
     }
 
     /// Corrects one answer.
@@ -318,7 +272,7 @@ impl<L: CausalLm> Corrector<L> {
         options: &CorrectOptions,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Correction> {
-        let Inner { model, encoder } = &*self.inner;
+        let Voice { model, encoder } = &*self.voice;
         let tokenizer = encoder.tokenizer();
         let prompt = self.prompt(input)?;
         let mut stream = tokenizer.stream();
@@ -364,7 +318,7 @@ impl<L: CausalLm> Corrector<L> {
     /// # Errors
     /// As [`correct`](Self::correct).
     pub fn score(&self, input: Input<'_>, correction: &str) -> Result<Score> {
-        let Inner { model, encoder } = &*self.inner;
+        let Voice { model, encoder } = &*self.voice;
         let prompt = self.prompt(input)?;
         let mut target = encoder.tokenizer().encode_target(correction)?;
         target.push(encoder.tokenizer().eos_id());
@@ -395,7 +349,7 @@ impl<L: CausalLm> Corrector<L> {
 
     fn prompt(&self, input: Input<'_>) -> Result<Vec<u32>> {
         let prompt = self
-            .inner
+            .voice
             .encoder
             .encode_prompt(input.question, input.answer, input.chat_history)?;
         self.check_ids(&prompt)?;
@@ -404,7 +358,7 @@ impl<L: CausalLm> Corrector<L> {
 
     /// An id beyond the embedding would read memory that is not there.
     fn check_ids(&self, ids: &[u32]) -> Result<()> {
-        let vocab_size = self.inner.model.vocab_size();
+        let vocab_size = self.voice.model.vocab_size();
         match ids.iter().find(|&&id| id as usize >= vocab_size) {
             None => Ok(()),
             Some(&id) => Err(InferError::UnknownToken { id, vocab_size }),

@@ -1,6 +1,6 @@
 //! [`CausalLm`] by Burn's decoder.
 
-use aligner_model::{CausalDecoder, KvCache, Loaded, ModelError};
+use aligner_model::{CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::causal_lm::CausalLm;
@@ -25,6 +25,18 @@ impl DecoderLm {
             vocab_size: config.vocab_size,
             max_positions: config.max_positions,
         }
+    }
+
+    /// The same model with an adapter over its weights, which both share.
+    ///
+    /// # Errors
+    /// When the adapter does not fit the model.
+    pub fn with_adapter(&self, adapter: &LoraAdapter) -> Result<Self> {
+        Ok(Self {
+            decoder: self.decoder.with_adapter(adapter)?,
+            device: self.device.clone(),
+            ..*self
+        })
     }
 }
 

@@ -48,6 +48,14 @@ pub enum InferError {
         /// Hash in `aligner.json`.
         recorded: String,
     },
+    /// No adapter was loaded under that name.
+    #[error("there is no adapter {name:?}; there are: {}", if known.is_empty() { "none".into() } else { known.join(", ") })]
+    UnknownAdapter {
+        /// The name asked for.
+        name: String,
+        /// The names of those that were loaded.
+        known: Vec<String>,
+    },
     /// The prompt leaves no room for a correction.
     #[error(
         "question and answer give a prompt of {prompt_tokens} tokens, but the model's context holds {max_positions}; \

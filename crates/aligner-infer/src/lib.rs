@@ -28,6 +28,7 @@
 //! # Ok::<(), aligner_infer::InferError>(())
 //! ```
 
+mod builder;
 mod causal_lm;
 mod corrector;
 mod decoder;
@@ -36,10 +37,9 @@ mod engine;
 mod error;
 mod sampler;
 
+pub use builder::CorrectorBuilder;
 pub use causal_lm::CausalLm;
-pub use corrector::{
-    CorrectOptions, Correction, CorrectionStream, Corrector, CorrectorBuilder, Input, Piece, Score, Usage,
-};
+pub use corrector::{CorrectOptions, Correction, CorrectionStream, Corrector, Input, Piece, Score, Usage};
 pub use decoder::DecoderLm;
 pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};
 pub use engine::{CancelToken, FinishReason, Generated, Request, Timings, generate, log_probabilities};

@@ -3,11 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use aligner_data::{
-    AlignerManifest, Columns, Dataset, Encoder, Fields, OnBadRow, Order, PromptTemplate, ReadOptions, Stage,
-    Tokenizer,
-};
-use aligner_model::{DeviceSpec, ModelConfig, load_dir, weights::load_weights, weights::named_parameters};
+use aligner_data::{AlignerManifest, Dataset, Order, Stage};
+use aligner_model::{DeviceSpec, weights::named_parameters};
 use burn::module::Module;
 use burn::optim::AdamWConfig as UnusedOptimizer;
 use burn::optim::lr_scheduler::constant::ConstantLr;
@@ -18,10 +15,11 @@ use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 
 use crate::batches::{Portions, StepLoader};
 use crate::checkpoint::{Checkpoint, CheckpointStore, RunState, recover_dir};
-use crate::config::{RowPolicy, TrainConfig};
+use crate::config::{TemplateChoice, TrainConfig};
 use crate::dashboard::{GradNorm, NoDashboard, QuantityMetric, TokensPerSecond};
 use crate::error::{Result, TrainError};
 use crate::learner::TrainedModel;
+use crate::materials::Materials;
 use crate::metrics::MetricsLog;
 use crate::objective::Sft;
 use crate::optimizer::AdamW;
@@ -29,6 +27,7 @@ use crate::run_dir::{RunDir, RunLock};
 use crate::schedule::Schedule;
 use crate::session::{Event, MOMENTS, ModelSaver, Observer, Outcome, Session};
 use crate::strategy::LanguageModelStrategy;
+use crate::trainee::{Form, Start, Trainee};
 
 /// What a run needs besides its configuration.
 #[derive(Default)]
@@ -39,6 +38,9 @@ pub struct RunOptions {
     pub observer: Option<Box<dyn Observer>>,
     /// Stops the run: it finishes its step, saves and ends.
     pub interrupter: Interrupter,
+    /// Resume on this prompt template, whatever the run was started on: the change is a warning instead of an error, and
+    /// the losses that follow are no longer those of an undisturbed run.
+    pub template: Option<TemplateChoice>,
 }
 
 impl std::fmt::Debug for RunOptions {
@@ -61,9 +63,28 @@ pub fn fine_tune(config: &TrainConfig, options: RunOptions) -> Result<Outcome> {
         return Err(TrainError::RunExists(config.out.clone()));
     }
     let lock = run.lock()?;
-    let materials = Materials::load(config)?;
+    let start = Start::of(config)?;
+    let materials = Materials::load(config, &start)?;
+    warn_of_other_template(config, &materials)?;
     std::fs::write(run.config(), config.to_toml()?).map_err(TrainError::io("write", &run.config()))?;
-    start(config.clone(), run, lock, materials, None, options)
+    launch_run(config.clone(), run, lock, (start, materials), None, options)
+}
+
+/// A model that was an Aligner's on another template loses what it learned.
+fn warn_of_other_template(config: &TrainConfig, materials: &Materials) -> Result<()> {
+    if let Some(earlier) = AlignerManifest::read(&config.model)?
+        && earlier.template_fingerprint != materials.template.fingerprint()
+    {
+        tracing::warn!(
+            "{} was trained on template {:?} ({}), this run trains on {:?} ({})",
+            config.model.display(),
+            earlier.template.id(),
+            earlier.template_fingerprint,
+            materials.template.id(),
+            materials.template.fingerprint(),
+        );
+    }
+    Ok(())
 }
 
 /// Continues the run in `out` from its newest usable checkpoint, or from the beginning when it has none.
@@ -83,6 +104,10 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
     }
     let mut config = TrainConfig::read(&run.config())?;
     config.out = out.to_path_buf();
+    let new_template = options.template.take();
+    if let Some(template) = &new_template {
+        config.template = template.clone();
+    }
     config.validate()?;
     let lock = run.lock()?;
     for place in [run.best(), run.finished()] {
@@ -103,139 +128,58 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
             damaged: found.damaged,
         });
     }
-    let materials = Materials::load(&config)?;
-    if let Some(checkpoint) = &found.checkpoint {
-        materials.check_against(&checkpoint.state)?;
+    let start = Start::of(&config)?;
+    let materials = Materials::load(&config, &start)?;
+    let mut checkpoint = found.checkpoint;
+    if let Some(checkpoint) = &mut checkpoint {
+        materials.check_against(&checkpoint.state, new_template.is_some())?;
+        checkpoint.state = materials.signed(std::mem::take(&mut checkpoint.state));
     }
-    start(config, run, lock, materials, found.checkpoint, options)
+    if new_template.is_some() {
+        let text = config.to_toml()?;
+        std::fs::write(run.config(), text).map_err(TrainError::io("write", &run.config()))?;
+    }
+    launch_run(config, run, lock, (start, materials), checkpoint, options)
 }
 
-/// What is read before training: tokenizer, template, rows.
-struct Materials {
-    tokenizer: Tokenizer,
-    template: PromptTemplate,
-    train: Arc<Dataset>,
-    valid: Option<Arc<Dataset>>,
-    fingerprint: String,
-}
-
-impl Materials {
-    fn load(config: &TrainConfig) -> Result<Self> {
-        let tokenizer = Tokenizer::from_dir(&config.model)?;
-        let template = config.template.resolve()?;
-        let encoder = Encoder::new(tokenizer.clone(), template.clone(), config.max_length);
-        let policy = |policy| match policy {
-            RowPolicy::Stop => OnBadRow::Stop,
-            RowPolicy::Skip => OnBadRow::Skip,
-        };
-        let options = ReadOptions {
-            columns: config.columns.parse::<Columns>()?,
-            fields: Fields::Triple,
-            on_bad_row: policy(config.on_bad_row),
-        };
-        let load = |files| Dataset::load(files, &encoder, &options, policy(config.on_long_row)).map(Arc::new);
-        let train = load(&config.data)?;
-        let valid = if config.valid.is_empty() {
-            None
-        } else {
-            Some(load(&config.valid)?)
-        };
-        let fingerprint = train.fingerprint();
-        Ok(Self {
-            tokenizer,
-            template,
-            train,
-            valid,
-            fingerprint,
-        })
-    }
-
-    fn check_against(&self, state: &RunState) -> Result<()> {
-        let changed = |what, recorded: &str, found: String| {
-            if recorded == found {
-                Ok(())
-            } else {
-                Err(TrainError::Changed {
-                    what,
-                    recorded: recorded.to_string(),
-                    found,
-                })
-            }
-        };
-        changed(
-            "training rows or tokenizer",
-            &state.data_fingerprint,
-            self.fingerprint.clone(),
-        )?;
-        changed(
-            "prompt template",
-            &state.template_fingerprint,
-            self.template.fingerprint(),
-        )
-    }
-
-    /// Rows must fit the model: ids its embedding has, positions its context has.
-    fn check_fit(&self, config: &TrainConfig, model: &ModelConfig) -> Result<()> {
-        let largest = [Some(&self.train), self.valid.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|rows| rows.largest_id());
-        let largest = largest.max().unwrap_or(0) as usize;
-        if largest >= model.vocab_size {
-            let reason = format!(
-                "the tokenizer gives id {largest}, but the model's embedding has {} rows: they do not belong together",
-                model.vocab_size
-            );
-            return Err(TrainError::config("model", reason));
-        }
-        if config.max_length > model.max_positions {
-            tracing::warn!(
-                max_length = config.max_length,
-                context = model.max_positions,
-                "rows may be longer than the context the model was made for"
-            );
-        }
-        Ok(())
-    }
-}
-
-fn start(
+fn launch_run(
     config: TrainConfig,
     run: RunDir,
     lock: RunLock,
-    materials: Materials,
+    (start, materials): (Start, Materials),
     checkpoint: Option<Checkpoint>,
     mut options: RunOptions,
 ) -> Result<Outcome> {
     let device = config.device.parse::<DeviceSpec>()?.open()?;
-    let (model_config, model) = load_model(&config, checkpoint.as_ref(), &device.clone().autodiff())?;
-    materials.check_fit(&config, &model_config)?;
+    let place = checkpoint.as_ref().map(|checkpoint| checkpoint.dir.as_path());
+    let Trainee { decoder, form } = Trainee::load(&config, start, place, &device.clone().autodiff())?;
+    materials.check_fit(&config, &form.config)?;
     let state = match &checkpoint {
         Some(checkpoint) => checkpoint.state.clone(),
-        None => RunState {
-            total_steps: config.total_steps(materials.train.len() as u64),
-            seed: config.seed,
-            data_fingerprint: materials.fingerprint.clone(),
-            template_fingerprint: materials.template.fingerprint(),
-            ..RunState::default()
-        },
+        None => materials.fresh_state(&config),
     };
     if let Some(observer) = &mut options.observer {
+        let parameters = decoder.num_params();
         observer.on_event(&Event::Started {
             done: state.step,
             total_steps: state.total_steps,
             rows: materials.train.len(),
             tokens: materials.train.tokens(),
             skipped: materials.train.skipped().count(),
-            parameters: model.num_params(),
+            parameters,
+            trained_parameters: match form.adapter {
+                Some(_) => decoder.adapter_parameters(),
+                None => parameters,
+            },
         });
     }
     let loaders = loaders(&config, &materials, &state);
+    let model = TrainedModel::new(decoder, Arc::new(Sft));
     let session = session(
         config,
         run,
         &materials,
-        model_config,
+        form,
         (state, checkpoint),
         &mut options,
         &model,
@@ -244,25 +188,6 @@ fn start(
     let outcome = launch(session, model, loaders, &options);
     drop(lock);
     outcome
-}
-
-fn load_model(
-    config: &TrainConfig,
-    checkpoint: Option<&Checkpoint>,
-    device: &Device,
-) -> Result<(ModelConfig, TrainedModel)> {
-    let (model_config, decoder) = match checkpoint {
-        Some(checkpoint) => {
-            let model_config = ModelConfig::read(&checkpoint.dir)?;
-            let decoder = load_weights(&model_config, &checkpoint.dir, device)?;
-            (model_config, decoder)
-        }
-        None => {
-            let loaded = load_dir(&config.model, device)?;
-            (loaded.config, loaded.decoder)
-        }
-    };
-    Ok((model_config, TrainedModel::new(decoder, Arc::new(Sft))))
 }
 
 fn loaders(
@@ -297,7 +222,7 @@ fn session(
     config: TrainConfig,
     run: RunDir,
     materials: &Materials,
-    model_config: ModelConfig,
+    form: Form,
     (state, checkpoint): (RunState, Option<Checkpoint>),
     options: &mut RunOptions,
     model: &TrainedModel,
@@ -306,7 +231,11 @@ fn session(
     let mut manifest = AlignerManifest::new(
         materials.template.clone(),
         materials.tokenizer.hash(),
-        &base_name(&config.model),
+        &base_name(
+            form.adapter
+                .as_ref()
+                .map_or(&config.model, |adapter| &adapter.base),
+        ),
     );
     if let Some(earlier) = AlignerManifest::read(&config.model)? {
         manifest.base_model = earlier.base_model;
@@ -342,12 +271,13 @@ fn session(
         store: CheckpointStore::new(run.checkpoints(), config.keep),
         log: MetricsLog::open(&run.metrics(), state.metrics_bytes)?,
         saver: ModelSaver {
-            config: model_config,
+            form,
             tokenizer: materials.tokenizer.clone(),
             manifest,
         },
         observer: options.observer.take(),
         interrupter: options.interrupter.clone(),
+        device: device.clone(),
         rows: materials.train.len() as u64,
         saved_step: checkpoint.as_ref().map(|_| state.step),
         optimizer,

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use aligner_data::{AlignerManifest, Tokenizer};
+use aligner_model::CausalDecoder;
 use aligner_model::weights::named_parameters;
-use aligner_model::{CausalDecoder, ModelConfig, save_dir};
 use burn::module::Module;
 use burn::optim::GradientsParams;
+use burn::tensor::Device;
 use burn_train::{InferenceStep, Interrupter, TrainStep};
 
 use crate::batches::StepBatch;
@@ -19,6 +20,7 @@ use crate::metrics::{MetricsLog, Split, StepRecord, peak_rss_bytes};
 use crate::optimizer::{AdamW, gradient_norm};
 use crate::run_dir::RunDir;
 use crate::schedule::Schedule;
+use crate::trainee::Form;
 
 /// Name of the optimizer's moments in a checkpoint.
 pub(crate) const MOMENTS: &str = "optimizer.safetensors";
@@ -39,8 +41,10 @@ pub enum Event<'a> {
         tokens: usize,
         /// Rows that were left out.
         skipped: u64,
-        /// Weights of the model.
+        /// Weights of the model, an adapter's included.
         parameters: usize,
+        /// Those that are trained.
+        trained_parameters: usize,
     },
     /// A damaged checkpoint was passed over.
     DamagedCheckpoint(&'a str),
@@ -91,7 +95,7 @@ pub struct Outcome {
 /// What makes a directory of weights a model others can load.
 #[derive(Debug, Clone)]
 pub(crate) struct ModelSaver {
-    pub config: ModelConfig,
+    pub form: Form,
     pub tokenizer: Tokenizer,
     pub manifest: AlignerManifest,
 }
@@ -102,12 +106,21 @@ impl ModelSaver {
         if let Some(stage) = manifest.stages.last_mut() {
             stage.steps = steps;
         }
-        replace_dir(place, |dir| {
-            save_dir(&self.config, decoder, dir)?;
-            self.tokenizer.save_to(dir)?;
-            manifest.write(dir)?;
-            Ok(())
-        })
+        replace_dir(place, |dir| self.fill(dir, decoder, &manifest))
+    }
+
+    fn fill(&self, dir: &Path, decoder: &CausalDecoder, manifest: &AlignerManifest) -> Result<()> {
+        self.form.save(decoder, dir)?;
+        self.tokenizer.save_to(dir)?;
+        Ok(manifest.write(dir)?)
+    }
+
+    /// Whether something is drawn at random in each step.
+    fn has_dropout(&self) -> bool {
+        self.form
+            .adapter
+            .as_ref()
+            .is_some_and(|adapter| adapter.config.dropout > 0.0)
     }
 }
 
@@ -123,6 +136,7 @@ pub(crate) struct Session {
     pub saver: ModelSaver,
     pub observer: Option<Box<dyn Observer>>,
     pub interrupter: Interrupter,
+    pub device: Device,
     pub rows: u64,
     /// Step of the newest checkpoint.
     pub saved_step: Option<u64>,
@@ -203,6 +217,10 @@ impl Session {
     /// Forward and backward; a loss or gradient that is not finite saves the state before this step and is an error.
     fn gradients(&mut self, model: &TrainedModel, batch: StepBatch) -> Result<(GradientsParams, StepOutput)> {
         let (start, rows, step) = (batch.start, batch.rows, self.state.step + 1);
+        if self.saver.has_dropout() {
+            // What is dropped is a function of seed and step, so that a resumed run drops the same.
+            self.device.seed(self.state.seed.wrapping_add(step));
+        }
         let computed = TrainStep::step(model, batch);
         let (gradients, mut output) = (computed.grads, computed.item);
         if let Some(reason) = output.failure.take() {
@@ -359,11 +377,8 @@ impl Session {
         }
         let names = named_parameters(&model.decoder);
         let place = self.store.save(&self.state, |dir| {
-            save_dir(&self.saver.config, &model.decoder, dir)?;
-            self.optimizer.save(&names, &dir.join(MOMENTS))?;
-            self.saver.tokenizer.save_to(dir)?;
-            self.saver.manifest.write(dir)?;
-            Ok(())
+            self.saver.fill(dir, &model.decoder, &self.saver.manifest)?;
+            Ok(self.optimizer.save(&names, &dir.join(MOMENTS))?)
         })?;
         self.saved_step = Some(self.state.step);
         self.event(&Event::Saved(&place));

@@ -4,14 +4,22 @@
 
 mod common;
 
-use aligner_train::{Schedule, ScheduleKind, gradient_norm};
+use aligner_train::{Schedule, ScheduleKind, TrainedModel, gradient_norm};
 use burn::tensor::Device;
 use burn::train::TrainStep;
-use common::{batch, goldens, model, optimizer};
+use common::{Step, adapted_model, batch, goldens, model, optimizer};
 
 #[test]
 fn losses_norms_and_rates_equal_pytorch() {
-    let goldens = goldens();
+    assert_steps_equal(model(&Device::flex()), &goldens("losses.json"));
+}
+
+#[test]
+fn those_of_an_adapter_equal_peft() {
+    assert_steps_equal(adapted_model(&Device::flex()), &goldens("lora_losses.json"));
+}
+
+fn assert_steps_equal(mut model: TrainedModel, goldens: &[Step]) {
     let schedule = Schedule {
         kind: ScheduleKind::Cosine,
         peak: 1e-2,
@@ -19,7 +27,6 @@ fn losses_norms_and_rates_equal_pytorch() {
         total_steps: goldens.len() as u64,
     };
     let mut optimizer = optimizer();
-    let mut model = model(&Device::flex());
     for (index, golden) in goldens.iter().enumerate() {
         let output = model.step(batch(&golden.micro_batches));
         let norm = gradient_norm(&model, &output.grads).unwrap();
@@ -40,7 +47,7 @@ fn losses_norms_and_rates_equal_pytorch() {
 
 #[test]
 fn accumulated_gradients_are_those_of_one_large_batch() {
-    let goldens = goldens();
+    let goldens = goldens("losses.json");
     let apart = &goldens[0].micro_batches;
     let together = vec![apart.concat()];
     let model = model(&Device::flex());

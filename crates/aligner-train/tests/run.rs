@@ -2,143 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
+mod lab;
 
-use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
 use aligner_data::{AlignerManifest, PromptTemplate};
-use aligner_model::{CausalDecoder, LlamaShape, ModelConfig, load_dir, save_dir};
+use aligner_model::load_dir;
 use aligner_train::{
-    Ending, Event, Interrupter, Observer, Outcome, Result, RunDir, RunOptions, Split, StepRecord,
-    TrainConfig, TrainError, fine_tune, resume,
+    Ending, Event, Observer, Result, RunDir, RunOptions, Split, TemplateChoice, TrainConfig, TrainError,
+    fine_tune, resume,
 };
 use burn::tensor::Device;
-
-/// A tiny model, rows, and a configuration of twelve steps over them.
-struct Lab {
-    dir: tempfile::TempDir,
-}
-
-impl Lab {
-    fn new() -> Self {
-        let lab = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
-        let task = CorrectionTask::new(5);
-        let train = task.train(100);
-        let base = lab.path("base");
-        let tokenizer = train_tokenizer(&train, &PromptTemplate::default(), 320, &base).unwrap();
-        let shape = LlamaShape {
-            vocab_size: tokenizer.vocab_size(),
-            hidden_size: 32,
-            intermediate_size: 48,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            max_positions: 256,
-        };
-        let config = ModelConfig::llama(shape)
-            .unwrap()
-            .with_token_ids(None, tokenizer.eos_id());
-        save_dir(
-            &config,
-            &CausalDecoder::random(&config, 9, &Device::flex()).unwrap(),
-            &base,
-        )
-        .unwrap();
-        for (name, rows) in [("train.jsonl", train), ("valid.jsonl", task.held_out(10))] {
-            let mut file = std::fs::File::create(lab.path(name)).unwrap();
-            for row in rows {
-                writeln!(file, "{}", serde_json::to_string(&row.raw).unwrap()).unwrap();
-            }
-        }
-        lab
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn config(&self, out: &str) -> TrainConfig {
-        TrainConfig {
-            model: self.path("base"),
-            data: vec![self.path("train.jsonl")],
-            valid: vec![self.path("valid.jsonl")],
-            out: self.path(out),
-            steps: Some(12),
-            micro_batch: 4,
-            accumulate: 2,
-            lr: 5e-3,
-            max_length: 256,
-            save_every: 4,
-            eval_every: 6,
-            ..TrainConfig::default()
-        }
-    }
-}
-
-/// Stops the run after a number of steps.
-struct StopAfter {
-    steps: u64,
-    interrupter: Interrupter,
-}
-
-impl Observer for StopAfter {
-    fn on_event(&mut self, event: &Event<'_>) {
-        if let Event::Recorded(record) = event
-            && record.split == Split::Train
-            && record.step == self.steps
-        {
-            self.interrupter.stop(Some("test"));
-        }
-    }
-}
-
-fn stopped_after(steps: u64) -> RunOptions {
-    let interrupter = Interrupter::new();
-    let observer = StopAfter {
-        steps,
-        interrupter: interrupter.clone(),
-    };
-    RunOptions {
-        observer: Some(Box::new(observer)),
-        interrupter,
-        ..RunOptions::default()
-    }
-}
-
-fn records(run: &Path) -> Vec<StepRecord> {
-    let text = std::fs::read_to_string(RunDir::new(run).metrics()).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-/// What must be equal to the last bit: steps, losses, rates, norms.
-fn essence(run: &Path) -> Vec<String> {
-    let bits = |value: Option<f64>| value.map(f64::to_bits);
-    records(run)
-        .iter()
-        .map(|r| {
-            format!(
-                "{} {:?} {} {:?} {:?}",
-                r.step,
-                r.split,
-                r.loss.to_bits(),
-                bits(r.lr),
-                bits(r.grad_norm)
-            )
-        })
-        .collect()
-}
-
-fn weights(dir: &Path) -> Vec<u8> {
-    std::fs::read(dir.join("model.safetensors")).unwrap()
-}
-
-fn run(config: &TrainConfig) -> Outcome {
-    fine_tune(config, RunOptions::default()).unwrap()
-}
+use lab::{Lab, essence, records, run, stopped_after, weights};
 
 #[test]
 fn a_run_leaves_what_it_promises() {
@@ -372,4 +245,55 @@ fn a_run_by_epochs_takes_every_row_and_ends_with_the_last() {
     assert_eq!(run(&config).steps, 13);
     let records = records(&config.out);
     assert_eq!(records.last().unwrap().epoch, 1.0);
+}
+
+#[test]
+fn another_template_is_refused_with_both_shown_unless_asked_for() {
+    let lab = Lab::new();
+    let config = lab.config("run");
+    fine_tune(&config, stopped_after(2)).unwrap();
+    let edit = TemplateChoice::Builtin("edit".into());
+    let path = RunDir::new(&config.out).config();
+    let changed = TrainConfig {
+        template: edit.clone(),
+        ..config.clone()
+    };
+    std::fs::write(&path, changed.to_toml().unwrap()).unwrap();
+    let error = resume(&config.out, RunOptions::default())
+        .unwrap_err()
+        .to_string();
+    for template in [
+        PromptTemplate::default(),
+        PromptTemplate::builtin("edit").unwrap(),
+    ] {
+        assert!(error.contains(&template.fingerprint()), "{error}");
+    }
+    std::fs::write(&path, config.to_toml().unwrap()).unwrap();
+    let options = RunOptions {
+        template: Some(edit.clone()),
+        ..stopped_after(5)
+    };
+    assert_eq!(resume(&config.out, options).unwrap().steps, 5);
+    // From then on it is the run's own.
+    assert_eq!(TrainConfig::read(&path).unwrap().template, edit);
+    assert_eq!(resume(&config.out, RunOptions::default()).unwrap().steps, 12);
+}
+
+#[test]
+fn another_tokenizer_is_refused_with_both_shown() {
+    let lab = Lab::new();
+    let config = lab.config("run");
+    fine_tune(&config, stopped_after(2)).unwrap();
+    let before = aligner_data::Tokenizer::from_dir(&config.model).unwrap();
+    let path = config.model.join("tokenizer.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text + "\n").unwrap();
+    let after = aligner_data::Tokenizer::from_dir(&config.model).unwrap();
+    let error = resume(&config.out, RunOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(before.hash()) && error.contains(after.hash()),
+        "{error}"
+    );
 }

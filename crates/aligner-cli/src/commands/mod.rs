@@ -14,7 +14,12 @@ use crate::runs::model_dir;
 
 /// Opens the model that was asked for.
 fn open(args: &ModelArgs) -> Result<Corrector> {
-    let mut builder = Corrector::builder(model_dir(args.model.as_deref())?).device(args.device);
+    let model = model_dir(args.model.as_deref())?;
+    let mut builder = match &args.adapter {
+        Some(adapter) => Corrector::builder(model_dir(Some(adapter))?).base(model),
+        None => Corrector::builder(model),
+    }
+    .device(args.device);
     if let Some(typed) = &args.template {
         // Whoever names a template means it: another one than recorded is a warning.
         builder = builder.template(template(typed)?).allow_mismatch();

@@ -3,9 +3,10 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use aligner_data::{AlignerManifest, PromptTemplate};
 use aligner_train::{
-    Ending, Event, Interrupter, Outcome, RunDir, RunOptions, Split, StepRecord, TemplateChoice, TrainConfig,
-    fine_tune, resume,
+    Ending, Event, Interrupter, LoraChoice, Outcome, RunDir, RunOptions, Split, StepRecord, TemplateChoice,
+    TrainConfig, fine_tune, resume,
 };
 
 use super::demo;
@@ -43,6 +44,8 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
         apply(args, &mut asked)?;
         let same_place = TrainConfig {
             out: recorded.out.clone(),
+            // Another template is the one change that can be asked for.
+            template: recorded.template.clone(),
             ..asked
         };
         let different = recorded.differences(&same_place);
@@ -53,8 +56,10 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
             )));
         }
     }
+    let mut options = options(args)?;
+    options.template = args.template.as_deref().map(template_choice).transpose()?;
     runs::remember(&out);
-    report(&resume(&out, options(args)?)?)
+    report(&resume(&out, options)?)
 }
 
 /// The configuration that is meant: a file's or the default, with the flags over it.
@@ -64,6 +69,13 @@ fn resolve(args: &TrainArgs) -> Result<TrainConfig> {
         None => TrainConfig::default(),
     };
     apply(args, &mut config)?;
+    // An Aligner that is trained further keeps its template unless another one is named.
+    if args.template.is_none()
+        && args.config.is_none()
+        && let Some(earlier) = AlignerManifest::read(&config.model)?
+    {
+        config.template = choice_of(&earlier.template);
+    }
     if config.out.as_os_str().is_empty() {
         let name = config
             .model
@@ -116,14 +128,50 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
         }
     }
     if let Some(typed) = &args.template {
-        let template = template(typed)?;
-        config.template = match aligner_data::PromptTemplate::builtin(typed) {
-            Ok(_) => TemplateChoice::Builtin(typed.clone()),
-            Err(_) => TemplateChoice::Custom {
-                id: template.id().to_string(),
-                text: template.text().to_string(),
-            },
-        };
+        config.template = template_choice(typed)?;
+    }
+    apply_lora(args, config)
+}
+
+fn template_choice(typed: &str) -> Result<TemplateChoice> {
+    Ok(choice_of(&template(typed)?))
+}
+
+/// A template as `run.toml` names it.
+fn choice_of(template: &PromptTemplate) -> TemplateChoice {
+    let (id, text) = (template.id(), template.text());
+    match PromptTemplate::builtin(id) {
+        Ok(builtin) if builtin.text() == text => TemplateChoice::Builtin(id.to_string()),
+        _ => TemplateChoice::Custom {
+            id: id.to_string(),
+            text: text.to_string(),
+        },
+    }
+}
+
+fn apply_lora(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
+    let (rank, alpha, dropout) = (args.lora_rank, args.lora_alpha, args.lora_dropout);
+    let has_targets = !args.lora_targets.is_empty();
+    if let Some(rank) = rank {
+        config.lora = Some(LoraChoice {
+            rank,
+            alpha: 2.0 * rank as f64,
+            ..config.lora.take().unwrap_or_default()
+        });
+    }
+    let Some(lora) = &mut config.lora else {
+        if alpha.is_some() || dropout.is_some() || has_targets || args.lora_rslora {
+            return Err(CliError::Usage(
+                "the --lora-… options belong to an adapter: give --lora-rank".into(),
+            ));
+        }
+        return Ok(());
+    };
+    lora.alpha = alpha.unwrap_or(lora.alpha);
+    lora.dropout = dropout.unwrap_or(lora.dropout);
+    lora.rslora |= args.lora_rslora;
+    if has_targets {
+        lora.target_modules.clone_from(&args.lora_targets);
     }
     Ok(())
 }
@@ -150,6 +198,7 @@ pub fn options(args: &TrainArgs) -> Result<RunOptions> {
         dashboard,
         observer: Some(Box::new(move |event: &Event<'_>| lines.tell(event))),
         interrupter,
+        template: None,
     })
 }
 
@@ -204,6 +253,7 @@ impl Lines {
                 tokens,
                 skipped,
                 parameters,
+                trained_parameters,
             } => {
                 self.total_steps = *total_steps;
                 let left_out = if *skipped > 0 {
@@ -211,8 +261,13 @@ impl Lines {
                 } else {
                     String::new()
                 };
+                let trained = if trained_parameters < parameters {
+                    format!(", of which {:.2} M are trained", *trained_parameters as f64 / 1e6)
+                } else {
+                    String::new()
+                };
                 say(format!(
-                    "{rows} rows{left_out}, {tokens} tokens; {:.1} M weights; {total_steps} steps{}",
+                    "{rows} rows{left_out}, {tokens} tokens; {:.1} M weights{trained}; {total_steps} steps{}",
                     *parameters as f64 / 1e6,
                     if *done > 0 {
                         format!(", {done} done")

@@ -8,7 +8,7 @@ mod peft;
 
 use std::collections::BTreeMap;
 
-use burn::module::{Param, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::nn::DropoutConfig;
 use burn::tensor::{Tensor, TensorData};
 
@@ -136,6 +136,24 @@ impl CausalDecoder {
             });
         })?;
         Ok(adapted)
+    }
+
+    /// This decoder as a base that is not trained, with an adapter that is: on a device with gradients, only the adapter
+    /// gets any.
+    ///
+    /// # Errors
+    /// As [`with_adapter`](Self::with_adapter).
+    pub fn frozen_with_adapter(self, adapter: &LoraAdapter) -> Result<Self> {
+        self.no_grad().with_adapter(adapter)
+    }
+
+    /// Number of weights of the adapter that is attached, in elements; 0 without one.
+    pub fn adapter_parameters(&self) -> usize {
+        let of =
+            |lora: &Lora| lora.a.dims().iter().product::<usize>() + lora.b.dims().iter().product::<usize>();
+        self.projections()
+            .filter_map(|(_, projection)| projection.lora.as_ref().map(of))
+            .sum()
     }
 
     /// This decoder without its adapter.

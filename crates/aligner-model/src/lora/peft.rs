@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
@@ -17,6 +17,11 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 const PREFIX: &str = "base_model.model.";
 
 impl LoraAdapter {
+    /// Whether a directory holds an adapter instead of a model.
+    pub fn is_in(dir: &Path) -> bool {
+        dir.join(CONFIG).is_file()
+    }
+
     /// Reads an adapter that PEFT or [`write`](Self::write) saved.
     ///
     /// # Errors
@@ -43,6 +48,27 @@ impl LoraAdapter {
                 .map(str::to_string),
             config,
         })
+    }
+
+    /// The directory of the base model that an adapter in `dir` names: as it stands, or relative to `dir`.
+    ///
+    /// # Errors
+    /// When there is no model in either place.
+    pub fn base_dir(&self, dir: &Path) -> Result<PathBuf> {
+        let Some(named) = &self.base_model else {
+            let reason = format!("{} does not name its base model; name it yourself", dir.display());
+            return Err(ModelError::Adapter(reason));
+        };
+        [PathBuf::from(named), dir.join(named)]
+            .into_iter()
+            .find(|place| place.join("config.json").is_file())
+            .ok_or_else(|| {
+                let reason = format!(
+                    "its base model {named:?}, named in {}, is no model directory here; get it, and name its directory",
+                    dir.join(CONFIG).display()
+                );
+                ModelError::Adapter(reason)
+            })
     }
 
     /// Writes the adapter as PEFT does, in f32.

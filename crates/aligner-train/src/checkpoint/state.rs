@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 /// Where a run stands after a step.
 ///
 /// Together with the weights, the moments and `run.toml` this determines all that follows: the schedule is a function of
-/// the step, the order of the rows one of seed and cursor, and nothing else is drawn at random.
+/// the step, the order of the rows one of seed and cursor, an adapter's dropout one of seed and step, and nothing else is
+/// drawn at random.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// Optimizer steps done.
@@ -31,6 +32,12 @@ pub struct RunState {
     pub data_fingerprint: String,
     /// Fingerprint of the prompt template.
     pub template_fingerprint: String,
+    /// Hash of `tokenizer.json`.
+    #[serde(default)]
+    pub tokenizer_hash: String,
+    /// Of a run that trains an adapter: the base's configuration and weight files.
+    #[serde(default)]
+    pub base_fingerprint: String,
 }
 
 /// The best validation of a run.

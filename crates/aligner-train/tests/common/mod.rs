@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use aligner_data::{Batch, Cursor, Example};
-use aligner_model::load_dir;
+use aligner_model::{LoraAdapter, load_dir};
 use aligner_train::objective::Sft;
 use aligner_train::{AdamW, AdamWConfig, StepBatch, TrainedModel};
 use burn::tensor::Device;
@@ -24,15 +24,30 @@ pub struct Row {
     pub prompt_len: usize,
 }
 
-pub fn goldens() -> Vec<Step> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/losses.json");
+pub fn goldens(file: &str) -> Vec<Step> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(file);
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
+pub fn model_golden(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../aligner-model/tests/golden")
+        .join(name)
+}
+
 pub fn model(device: &Device) -> TrainedModel {
-    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../aligner-model/tests/golden/tied");
+    let loaded = load_dir(&model_golden("tied"), &device.clone().autodiff()).unwrap();
+    TrainedModel::new(loaded.decoder, Arc::new(Sft))
+}
+
+/// The same model, frozen, with an adapter that is trained.
+pub fn adapted_model(device: &Device) -> TrainedModel {
+    let loaded = load_dir(&model_golden("tied"), &device.clone().autodiff()).unwrap();
+    let adapter = LoraAdapter::read(&model_golden("lora/all-rslora")).unwrap();
     TrainedModel::new(
-        load_dir(&dir, &device.clone().autodiff()).unwrap().decoder,
+        loaded.decoder.frozen_with_adapter(&adapter).unwrap(),
         Arc::new(Sft),
     )
 }

@@ -1,64 +1,15 @@
 //! The configuration of a run: what `run.toml` holds.
 
+mod choices;
+
 use std::path::{Path, PathBuf};
 
-use aligner_data::PromptTemplate;
 use serde::{Deserialize, Serialize};
 
+pub use self::choices::{LoraChoice, RowPolicy, TemplateChoice};
 use crate::error::{Result, TrainError};
 use crate::optimizer::AdamWConfig;
 use crate::schedule::ScheduleKind;
-
-/// What to do with a row that cannot be used.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RowPolicy {
-    /// Stop with an error that names the row.
-    #[default]
-    Stop,
-    /// Leave it out and count it.
-    Skip,
-}
-
-impl std::str::FromStr for RowPolicy {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "stop" => Ok(Self::Stop),
-            "skip" => Ok(Self::Skip),
-            _ => Err(format!("{text:?} is not a policy; known are stop, skip")),
-        }
-    }
-}
-
-/// A prompt template by the id of a built-in one, or by its text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum TemplateChoice {
-    /// `edit`, `revision` or `correction`.
-    Builtin(String),
-    /// `{ id = "mine", text = "… {question} … {answer} …" }`
-    Custom {
-        /// A name.
-        id: String,
-        /// The text with `{question}` and `{answer}`.
-        text: String,
-    },
-}
-
-impl TemplateChoice {
-    /// The template itself.
-    ///
-    /// # Errors
-    /// When there is no built-in template of that name, or the text is not a template.
-    pub fn resolve(&self) -> Result<PromptTemplate> {
-        Ok(match self {
-            Self::Builtin(id) => PromptTemplate::builtin(id)?,
-            Self::Custom { id, text } => PromptTemplate::custom(id, text)?,
-        })
-    }
-}
 
 /// A whole run, resolved: the defaults are those of the original Aligner's training script.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,6 +74,9 @@ pub struct TrainConfig {
     pub patience: u64,
     /// Licence of the data, recorded in the model's `aligner.json`.
     pub data_licence: String,
+    /// Train a low-rank adapter instead of all weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lora: Option<LoraChoice>,
 }
 
 impl Default for TrainConfig {
@@ -157,6 +111,7 @@ impl Default for TrainConfig {
             eval_every: 0,
             patience: 0,
             data_licence: String::new(),
+            lora: None,
         }
     }
 }
@@ -179,10 +134,14 @@ impl TrainConfig {
         let table: toml::Table = text
             .parse()
             .map_err(|error: toml::de::Error| TrainError::config(origin, error.to_string()))?;
-        for key in table.keys() {
-            if !KEYS.contains(&key.as_str()) {
-                return Err(TrainError::config(origin, unknown_key(key)));
-            }
+        let lora = table.get("lora").and_then(toml::Value::as_table);
+        let nested = lora.into_iter().flat_map(|lora| lora.keys());
+        let unknown = table
+            .keys()
+            .find_map(|key| unknown_key(key, &KEYS))
+            .or_else(|| nested.into_iter().find_map(|key| unknown_key(key, &LORA_KEYS)));
+        if let Some(reason) = unknown {
+            return Err(TrainError::config(origin, reason));
         }
         toml::from_str(text).map_err(|error| TrainError::config(origin, error.to_string()))
     }
@@ -234,6 +193,11 @@ impl TrainConfig {
             self.max_grad_norm >= 0.0 && self.max_grad_norm.is_finite(),
             "0 or more",
         )?;
+        if let Some(lora) = &self.lora {
+            lora.resolve()
+                .validate()
+                .map_err(|error| TrainError::config("lora", error.to_string()))?;
+        }
         positive(
             "patience",
             self.patience == 0 || !self.valid.is_empty(),
@@ -280,7 +244,7 @@ impl TrainConfig {
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 30] = [
     "model",
     "data",
     "valid",
@@ -310,16 +274,24 @@ const KEYS: [&str; 29] = [
     "eval_every",
     "patience",
     "data_licence",
+    "lora",
 ];
 
-fn unknown_key(key: &str) -> String {
-    let nearest = KEYS
+/// The keys of its table `[lora]`.
+const LORA_KEYS: [&str; 5] = ["rank", "alpha", "dropout", "target_modules", "rslora"];
+
+/// What to say of a key that is not one of `known`.
+fn unknown_key(key: &str, known: &[&str]) -> Option<String> {
+    if known.contains(&key) {
+        return None;
+    }
+    let nearest = known
         .iter()
         .max_by(|a, b| strsim::jaro_winkler(a, key).total_cmp(&strsim::jaro_winkler(b, key)));
-    match nearest {
+    Some(match nearest {
         Some(nearest) => format!("unknown key `{key}`; the nearest known one is `{nearest}`"),
         None => format!("unknown key `{key}`"),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -330,14 +302,18 @@ mod tests {
     fn the_list_of_keys_is_the_struct() {
         let full = TrainConfig {
             steps: Some(1),
+            lora: Some(LoraChoice::default()),
             ..TrainConfig::default()
         };
         let table = toml::Table::try_from(&full).unwrap();
-        let mut keys: Vec<&str> = table.keys().map(String::as_str).collect();
-        let mut known = KEYS.to_vec();
-        keys.sort_unstable();
-        known.sort_unstable();
-        assert_eq!(keys, known);
+        let lora = table["lora"].as_table().unwrap();
+        for (table, known) in [(&table, &KEYS[..]), (lora, &LORA_KEYS)] {
+            let mut keys: Vec<&str> = table.keys().map(String::as_str).collect();
+            let mut known = known.to_vec();
+            keys.sort_unstable();
+            known.sort_unstable();
+            assert_eq!(keys, known);
+        }
     }
 
     #[test]
@@ -348,6 +324,10 @@ mod tests {
                 text: "{question} {answer}".into(),
             },
             steps: Some(7),
+            lora: Some(LoraChoice {
+                target_modules: vec!["q_proj".into(), "v_proj".into()],
+                ..LoraChoice::default()
+            }),
             ..TrainConfig::default()
         };
         assert_eq!(
@@ -365,6 +345,14 @@ mod tests {
             error.contains("`micro_batch`") && error.contains("run.toml"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_unknown_key_of_a_table_names_the_nearest() {
+        let error = TrainConfig::from_toml("[lora]\nrang = 4", "run.toml")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("`rank`"), "{error}");
     }
 
     #[test]
@@ -402,6 +390,16 @@ mod tests {
                 "patience",
                 TrainConfig {
                     patience: 3,
+                    ..usable.clone()
+                },
+            ),
+            (
+                "lora",
+                TrainConfig {
+                    lora: Some(LoraChoice {
+                        rank: 0,
+                        ..LoraChoice::default()
+                    }),
                     ..usable.clone()
                 },
             ),

@@ -1,0 +1,142 @@
+//! Runs that train an adapter over a base that stays.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod lab;
+
+use std::path::Path;
+
+use aligner_data::{AlignerManifest, Tokenizer};
+use aligner_model::{LoraAdapter, load_dir};
+use aligner_train::{
+    Ending, LoraChoice, RunDir, RunOptions, Split, TrainConfig, TrainError, fine_tune, resume,
+};
+use burn::tensor::Device;
+use lab::{Lab, essence, records, run, stopped_after};
+
+fn config(lab: &Lab, out: &str) -> TrainConfig {
+    TrainConfig {
+        lora: Some(LoraChoice {
+            rank: 4,
+            alpha: 16.0,
+            ..LoraChoice::default()
+        }),
+        lr: 2e-2,
+        ..lab.config(out)
+    }
+}
+
+fn adapter_file(dir: &Path) -> Vec<u8> {
+    std::fs::read(dir.join("adapter_model.safetensors")).unwrap()
+}
+
+#[test]
+fn a_run_leaves_an_adapter_that_learned_and_a_base_that_stayed() {
+    let lab = Lab::new();
+    let base_before = std::fs::read(lab.path("base/model.safetensors")).unwrap();
+    let outcome = run(&config(&lab, "run"));
+    assert_eq!(outcome.ending, Ending::Finished);
+    let valid: Vec<f64> = records(&outcome.run)
+        .iter()
+        .filter(|record| record.split == Split::Valid)
+        .map(|record| record.loss)
+        .collect();
+    // The base is random and stays so: an adapter over it learns less than all weights would, but far more than rounding.
+    assert!(valid[2] < valid[0] - 0.05, "{valid:?}");
+    assert_eq!(
+        std::fs::read(lab.path("base/model.safetensors")).unwrap(),
+        base_before
+    );
+    let run_dir = RunDir::new(&outcome.run);
+    for dir in [run_dir.finished(), run_dir.best()] {
+        assert!(!dir.join("model.safetensors").exists());
+        let adapter = LoraAdapter::read(&dir).unwrap();
+        let base = load_dir(&adapter.base_dir(&dir).unwrap(), &Device::flex()).unwrap();
+        base.decoder.with_adapter(&adapter).unwrap();
+        Tokenizer::from_dir(&dir).unwrap();
+        let manifest = AlignerManifest::read(&dir).unwrap().unwrap();
+        assert_eq!((manifest.base_model.as_str(), manifest.stages.len()), ("base", 1));
+    }
+}
+
+#[test]
+fn a_resumed_run_equals_an_undisturbed_one_to_the_last_bit_dropout_included() {
+    let lab = Lab::new();
+    let with_dropout = |out| {
+        let mut config = config(&lab, out);
+        config.lora.as_mut().unwrap().dropout = 0.2;
+        config
+    };
+    let whole = run(&with_dropout("whole"));
+    let parts = with_dropout("parts");
+    fine_tune(&parts, stopped_after(3)).unwrap();
+    resume(&parts.out, stopped_after(9)).unwrap();
+    let rest = resume(&parts.out, RunOptions::default()).unwrap();
+    assert_eq!(essence(&rest.run), essence(&whole.run));
+    assert_eq!(adapter_file(&rest.model_dir), adapter_file(&whole.model_dir));
+    // And dropout is there at all.
+    let without = run(&config(&lab, "without"));
+    assert_ne!(essence(&without.run), essence(&whole.run));
+}
+
+#[test]
+fn an_adapter_goes_on_being_trained_over_its_base() {
+    let lab = Lab::new();
+    let first = run(&config(&lab, "first"));
+    let second = TrainConfig {
+        model: first.model_dir.clone(),
+        lora: None,
+        ..config(&lab, "second")
+    };
+    let outcome = run(&second);
+    let adapter = LoraAdapter::read(&outcome.model_dir).unwrap();
+    assert_eq!(adapter.config.rank, 4);
+    let losses = |run: &Path| -> Vec<f64> {
+        let records = records(run);
+        records
+            .iter()
+            .filter(|record| record.split == Split::Valid)
+            .map(|record| record.loss)
+            .collect()
+    };
+    // It starts where the first run ended.
+    let (ended, started) = (losses(&first.run), losses(&outcome.run));
+    assert_eq!(ended.last().unwrap().to_bits(), started[0].to_bits());
+    let manifest = AlignerManifest::read(&outcome.model_dir).unwrap().unwrap();
+    assert_eq!((manifest.base_model.as_str(), manifest.stages.len()), ("base", 2));
+    let other_shape = TrainConfig {
+        lora: Some(LoraChoice {
+            rank: 2,
+            ..LoraChoice::default()
+        }),
+        out: lab.path("third"),
+        ..second
+    };
+    let error = fine_tune(&other_shape, RunOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("is an adapter already"), "{error}");
+}
+
+#[test]
+fn a_base_that_changed_under_an_adapter_is_noticed() {
+    let lab = Lab::new();
+    let config = config(&lab, "run");
+    fine_tune(&config, stopped_after(2)).unwrap();
+    let path = config.model.join("config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+    json["rms_norm_eps"] = 1e-3.into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    let error = resume(&config.out, RunOptions::default()).unwrap_err();
+    assert!(
+        matches!(
+            &error,
+            TrainError::Changed {
+                what: "base model",
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
