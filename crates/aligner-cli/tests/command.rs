@@ -401,3 +401,53 @@ fn check_reports_what_is_in_a_file() {
             .contains("too long")
     );
 }
+
+#[test]
+fn an_adapter_is_trained_used_and_trained_further() {
+    let lab = Lab::new();
+    let stdout = lab.ok(&format!(
+        "{TRAIN} --out runs/lora --lora-rank 4 --lora-targets q_proj,v_proj"
+    ));
+    assert_eq!(stdout.trim(), "runs/lora/final");
+    let toml = std::fs::read_to_string(lab.path("runs/lora/run.toml")).unwrap();
+    assert!(toml.contains("[lora]") && toml.contains("alpha = 8.0"), "{toml}");
+    // The run, its directory of the adapter, and the adapter over its base named by hand are one.
+    let score = |place: &str| lab.ok(&format!("score --input few.jsonl {place}"));
+    let scores = score("");
+    assert_eq!(score("--model runs/lora"), scores);
+    assert_eq!(score("--model base --adapter runs/lora/final"), scores);
+    assert_ne!(score("--model base --template correction"), scores);
+    let losses = losses(&lab.path("runs/lora"));
+    let further = "train --model runs/lora/final --data train.jsonl --valid few.jsonl --steps 2 --micro-batch 8 --max-length 256 --out more";
+    lab.ok(further);
+    assert_eq!(
+        self::losses(&lab.path("more"))[0].2,
+        losses.last().unwrap().2,
+        "it starts where the first ended"
+    );
+    let error = lab.fails(2, &format!("{TRAIN} --out x --lora-alpha 4"));
+    assert!(error.contains("--lora-rank"), "{error}");
+    let error = lab.fails(1, &format!("{TRAIN} --out x --lora-rank 4 --lora-targets qproj"));
+    assert!(error.contains("\"qproj\"") && error.contains("q_proj"), "{error}");
+}
+
+#[test]
+fn an_aligner_that_is_trained_further_keeps_its_template() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --out runs/edit --template edit"));
+    let further = "train --model runs/edit/final --data train.jsonl --steps 2 --max-length 256";
+    lab.ok(&format!("{further} --out kept"));
+    let manifest = |run: &str| std::fs::read_to_string(lab.path(run).join("final/aligner.json")).unwrap();
+    assert!(
+        manifest("kept").contains("Edit the following"),
+        "{}",
+        manifest("kept")
+    );
+    let output = lab.run(&format!("{further} --out other --template correction"));
+    assert!(
+        text(&output.stderr).contains("was trained on template \"edit\""),
+        "{}",
+        text(&output.stderr)
+    );
+    assert!(manifest("other").contains("##Correction"));
+}

@@ -9,7 +9,9 @@ use std::path::Path;
 use aligner_data::synthetic::train_tokenizer;
 use aligner_data::{AlignerManifest, PromptTemplate, Tokenizer};
 use aligner_infer::{CausalLm, CorrectOptions, Corrector, DecoderLm, InferError, Input};
-use aligner_model::{CausalDecoder, DeviceSpec, LlamaShape, ModelConfig, load_dir, save_dir};
+use aligner_model::{
+    CausalDecoder, DeviceSpec, LlamaShape, LoraAdapter, LoraConfig, ModelConfig, load_dir, save_dir,
+};
 use burn::tensor::{Int, Tensor, TensorData};
 use common::{BYTES_VOCAB, log_softmax, template};
 use tempfile::TempDir;
@@ -265,4 +267,149 @@ fn forgotten_tokens_leave_no_trace() {
     assert_eq!(model.cache_len(&cache), 9);
     let scores = model.forward(&ids[9..], &mut cache, 3).unwrap();
     assert_close(&scores, &uncached(&decoder, &ids)[9..].concat());
+}
+
+/// An adapter that changes much, over the model in `base`, with its own template.
+fn adapter_dir(base: &Path, seed: u64, template: Option<PromptTemplate>) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let (_, decoder) = decoder(base);
+    let config = LoraConfig {
+        rank: 2,
+        ..LoraConfig::default()
+    };
+    let mut adapter = LoraAdapter::new(&config, &decoder, seed).unwrap();
+    for weights in adapter.layers.values_mut() {
+        let values = &mut weights.b.values;
+        let count = values.len() as u64;
+        values
+            .iter_mut()
+            .zip(0u64..)
+            .for_each(|(value, index)| *value = ((index * 31 + seed) % count) as f32 / count as f32 - 0.5);
+    }
+    adapter.base_model = Some(base.to_string_lossy().into_owned());
+    adapter.write(dir.path()).unwrap();
+    if let Some(template) = template {
+        let tokenizer = Tokenizer::from_dir(base).unwrap();
+        AlignerManifest::new(template, tokenizer.hash(), "random")
+            .write(dir.path())
+            .unwrap();
+    }
+    dir
+}
+
+fn short() -> CorrectOptions {
+    CorrectOptions {
+        max_new_tokens: 12,
+        ..CorrectOptions::default()
+    }
+}
+
+#[test]
+fn an_adapters_directory_opens_over_the_base_it_names() {
+    let base = model_dir();
+    let adapter = adapter_dir(base.path(), 1, Some(template()));
+    let corrector = Corrector::open(adapter.path()).unwrap();
+    let (_, decoder) = decoder(base.path());
+    let merged = decoder
+        .merged(&LoraAdapter::read(adapter.path()).unwrap())
+        .unwrap();
+    let got = corrector.score(Input::new("Q", "A"), "correction").unwrap();
+    let other_dir = tempfile::tempdir().unwrap();
+    let config = ModelConfig::read(base.path()).unwrap();
+    save_dir(&config, &merged, other_dir.path()).unwrap();
+    Tokenizer::from_dir(base.path())
+        .unwrap()
+        .save_to(other_dir.path())
+        .unwrap();
+    sign(other_dir.path(), template());
+    let merged = Corrector::open(other_dir.path()).unwrap();
+    let want = merged.score(Input::new("Q", "A"), "correction").unwrap();
+    assert!((got.logprob - want.logprob).abs() < 1e-3, "{got:?} {want:?}");
+    sign(base.path(), template());
+    let bare = Corrector::open(base.path()).unwrap();
+    let bare = bare.score(Input::new("Q", "A"), "correction").unwrap();
+    assert!(
+        (got.logprob - bare.logprob).abs() > 0.1,
+        "the adapter changes something"
+    );
+}
+
+#[test]
+fn several_adapters_over_one_base_are_chosen_by_request_and_answer_as_alone() {
+    let base = model_dir();
+    sign(base.path(), template());
+    let dirs = [1, 2].map(|seed| adapter_dir(base.path(), seed, Some(template())));
+    let together = Corrector::builder(base.path())
+        .adapter("one", dirs[0].path())
+        .adapter("two", dirs[1].path())
+        .build()
+        .unwrap();
+    assert_eq!(together.adapters().collect::<Vec<_>>(), ["one", "two"]);
+    let mut texts = Vec::new();
+    for (name, dir) in ["one", "two"].into_iter().zip(&dirs) {
+        let alone = Corrector::open(dir.path())
+            .unwrap()
+            .correct("Q", "A", &short())
+            .unwrap();
+        let chosen = together
+            .adapter(name)
+            .unwrap()
+            .correct("Q", "A", &short())
+            .unwrap();
+        assert_eq!(chosen.ids, alone.ids, "{name}");
+        texts.push(chosen.ids);
+    }
+    let bare = Corrector::open(base.path())
+        .unwrap()
+        .correct("Q", "A", &short())
+        .unwrap();
+    assert_eq!(together.correct("Q", "A", &short()).unwrap().ids, bare.ids);
+    assert!(
+        texts[0] != texts[1] && texts[0] != bare.ids,
+        "the adapters differ"
+    );
+    let error = together.adapter("three").unwrap_err().to_string();
+    assert!(
+        error.contains("\"three\"") && error.contains("one, two"),
+        "{error}"
+    );
+}
+
+#[test]
+fn each_adapter_keeps_its_own_template_and_a_base_needs_none() {
+    let base = model_dir();
+    let edit = PromptTemplate::builtin("edit").unwrap();
+    let dirs = [
+        adapter_dir(base.path(), 1, Some(edit.clone())),
+        adapter_dir(base.path(), 2, Some(template())),
+    ];
+    let corrector = Corrector::builder(base.path())
+        .adapter("b", dirs[0].path())
+        .adapter("a", dirs[1].path())
+        .build()
+        .unwrap();
+    assert_eq!(corrector.adapter("a").unwrap().template(), &template());
+    assert_eq!(
+        corrector.template(),
+        &edit,
+        "the first that was given stands in for the base"
+    );
+    let unsigned = adapter_dir(base.path(), 3, None);
+    let error = Corrector::builder(base.path())
+        .adapter("c", unsigned.path())
+        .build()
+        .unwrap_err();
+    assert!(matches!(error, InferError::NoTemplate(_)), "{error}");
+}
+
+#[test]
+fn an_adapter_whose_base_is_not_there_says_what_to_do() {
+    let base = model_dir();
+    let adapter = adapter_dir(base.path(), 1, Some(template()));
+    let moved = tempfile::tempdir().unwrap();
+    let place = moved.path().join("moved");
+    std::fs::rename(base.path(), &place).unwrap();
+    let error = Corrector::open(adapter.path()).unwrap_err().to_string();
+    assert!(error.contains(base.path().to_str().unwrap()), "{error}");
+    Corrector::builder(adapter.path()).base(&place).build().unwrap();
 }
