@@ -44,6 +44,7 @@ pub mod kernels;
 pub mod lora;
 mod loss;
 pub mod nn;
+mod read;
 pub mod weights;
 
 pub use config::{
