@@ -25,9 +25,9 @@ fn archive(pickle: &[u8]) -> Vec<u8> {
         let at = out.len() as u32;
         let size = (bytes.len() as u32).to_le_bytes();
         let length = (name.len() as u16).to_le_bytes();
-        let common = [&[0; 12], &size[..], &size, &length, &[0; 2]].concat();
-        out.extend([b"PK\x03\x04\x14\0", &common[..], name.as_bytes(), bytes].concat());
-        let entry = [b"PK\x01\x02\x14\0\x14\0", &common[..], &[0; 10], &at.to_le_bytes(), name.as_bytes()];
+        let common = [&[0; 12][..], &size, &size, &length, &[0; 2]].concat();
+        out.extend([&b"PK\x03\x04\x14\0"[..], &common, name.as_bytes(), bytes].concat());
+        let entry = [&b"PK\x01\x02\x14\0\x14\0"[..], &common, &[0; 10], &at.to_le_bytes(), name.as_bytes()];
         directory.extend(entry.concat());
     }
     let (start, size) = (out.len() as u32, directory.len() as u32);

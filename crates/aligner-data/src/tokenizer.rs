@@ -374,7 +374,9 @@ fn bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let file = std::fs::File::open(path).map_err(io())?;
     file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(io())?;
     if bytes.len() as u64 > max_bytes {
-        return Err(error(format!("is larger than the {max_bytes} bytes that such a file may have")));
+        return Err(error(format!(
+            "is larger than the {max_bytes} bytes that such a file may have"
+        )));
     }
     Ok(bytes)
 }

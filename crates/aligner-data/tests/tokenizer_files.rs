@@ -31,18 +31,31 @@ fn error_of(change: impl FnOnce(&Path)) -> String {
 #[test]
 fn an_end_of_sequence_token_that_the_vocabulary_does_not_have() {
     let error = error_of(|dir| {
-        edit(&dir.join("tokenizer_config.json"), |config| config["eos_token"] = "<nowhere>".into());
+        edit(&dir.join("tokenizer_config.json"), |config| {
+            config["eos_token"] = "<nowhere>".into()
+        });
     });
-    assert!(error.contains("\"<nowhere>\" is not in the vocabulary"), "{error}");
+    assert!(
+        error.contains("\"<nowhere>\" is not in the vocabulary"),
+        "{error}"
+    );
     let of_id = |id: serde_json::Value| {
         error_of(|dir| {
-            edit(&dir.join("tokenizer_config.json"), |config| config["eos_token"] = serde_json::Value::Null);
-            std::fs::write(dir.join("generation_config.json"), serde_json::json!({"eos_token_id": id}).to_string())
-                .unwrap();
+            edit(&dir.join("tokenizer_config.json"), |config| {
+                config["eos_token"] = serde_json::Value::Null
+            });
+            std::fs::write(
+                dir.join("generation_config.json"),
+                serde_json::json!({"eos_token_id": id}).to_string(),
+            )
+            .unwrap();
         })
     };
     let error = of_id(70_000.into());
-    assert!(error.contains("eos_token_id 70000 is not in the vocabulary"), "{error}");
+    assert!(
+        error.contains("eos_token_id 70000 is not in the vocabulary"),
+        "{error}"
+    );
     // 2³² + 1 is not token 1.
     let error = of_id(4_294_967_297u64.into());
     assert!(error.contains("no end-of-sequence token"), "{error}");
@@ -52,12 +65,18 @@ fn an_end_of_sequence_token_that_the_vocabulary_does_not_have() {
 fn files_that_are_none() {
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         let error = error_of(|dir| std::fs::write(dir.join(name), "[".repeat(100_000)).unwrap());
-        assert!(error.contains("JSON") || error.contains("recursion"), "{name}: {error}");
+        assert!(
+            error.contains("JSON") || error.contains("recursion"),
+            "{name}: {error}"
+        );
         let error = error_of(|dir| {
             std::fs::remove_file(dir.join(name)).unwrap();
             std::fs::create_dir(dir.join(name)).unwrap();
         });
-        assert!(error.contains(name) && error.contains("is not a file"), "{name}: {error}");
+        assert!(
+            error.contains(name) && error.contains("is not a file"),
+            "{name}: {error}"
+        );
     }
     let error = error_of(|dir| std::fs::remove_file(dir.join("tokenizer.json")).unwrap());
     assert!(error.contains("tokenizer.json"), "{error}");

@@ -3,16 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
-#[path = "common/files.rs"]
-mod files;
 
 use std::path::Path;
 
 use aligner_model::weights::SafetensorsSource;
 use aligner_model::{LoraAdapter, load_dir};
 use burn::tensor::Device;
+use common::files::safetensors_file;
 use common::golden_dir;
-use files::safetensors_file;
 
 /// Copies a golden directory, lets `damage` change it, and returns the error of loading it.
 fn error_of(variant: &str, damage: impl FnOnce(&Path)) -> String {
@@ -146,12 +144,21 @@ fn configuration_that_is_no_json() {
 
 #[test]
 fn more_layers_than_the_file_has_tensors_are_refused_before_any_is_made() {
-    for (layers, reason) in [(4096, "no more than 29 tensors"), (4097, "1..=4096"), (16_777_216, "1..=4096")] {
+    for (layers, reason) in [
+        (4096, "no more than 29 tensors"),
+        (4097, "1..=4096"),
+        (16_777_216, "1..=4096"),
+    ] {
         let start = std::time::Instant::now();
         let error = error_of("tied", |dir| {
-            edit_json(&dir.join("config.json"), |c| c["num_hidden_layers"] = layers.into())
+            edit_json(&dir.join("config.json"), |c| {
+                c["num_hidden_layers"] = layers.into()
+            })
         });
-        assert!(error.contains("num_hidden_layers") && error.contains(reason), "{error}");
+        assert!(
+            error.contains("num_hidden_layers") && error.contains(reason),
+            "{error}"
+        );
         assert!(start.elapsed().as_secs_f64() < 1.0, "{layers}");
     }
 }
@@ -169,7 +176,10 @@ fn dimensions_whose_product_is_no_width_are_refused() {
     let error = error_of("tied", |dir| {
         edit_json(&dir.join("config.json"), |c| c["vocab_size"] = (1 << 24).into())
     });
-    assert!(error.contains("embed_tokens.weight") && error.contains("16777216"), "{error}");
+    assert!(
+        error.contains("embed_tokens.weight") && error.contains("16777216"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -190,7 +200,9 @@ fn a_packed_tensor_without_dimensions() {
 
 fn safetensors_error(header: &str, data: &[u8]) -> String {
     let file = safetensors_file(header, data);
-    SafetensorsSource::from_bytes(Path::new("model.safetensors"), file).unwrap_err().to_string()
+    SafetensorsSource::from_bytes(Path::new("model.safetensors"), file)
+        .unwrap_err()
+        .to_string()
 }
 
 #[test]
@@ -210,19 +222,28 @@ fn tensors_that_share_bytes_or_a_name() {
 #[test]
 fn headers_that_are_deep_or_long_and_hold_nothing() {
     let deep = "[".repeat(1 << 20);
-    for header in [deep.clone(), format!(r#"{{"a":{deep}"#), format!(r#"{{"a":{{"shape":{deep}"#)] {
+    for header in [
+        deep.clone(),
+        format!(r#"{{"a":{deep}"#),
+        format!(r#"{{"a":{{"shape":{deep}"#),
+    ] {
         let error = safetensors_error(&header, &[]);
         assert!(error.contains("damaged header"), "{error}");
     }
     let ones = "1,".repeat(1 << 20);
-    let error = safetensors_error(&format!(r#"{{"a":{{"dtype":"U8","shape":[{ones}1],"data_offsets":[0,1]}}}}"#), &[0]);
+    let error = safetensors_error(
+        &format!(r#"{{"a":{{"dtype":"U8","shape":[{ones}1],"data_offsets":[0,1]}}}}"#),
+        &[0],
+    );
     assert!(error.contains("more than 16 dimensions"), "{error}");
 }
 
 #[test]
 fn what_is_no_weight_file_says_what_it_is() {
     let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec();
-    let error = SafetensorsSource::from_bytes(Path::new("m"), pointer).unwrap_err().to_string();
+    let error = SafetensorsSource::from_bytes(Path::new("m"), pointer)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("git lfs pull"), "{error}");
     let error = error_of("tied", |dir| {
         std::fs::remove_file(dir.join("model.safetensors")).unwrap();
@@ -236,13 +257,23 @@ fn an_index_that_does_not_fit_its_shards() {
     let index = "model.safetensors.index.json";
     let name = "model.norm.weight";
     let error = error_of("sharded-bf16-linear", |dir| {
-        edit_json(&dir.join(index), |json| json["weight_map"]["model.extra.weight"] = json["weight_map"][name].clone());
+        edit_json(&dir.join(index), |json| {
+            json["weight_map"]["model.extra.weight"] = json["weight_map"][name].clone()
+        });
     });
-    assert!(error.contains("holds model.extra.weight, but it does not"), "{error}");
+    assert!(
+        error.contains("holds model.extra.weight, but it does not"),
+        "{error}"
+    );
     let error = error_of("sharded-bf16-linear", |dir| {
-        edit_json(&dir.join(index), |json| json["weight_map"][name] = "model-00001-of-00003.safetensors".into());
+        edit_json(&dir.join(index), |json| {
+            json["weight_map"][name] = "model-00001-of-00003.safetensors".into()
+        });
     });
-    assert!(error.contains("holds model.norm.weight, but it does not"), "{error}");
+    assert!(
+        error.contains("holds model.norm.weight, but it does not"),
+        "{error}"
+    );
     for own in [index, "other.index.json"] {
         let error = error_of("sharded-bf16-linear", |dir| {
             edit_json(&dir.join(index), |json| json["weight_map"][name] = own.into());
@@ -270,9 +301,13 @@ fn configurations_that_are_too_long_or_too_deep() {
 }
 
 /// The error of an adapter of which one file was changed.
-fn adapter_error(change: impl FnOnce(&mut serde_json::Value), weights: impl FnOnce(Vec<u8>) -> Vec<u8>) -> String {
+fn adapter_error(
+    change: impl FnOnce(&mut serde_json::Value),
+    weights: impl FnOnce(Vec<u8>) -> Vec<u8>,
+) -> String {
     let dir = golden_dir("lora/attention");
-    let mut config = serde_json::from_slice(&std::fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
+    let mut config =
+        serde_json::from_slice(&std::fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
     change(&mut config);
     let bytes = weights(std::fs::read(dir.join("adapter_model.safetensors")).unwrap());
     LoraAdapter::from_bytes(config.to_string().as_bytes(), bytes)
@@ -289,14 +324,26 @@ fn adapters_that_do_not_add_up() {
         ("r", serde_json::json!(0), "r is not a number"),
         ("r", serde_json::json!(1u64 << 40), "r is not a number"),
         ("r", serde_json::json!("4"), "r is not a number"),
-        ("lora_alpha", serde_json::json!("much"), "lora_alpha is not a number"),
+        (
+            "lora_alpha",
+            serde_json::json!("much"),
+            "lora_alpha is not a number",
+        ),
         ("lora_alpha", serde_json::json!(-1), "alpha is -1"),
         ("lora_dropout", serde_json::json!(1.5), "dropout is 1.5"),
-        ("use_rslora", serde_json::json!("yes"), "use_rslora is not true or false"),
+        (
+            "use_rslora",
+            serde_json::json!("yes"),
+            "use_rslora is not true or false",
+        ),
         ("use_dora", serde_json::json!(1), "use_dora is not true or false"),
         ("peft_type", serde_json::json!("IA3"), "only LORA"),
         ("rank_pattern", serde_json::json!({"a": 1}), "rank_pattern"),
-        ("target_modules", serde_json::json!(["q_proj", 3]), "target_modules"),
+        (
+            "target_modules",
+            serde_json::json!(["q_proj", 3]),
+            "target_modules",
+        ),
     ] {
         let error = adapter_error(|config| config[field] = value, whole);
         assert!(error.contains(reason), "{field}: {error}");

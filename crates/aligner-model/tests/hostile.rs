@@ -5,15 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
-#[path = "common/files.rs"]
-mod files;
 
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use aligner_model::weights::{PytorchSource, SafetensorsSource, ShardIndex, TensorSource};
 use aligner_model::{LoraAdapter, ModelConfig};
-use common::{VARIANTS, golden_dir};
+use common::{VARIANTS, files, golden_dir};
 use peak_alloc::PeakAlloc;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -126,7 +124,13 @@ fn changes() -> impl Strategy<Value = Vec<Change>> {
     // Numbers at the edges do more harm than any others.
     let bytes = prop_oneof![
         prop::collection::vec(any::<u8>(), 1..9),
-        prop::sample::select(vec![vec![0xff; 4], vec![0xff; 8], vec![0; 8], b"[[[[".to_vec(), b"99999999".to_vec()]),
+        prop::sample::select(vec![
+            vec![0xff; 4],
+            vec![0xff; 8],
+            vec![0; 8],
+            b"[[[[".to_vec(),
+            b"99999999".to_vec()
+        ]),
     ];
     let change = prop_oneof![
         4 => (at(), any::<u8>()).prop_map(|(at, value)| Change::Set(at, value)),
@@ -143,9 +147,16 @@ fn small_torch_file() -> Vec<u8> {
     let entries = [
         files::Entry::whole("a", "FloatStorage", "0", &[2, 3]),
         files::Entry::whole("b", "BFloat16Storage", "1", &[4]),
-        files::Entry { shape: vec![3, 2], strides: vec![1, 3], ..files::Entry::whole("c", "FloatStorage", "0", &[2, 3]) },
+        files::Entry {
+            shape: vec![3, 2],
+            strides: vec![1, 3],
+            ..files::Entry::whole("c", "FloatStorage", "0", &[2, 3])
+        },
     ];
-    files::torch_file(files::pickle(&entries), &[("0", files::f32s(6)), ("1", vec![0; 8])])
+    files::torch_file(
+        files::pickle(&entries),
+        &[("0", files::f32s(6)), ("1", vec![0; 8])],
+    )
 }
 
 fn small_safetensors_file() -> Vec<u8> {
@@ -153,20 +164,43 @@ fn small_safetensors_file() -> Vec<u8> {
     files::safetensors_file(header, &files::f32s(8))
 }
 
+type Parser = fn(&[u8]);
+
 /// A valid file for each parser, small enough that a change hits something.
-fn parsers() -> Vec<(&'static str, Vec<Vec<u8>>, fn(&[u8]))> {
+fn parsers() -> [(&'static str, Vec<Vec<u8>>, Parser); 6] {
     let file = |name: &str| std::fs::read(golden_dir(name)).unwrap();
-    vec![
+    [
         ("safetensors", vec![small_safetensors_file()], safetensors),
-        ("pytorch", vec![small_torch_file(), file("pytorch/single/pytorch_model.bin")], pytorch),
-        ("config", VARIANTS.map(|variant| file(&format!("{variant}/config.json"))).to_vec(), config),
+        (
+            "pytorch",
+            vec![small_torch_file(), file("pytorch/single/pytorch_model.bin")],
+            pytorch,
+        ),
+        (
+            "config",
+            VARIANTS
+                .map(|variant| file(&format!("{variant}/config.json")))
+                .to_vec(),
+            config,
+        ),
         (
             "index",
-            vec![file("sharded-bf16-linear/model.safetensors.index.json"), br#"{"weight_map":{"a":"b"}}"#.to_vec()],
+            vec![
+                file("sharded-bf16-linear/model.safetensors.index.json"),
+                br#"{"weight_map":{"a":"b"}}"#.to_vec(),
+            ],
             index,
         ),
-        ("adapter config", vec![file("lora/attention/adapter_config.json")], adapter_config),
-        ("adapter weights", vec![file("lora/attention/adapter_model.safetensors")], adapter_weights),
+        (
+            "adapter config",
+            vec![file("lora/attention/adapter_config.json")],
+            adapter_config,
+        ),
+        (
+            "adapter weights",
+            vec![file("lora/attention/adapter_model.safetensors")],
+            adapter_weights,
+        ),
     ]
 }
 
@@ -189,10 +223,12 @@ proptest! {
             bounded(&bytes, parse);
         }
         // Behind what a format begins with, so that more than the first check is met.
-        for (magic, parse) in [(&b"PK\x03\x04"[..], pytorch as fn(&[u8])), (b"{\"", config), (b"{\"weight_map\":{\"", index)] {
+        let begun: [(&[u8], Parser); 3] =
+            [(b"PK\x03\x04", pytorch), (b"{\"", config), (b"{\"weight_map\":{\"", index)];
+        for (magic, parse) in begun {
             bounded(&[magic, &bytes[..]].concat(), parse);
         }
-        let pickle = files::torch_file([b"\x80\x02", &bytes[..]].concat(), &[("0", files::f32s(6))]);
+        let pickle = files::torch_file([&b"\x80\x02"[..], &bytes].concat(), &[("0", files::f32s(6))]);
         bounded(&pickle, pytorch);
         let header = (bytes.len() as u64).to_le_bytes();
         bounded(&[&header[..], &bytes[..], &[0; 64]].concat(), safetensors);

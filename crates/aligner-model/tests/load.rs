@@ -2,12 +2,16 @@
 //!
 //! Memory is the process's: each measurement is a process of its own, this test program called again with a directory.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs
+)]
 #![cfg(target_os = "linux")]
 
 mod common;
-#[path = "common/files.rs"]
-mod files;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -19,6 +23,7 @@ use std::time::{Duration, Instant};
 use aligner_model::weights::named_tensors;
 use aligner_model::{CausalDecoder, LlamaShape, ModelConfig, load_dir, save_dir};
 use burn::tensor::Device;
+use common::files;
 
 /// Names a directory to the process that loads it.
 const CHILD: &str = "ALIGNER_LOAD_TEST_DIR";
@@ -26,8 +31,15 @@ const CHILD: &str = "ALIGNER_LOAD_TEST_DIR";
 /// A line of `/proc/self/status`, in bytes.
 fn status(field: &str) -> u64 {
     let text = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    line.unwrap().trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse::<u64>()
+        .unwrap()
+        * 1024
 }
 
 #[derive(Debug, serde::Serialize, serde::Deserialize)]
@@ -92,7 +104,10 @@ fn is_child() -> bool {
     let Some(dir) = std::env::var_os(CHILD) else {
         return false;
     };
-    println!("measured {}", serde_json::to_string(&load(Path::new(&dir))).unwrap());
+    println!(
+        "measured {}",
+        serde_json::to_string(&load(Path::new(&dir))).unwrap()
+    );
     true
 }
 
@@ -129,7 +144,10 @@ fn loading_takes_little_more_memory_than_the_model() {
     let check = |what: &str, dir: &Path| {
         let measured = in_a_process("loading_takes_little_more_memory_than_the_model", dir);
         let shares = [measured.resident_bytes, measured.allocated_bytes].map(|bytes| bytes as f64 / size);
-        println!("{what}: resident and allocated {shares:.3?} of {:.0} MB, {measured:?}", size / 1e6);
+        println!(
+            "{what}: resident and allocated {shares:.3?} of {:.0} MB, {measured:?}",
+            size / 1e6
+        );
         assert!(shares.iter().all(|&share| share < 1.3), "{what}: {shares:?}");
         // Less than the model would say that something else was measured.
         assert!(shares[1] > 0.9, "{what}: {shares:?}");
@@ -143,10 +161,25 @@ fn loading_takes_little_more_memory_than_the_model() {
         .map(|tensor| (tensor.name, tensor.shape, (tensor.read)().unwrap()))
         .collect();
     let f32s = |values: &[f32]| values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let bf16s = |values: &[f32]| values.iter().flat_map(|&value| half::bf16::from_f32(value).to_le_bytes()).collect();
-    write_torch(&dir.path().join("pytorch_model.bin"), &tensors, "FloatStorage", f32s);
+    let bf16s = |values: &[f32]| {
+        values
+            .iter()
+            .flat_map(|&value| half::bf16::from_f32(value).to_le_bytes())
+            .collect()
+    };
+    write_torch(
+        &dir.path().join("pytorch_model.bin"),
+        &tensors,
+        "FloatStorage",
+        f32s,
+    );
     check("pytorch f32", dir.path());
-    write_torch(&dir.path().join("pytorch_model.bin"), &tensors, "BFloat16Storage", bf16s);
+    write_torch(
+        &dir.path().join("pytorch_model.bin"),
+        &tensors,
+        "BFloat16Storage",
+        bf16s,
+    );
     check("pytorch bf16", dir.path());
     std::fs::remove_file(dir.path().join("pytorch_model.bin")).unwrap();
     write_bf16(&dir.path().join("model.safetensors"), &tensors, bf16s);
@@ -161,8 +194,10 @@ fn write_torch(path: &Path, tensors: &[Written], storage: &'static str, encode: 
         .iter()
         .map(|(name, shape, _)| files::Entry::whole(name, storage, name, shape))
         .collect();
-    let storages: Vec<(&str, Vec<u8>)> =
-        tensors.iter().map(|(name, _, values)| (name.as_str(), encode(values))).collect();
+    let storages: Vec<(&str, Vec<u8>)> = tensors
+        .iter()
+        .map(|(name, _, values)| (name.as_str(), encode(values)))
+        .collect();
     std::fs::write(path, files::torch_file(files::pickle(&entries), &storages)).unwrap();
 }
 

@@ -3,16 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
-#[path = "common/files.rs"]
-mod files;
 
 use std::path::Path;
 
 use aligner_model::weights::{PytorchSource, SafetensorsSource, TensorSource};
 use aligner_model::{Loaded, load_dir};
 use burn::tensor::Device;
+use common::files::{Entry, Member, archive, dictionary, f32s, member, pickle, text, torch_file};
 use common::{assert_close, golden, golden_dir, greedy, host, ids};
-use files::{Entry, Member, archive, dictionary, f32s, member, pickle, text, torch_file};
 
 /// A folder of `golden/pytorch`, and the variant whose weights are in it.
 const FOLDERS: [(&str, &str); 3] = [
@@ -27,7 +25,11 @@ fn load(folder: &str, variant: &str) -> Loaded {
         let entry = entry.unwrap();
         std::fs::copy(entry.path(), dir.path().join(entry.file_name())).unwrap();
     }
-    std::fs::copy(golden_dir(variant).join("config.json"), dir.path().join("config.json")).unwrap();
+    std::fs::copy(
+        golden_dir(variant).join("config.json"),
+        dir.path().join("config.json"),
+    )
+    .unwrap();
     load_dir(dir.path(), &Device::flex()).unwrap()
 }
 
@@ -40,7 +42,12 @@ fn logits_and_greedy_tokens_equal_transformers() {
         let hidden = model.decoder.forward(ids(&[&golden.first], &device), None);
         let logits = model.decoder.logits(hidden);
         let tokens = golden.first.len();
-        let want: Vec<f32> = golden.last_two_logits.concat().iter().map(|&logit| logit as f32).collect();
+        let want: Vec<f32> = golden
+            .last_two_logits
+            .concat()
+            .iter()
+            .map(|&logit| logit as f32)
+            .collect();
         assert_close(&host(logits.narrow(1, tokens - 2, 2)), &want, 1e-4, folder);
         let mut cache = model.decoder.new_cache(1, 64);
         let got = greedy(&model.decoder, &golden.first, golden.greedy.len(), &mut cache);
@@ -56,8 +63,15 @@ fn every_tensor_equals_the_one_in_safetensors_also_transposed() {
         let names = want.names();
         assert!(names.len() > 20);
         for name in names {
-            assert_eq!(got.read(&name).unwrap(), want.read(&name).unwrap(), "{folder} {name}");
-            let (got, want) = (got.read_transposed(&name).unwrap(), want.read_transposed(&name).unwrap());
+            assert_eq!(
+                got.read(&name).unwrap(),
+                want.read(&name).unwrap(),
+                "{folder} {name}"
+            );
+            let (got, want) = (
+                got.read_transposed(&name).unwrap(),
+                want.read_transposed(&name).unwrap(),
+            );
             assert_eq!(got, want, "{folder} {name}");
         }
     }
@@ -75,7 +89,10 @@ fn a_buffer_that_is_no_weight_may_be_there_but_not_be_read() {
     let mut source = PytorchSource::open(&golden_dir("pytorch/single")).unwrap();
     assert!(source.names().contains(&"step".into()));
     let error = source.read("step").unwrap_err().to_string();
-    assert!(error.contains("step is Long") && error.contains("BFloat16"), "{error}");
+    assert!(
+        error.contains("step is Long") && error.contains("BFloat16"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -105,15 +122,24 @@ fn whole() -> Entry {
 fn the_hand_made_file_is_read() {
     let mut source = open(torch_file(pickle(&[whole()]), &[("0", f32s(6))])).unwrap();
     let tensor = source.read("w").unwrap().unwrap();
-    assert_eq!((tensor.shape, tensor.values), (vec![2, 3], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]));
-    assert_eq!(source.read_transposed("w").unwrap().unwrap().values, [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+    assert_eq!(
+        (tensor.shape, tensor.values),
+        (vec![2, 3], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0])
+    );
+    assert_eq!(
+        source.read_transposed("w").unwrap().unwrap().values,
+        [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]
+    );
 }
 
 #[test]
 fn files_of_other_formats_are_named() {
     let legacy = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.".to_vec();
     let error = open(legacy).err().unwrap();
-    assert!(error.contains("before 1.6") && error.contains("torch.save(torch.load("), "{error}");
+    assert!(
+        error.contains("before 1.6") && error.contains("torch.save(torch.load("),
+        "{error}"
+    );
     for (bytes, reason) in [
         (&b""[..], "it is empty"),
         (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer"),
@@ -123,10 +149,16 @@ fn files_of_other_formats_are_named() {
         let error = open(bytes.to_vec()).err().unwrap();
         assert!(error.contains(reason), "{error}");
     }
-    let script = [member("m/data.pkl", pickle(&[whole()])), member("m/constants.pkl", "")];
+    let script = [
+        member("m/data.pkl", pickle(&[whole()])),
+        member("m/constants.pkl", ""),
+    ];
     let error = open(archive(&script)).err().unwrap();
     assert!(error.contains("TorchScript"), "{error}");
-    let big = [member("m/data.pkl", pickle(&[whole()])), member("m/byteorder", "big")];
+    let big = [
+        member("m/data.pkl", pickle(&[whole()])),
+        member("m/byteorder", "big"),
+    ];
     let error = open(archive(&big)).err().unwrap();
     assert!(error.contains("byte order \"big\""), "{error}");
     let error = open(archive(&[member("word/document.xml", "")])).err().unwrap();
@@ -139,17 +171,33 @@ fn files_of_other_formats_are_named() {
 #[test]
 fn anything_that_could_run_code_is_refused_by_name() {
     for (pickle, name) in [
-        (&b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R."[..], "posix.system"),
+        (
+            &b"\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R."[..],
+            "posix.system",
+        ),
         (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.", "builtins.eval"),
-        (b"\x80\x02ctransformers.models.llama\nLlamaForCausalLM\n)\x81}b.", "LlamaForCausalLM"),
+        (
+            b"\x80\x02ctransformers.models.llama\nLlamaForCausalLM\n)\x81}b.",
+            "LlamaForCausalLM",
+        ),
         (b"\x80\x02ctorch\nload\n.", "torch.load"),
-        (b"\x80\x02ctorch.storage\n_load_from_bytes\n.", "torch.storage._load_from_bytes"),
+        (
+            b"\x80\x02ctorch.storage\n_load_from_bytes\n.",
+            "torch.storage._load_from_bytes",
+        ),
     ] {
         let error = pickle_error(pickle);
-        assert!(error.contains(name) && error.contains("could run code"), "{error}");
+        assert!(
+            error.contains(name) && error.contains("could run code"),
+            "{error}"
+        );
     }
     // The older ways to make an object, and references to a registry of codes.
-    for pickle in [&b"\x80\x02(iposix\nsystem\n."[..], b"\x80\x02(cposix\nsystem\no.", b"\x80\x02\x82\x01."] {
+    for pickle in [
+        &b"\x80\x02(iposix\nsystem\n."[..],
+        b"\x80\x02(cposix\nsystem\no.",
+        b"\x80\x02\x82\x01.",
+    ] {
         let error = pickle_error(pickle);
         assert!(error.contains("opcode") || error.contains("posix"), "{error}");
     }
@@ -181,7 +229,11 @@ fn pickles_that_do_not_add_up() {
         (b"\x80\x02ccollections\nOrderedDict\nN\x85R.", "do not fit"),
     ] {
         let error = pickle_error(pickle);
-        assert!(error.contains(reason), "{:?}: {error}", String::from_utf8_lossy(pickle));
+        assert!(
+            error.contains(reason),
+            "{:?}: {error}",
+            String::from_utf8_lossy(pickle)
+        );
     }
 }
 
@@ -194,11 +246,18 @@ fn pickle_bombs_take_no_memory_and_no_stack() {
     assert!(pickle_error(itself).contains("no tensors"));
     let doubled = [&b"\x80\x02)"[..], &b"2\x86".repeat(100_000), b"."].concat();
     assert!(pickle_error(doubled).contains("no dictionary"));
-    for (piled, reason) in [(b'N', "piles up"), (b'(', "piles up"), (b'2', "piles up"), (b'}', "piles up")] {
+    for (piled, reason) in [
+        (b'N', "piles up"),
+        (b'(', "piles up"),
+        (b'2', "piles up"),
+        (b'}', "piles up"),
+    ] {
         let pile = [&b"\x80\x02N"[..], &vec![piled; 3_000_000], b"."].concat();
         assert!(pickle_error(pile).contains(reason));
     }
-    let memos: Vec<u8> = (0..2_000_000u32).flat_map(|at| [&[b'r'], &at.to_le_bytes()[..]].concat()).collect();
+    let memos: Vec<u8> = (0..2_000_000u32)
+        .flat_map(|at| [&[b'r'][..], &at.to_le_bytes()].concat())
+        .collect();
     let memos = [&b"\x80\x02}"[..], &memos, b"."].concat();
     assert!(pickle_error(memos).contains("no tensors"));
     let long = vec![b'N'; 17 << 20];
@@ -224,10 +283,19 @@ fn tensors_that_do_not_lie_in_their_storage() {
         (&|e| e.strides = vec![1], "outside"),
         (&|e| e.shape = vec![i64::MAX, i64::MAX], "outside"),
         // One float that claims to be four terabytes.
-        (&|e| (e.shape, e.strides) = (vec![1 << 20, 1 << 20], vec![0, 0]), "more than once"),
-        (&|e| (e.shape, e.strides) = (vec![1; 17], vec![1; 17]), "up to 16 sizes"),
+        (
+            &|e| (e.shape, e.strides) = (vec![1 << 20, 1 << 20], vec![0, 0]),
+            "more than once",
+        ),
+        (
+            &|e| (e.shape, e.strides) = (vec![1; 17], vec![1; 17]),
+            "up to 16 sizes",
+        ),
         (&|e| e.storage = "DoubleStorage", "outside"),
-        (&|e| e.key = "../../etc/passwd".into(), "lacks data/../../etc/passwd"),
+        (
+            &|e| e.key = "../../etc/passwd".into(),
+            "lacks data/../../etc/passwd",
+        ),
     ];
     for (at, (change, reason)) in cases.into_iter().enumerate() {
         let error = changed(change);
@@ -244,12 +312,20 @@ fn a_checkpoint_that_is_more_than_a_state_dict_says_what_to_save() {
     nested.extend(dictionary(&[whole()]));
     nested.extend(b"u.");
     let error = pickle_error(nested);
-    assert!(error.contains("top level") && error.contains("state_dict()"), "{error}");
+    assert!(
+        error.contains("top level") && error.contains("state_dict()"),
+        "{error}"
+    );
 }
 
 #[test]
 fn archives_that_lie() {
-    let parts = || vec![member("m/data.pkl", pickle(&[whole()])), member("m/data/0", f32s(6))];
+    let parts = || {
+        vec![
+            member("m/data.pkl", pickle(&[whole()])),
+            member("m/data/0", f32s(6)),
+        ]
+    };
     let error = |change: &dyn Fn(&mut Vec<Member>)| {
         let mut parts = parts();
         change(&mut parts);
@@ -264,9 +340,20 @@ fn archives_that_lie() {
         (&|parts| parts[1].at = Some(1 << 30), "does not lie where"),
         // The pickle's header under another name, and the same bytes under the same name.
         (&|parts| parts[1].at = Some(0), "does not lie where"),
-        (&|parts| parts.push(Member { at: Some(0), ..parts[0].clone() }), "twice"),
+        (
+            &|parts| {
+                parts.push(Member {
+                    at: Some(0),
+                    ..parts[0].clone()
+                })
+            },
+            "twice",
+        ),
         (&|parts| parts.push(parts[1].clone()), "twice"),
-        (&|parts| parts[0].size = Some(parts[0].bytes.len() as u32 + 10), "overlap"),
+        (
+            &|parts| parts[0].size = Some(parts[0].bytes.len() as u32 + 10),
+            "overlap",
+        ),
     ];
     for (at, (change, reason)) in cases.into_iter().enumerate() {
         let error = error(change);
@@ -277,7 +364,10 @@ fn archives_that_lie() {
 #[test]
 fn a_file_cut_or_overwritten_anywhere_never_panics() {
     let whole = std::fs::read(golden_dir("pytorch/single/pytorch_model.bin")).unwrap();
-    for len in (0..whole.len()).step_by(997).chain(whole.len() - 100..whole.len()) {
+    for len in (0..whole.len())
+        .step_by(997)
+        .chain(whole.len() - 100..whole.len())
+    {
         let error = open(whole[..len].to_vec()).err();
         assert!(error.unwrap().contains("pytorch_model.bin"), "{len}");
     }

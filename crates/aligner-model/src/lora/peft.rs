@@ -176,9 +176,13 @@ fn read_weights(mut source: SafetensorsSource, config: &LoraConfig) -> Result<BT
             return Err(error(format!("{layer} has one of its two matrices only")));
         };
         let rank = config.rank;
-        if !matches!(a.shape[..], [rows, _] if rows == rank) || !matches!(b.shape[..], [_, columns] if columns == rank) {
+        if !matches!(a.shape[..], [rows, _] if rows == rank)
+            || !matches!(b.shape[..], [_, columns] if columns == rank)
+        {
             let (a, b) = (&a.shape, &b.shape);
-            return Err(error(format!("{layer} has matrices of shapes {a:?} and {b:?}, which are not of rank {rank}")));
+            return Err(error(format!(
+                "{layer} has matrices of shapes {a:?} and {b:?}, which are not of rank {rank}"
+            )));
         }
         layers.insert(layer, LoraWeights { a, b });
     }

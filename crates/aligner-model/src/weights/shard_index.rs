@@ -46,9 +46,16 @@ impl ShardIndex {
         }
         let files: BTreeSet<String> = tensors.values().cloned().collect();
         let files: Vec<String> = files.into_iter().collect();
-        let places: BTreeMap<&str, usize> = files.iter().enumerate().map(|(at, file)| (file.as_str(), at)).collect();
+        let places: BTreeMap<&str, usize> = files
+            .iter()
+            .enumerate()
+            .map(|(at, file)| (file.as_str(), at))
+            .collect();
         let place = |file: &String| places.get(file.as_str()).copied().unwrap_or_default();
-        let tensors = tensors.iter().map(|(tensor, file)| (tensor.clone(), place(file))).collect();
+        let tensors = tensors
+            .iter()
+            .map(|(tensor, file)| (tensor.clone(), place(file)))
+            .collect();
         Ok(Self {
             path: path.to_path_buf(),
             tensors,
@@ -140,12 +147,26 @@ mod tests {
         let json = r#"{"metadata": {"total_size": 1}, "weight_map": {"b": "two", "a": "one", "c": "two"}}"#;
         let index = ShardIndex::parse(Path::new("index"), json.as_bytes()).unwrap();
         assert_eq!(index.files(), ["one", "two"]);
-        assert_eq!(index.tensors().collect::<Vec<_>>(), [("a", 0), ("b", 1), ("c", 1)]);
+        assert_eq!(
+            index.tensors().collect::<Vec<_>>(),
+            [("a", 0), ("b", 1), ("c", 1)]
+        );
     }
 
     #[test]
     fn a_path_is_no_file_name() {
-        for file in ["../x", "/etc/passwd", "a/b", "..", ".", "", "a/", "./a", "a\\\\b", "a\\u0000"] {
+        for file in [
+            "../x",
+            "/etc/passwd",
+            "a/b",
+            "..",
+            ".",
+            "",
+            "a/",
+            "./a",
+            "a\\\\b",
+            "a\\u0000",
+        ] {
             let error = error_of(&format!(r#"{{"weight_map": {{"t": "{file}"}}}}"#));
             assert!(error.contains("not a plain file name"), "{file}: {error}");
         }
@@ -174,7 +195,11 @@ mod tests {
             let error = error_of(json);
             assert!(error.contains(reason), "{json}: {error}");
         }
-        let deep = format!(r#"{{"metadata": {}1{}}}"#, "[".repeat(100_000), "]".repeat(100_000));
+        let deep = format!(
+            r#"{{"metadata": {}1{}}}"#,
+            "[".repeat(100_000),
+            "]".repeat(100_000)
+        );
         assert!(error_of(&deep).contains("missing field"), "{}", error_of(&deep));
     }
 }

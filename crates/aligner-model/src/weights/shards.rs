@@ -46,7 +46,10 @@ impl<S: Shard> Shards<S> {
         let shards = Self::new(dir, index.files().iter().map(open).collect::<Result<_>>()?)?;
         for (tensor, file) in index.tensors() {
             if shards.places.get(tensor) != Some(&file) {
-                let reason = format!("says that {} holds {tensor}, but it does not", index.files()[file]);
+                let reason = format!(
+                    "says that {} holds {tensor}, but it does not",
+                    index.files()[file]
+                );
                 return Err(ModelError::weights(index.path(), reason));
             }
         }

@@ -1,7 +1,7 @@
 //! Elements of a file → f32 in host memory: type, order and the check for NaN in one pass over the bytes.
 
-use half::slice::HalfFloatSliceExt;
 use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::HostTensor;
@@ -69,7 +69,9 @@ fn is_finite(value: f32) -> bool {
 }
 
 fn all_finite(values: &[f32]) -> bool {
-    values.iter().fold(true, |finite, &value| finite & is_finite(value))
+    values
+        .iter()
+        .fold(true, |finite, &value| finite & is_finite(value))
 }
 
 /// A tensor where it lies: bytes, their type, and the steps between elements.
@@ -107,8 +109,8 @@ impl<'a> View<'a> {
         }
         if count > 0 {
             let steps = shape.iter().zip(strides);
-            let last = steps.map(|(&size, &stride)| (size - 1).checked_mul(stride));
-            let last = last.try_fold(0usize, |sum, step| sum.checked_add(step?))?;
+            let mut steps = steps.map(|(&size, &stride)| (size - 1).checked_mul(stride));
+            let last = steps.try_fold(0usize, |sum, step| sum.checked_add(step?))?;
             if last >= held {
                 return None;
             }
@@ -216,7 +218,8 @@ impl Matrix<'_> {
     /// `count` elements that lie one behind the other, from the element at `start` on.
     fn run(&self, start: usize, out: &mut [f32]) -> bool {
         let size = self.element.size();
-        self.element.convert(&self.bytes[start * size..][..out.len() * size], out)
+        self.element
+            .convert(&self.bytes[start * size..][..out.len() * size], out)
     }
 
     /// Up to [`TILE`] whole rows of the output, from `first` on.
@@ -313,11 +316,18 @@ mod tests {
         ] {
             let view = View::strided(Element::F32, &raw, &shape, &strides).unwrap();
             let host = view.to_host().unwrap();
-            assert_eq!(host.values, slow(&values, &shape, &strides), "{shape:?} {strides:?}");
+            assert_eq!(
+                host.values,
+                slow(&values, &shape, &strides),
+                "{shape:?} {strides:?}"
+            );
             if let [rows, columns] = shape[..] {
                 let turned = view.transposed().to_host().unwrap();
                 assert_eq!(turned.shape, [columns, rows]);
-                assert_eq!(turned.values, slow(&values, &[columns, rows], &[strides[1], strides[0]]));
+                assert_eq!(
+                    turned.values,
+                    slow(&values, &[columns, rows], &[strides[1], strides[0]])
+                );
             }
         }
     }
@@ -333,7 +343,10 @@ mod tests {
             (vec![100], vec![0]),
             (vec![3, 4], vec![4]),
         ] {
-            assert!(View::strided(Element::F32, &raw, &shape, &strides).is_none(), "{shape:?}");
+            assert!(
+                View::strided(Element::F32, &raw, &shape, &strides).is_none(),
+                "{shape:?}"
+            );
         }
         assert!(View::row_major(Element::F32, &raw, &[3, 3]).is_none());
         assert!(View::row_major(Element::F32, &raw, &[usize::MAX, usize::MAX]).is_none());
@@ -343,11 +356,15 @@ mod tests {
     fn all_types_give_the_same_numbers() {
         // 3 × 300 leaves a rest behind the buffer of 256 and behind the vectors.
         let values: Vec<f32> = (0..900).map(|index| (index % 200) as f32 / 8.0 - 12.5).collect();
-        let stored = |write: &dyn Fn(f32) -> Vec<u8>| -> Vec<u8> { values.iter().flat_map(|&v| write(v)).collect() };
+        let stored =
+            |write: &dyn Fn(f32) -> Vec<u8>| -> Vec<u8> { values.iter().flat_map(|&v| write(v)).collect() };
         for (element, raw) in [
             (Element::F32, stored(&|v| v.to_le_bytes().to_vec())),
             (Element::F16, stored(&|v| f16::from_f32(v).to_le_bytes().to_vec())),
-            (Element::Bf16, stored(&|v| half::bf16::from_f32(v).to_le_bytes().to_vec())),
+            (
+                Element::Bf16,
+                stored(&|v| half::bf16::from_f32(v).to_le_bytes().to_vec()),
+            ),
             (Element::F64, stored(&|v| f64::from(v).to_le_bytes().to_vec())),
         ] {
             let view = View::row_major(element, &raw, &[3, 300]).unwrap();
@@ -365,7 +382,9 @@ mod tests {
             let raw = bytes(&values);
             let view = View::row_major(Element::F32, &raw, &[200_000]).unwrap();
             assert_eq!(view.to_host().unwrap_err().0, 150_001);
-            let view = View::row_major(Element::F32, &raw, &[400, 500]).unwrap().transposed();
+            let view = View::row_major(Element::F32, &raw, &[400, 500])
+                .unwrap()
+                .transposed();
             // Row 300, column 1 of the file.
             assert_eq!(view.to_host().unwrap_err().0, 400 + 300);
         }

@@ -136,16 +136,25 @@ pub fn archive(members: &[Member]) -> Vec<u8> {
 
 /// A file of `torch.save` whose storages are `members` and whose pickle says `pickle`.
 pub fn torch_file(pickle: Vec<u8>, storages: &[(&str, Vec<u8>)]) -> Vec<u8> {
-    let mut members = vec![member("model/data.pkl", pickle), member("model/byteorder", "little")];
-    members.extend(storages.iter().map(|(key, bytes)| member(&format!("model/data/{key}"), bytes.clone())));
+    let mut members = vec![
+        member("model/data.pkl", pickle),
+        member("model/byteorder", "little"),
+    ];
+    members.extend(
+        storages
+            .iter()
+            .map(|(key, bytes)| member(&format!("model/data/{key}"), bytes.clone())),
+    );
     archive(&members)
 }
 
 /// A safetensors file with any header.
 pub fn safetensors_file(header: &str, data: &[u8]) -> Vec<u8> {
-    [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
+    [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
 }
 
 pub fn f32s(count: usize) -> Vec<u8> {
-    (0..count).flat_map(|index| (index as f32).to_le_bytes()).collect()
+    (0..count)
+        .flat_map(|index| (index as f32).to_le_bytes())
+        .collect()
 }

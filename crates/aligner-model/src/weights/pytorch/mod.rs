@@ -132,7 +132,11 @@ fn places(file: &[u8]) -> Result<BTreeMap<String, Place>, String> {
     }
     let entries = zip::entries(file).map_err(|reason| format!("is a damaged archive: {reason}"))?;
     let (folder, pickle) = pickle_of(&entries)?;
-    let entry = |name: &str| entries.get(&format!("{folder}{name}")).map(|range| &file[range.clone()]);
+    let entry = |name: &str| {
+        entries
+            .get(&format!("{folder}{name}"))
+            .map(|range| &file[range.clone()])
+    };
     match entry("byteorder") {
         None | Some(b"little") => {}
         Some(other) => {
@@ -140,12 +144,17 @@ fn places(file: &[u8]) -> Result<BTreeMap<String, Place>, String> {
             return Err(format!("has byte order {order:?}; supported is little"));
         }
     }
-    let state = pickle::state_dict(&file[pickle]).map_err(|reason| format!("has a data.pkl that {reason}"))?;
+    let state =
+        pickle::state_dict(&file[pickle]).map_err(|reason| format!("has a data.pkl that {reason}"))?;
     let mut tensors = BTreeMap::new();
     for (name, stored) in state {
         let storage = entries.get(&format!("{folder}data/{}", stored.key));
-        let storage = storage.ok_or_else(|| format!("lacks data/{}, where tensor {name} lies", stored.key))?;
-        tensors.insert(name.to_string(), place(file, storage, stored).ok_or_else(|| outside(name))?);
+        let storage =
+            storage.ok_or_else(|| format!("lacks data/{}, where tensor {name} lies", stored.key))?;
+        tensors.insert(
+            name.to_string(),
+            place(file, storage, stored).ok_or_else(|| outside(name))?,
+        );
     }
     Ok(tensors)
 }

@@ -37,8 +37,11 @@ pub(super) fn entries(file: &[u8]) -> Result<BTreeMap<String, Range<usize>>, Str
     for index in 0..count {
         let entry = Entry::parse(&file[..directory.end], at)
             .ok_or_else(|| format!("entry {index} of its directory is cut or damaged"))?;
-        let name = std::str::from_utf8(entry.name).map_err(|_| format!("the name of entry {index} is no UTF-8"))?;
-        let data = entry.data(file, directory.start).map_err(|reason| format!("{name} {reason}"))?;
+        let name =
+            std::str::from_utf8(entry.name).map_err(|_| format!("the name of entry {index} is no UTF-8"))?;
+        let data = entry
+            .data(file, directory.start)
+            .map_err(|reason| format!("{name} {reason}"))?;
         taken.push((entry.local_header..data.end, name));
         if entries.insert(name.to_string(), data).is_some() {
             return Err(format!("{name} stands in it twice"));
@@ -82,8 +85,12 @@ fn directory(file: &[u8]) -> Result<(Range<usize>, u64), String> {
     let range = usize::try_from(start).ok().zip(usize::try_from(size).ok());
     let range = range.and_then(|(start, size)| Some(start..start.checked_add(size)?));
     match range {
-        Some(range) if range.end <= behind && count <= size / DIRECTORY_ENTRY_BYTES as u64 => Ok((range, count)),
-        _ => Err(format!("its directory of {count} entries and {size} bytes at {start} does not lie in the file")),
+        Some(range) if range.end <= behind && count <= size / DIRECTORY_ENTRY_BYTES as u64 => {
+            Ok((range, count))
+        }
+        _ => Err(format!(
+            "its directory of {count} entries and {size} bytes at {start} does not lie in the file"
+        )),
     }
 }
 
@@ -107,7 +114,11 @@ impl<'a> Entry<'a> {
         let name_at = at + DIRECTORY_ENTRY_BYTES;
         let extra_at = name_at + u16_at(file, at + 28)? as usize;
         let comment_at = extra_at + u16_at(file, at + 30)? as usize;
-        let mut sizes = [u32_at(file, at + 24)?, u32_at(file, at + 20)?, u32_at(file, at + 42)?];
+        let mut sizes = [
+            u32_at(file, at + 24)?,
+            u32_at(file, at + 20)?,
+            u32_at(file, at + 42)?,
+        ];
         in_full(&mut sizes, file.get(extra_at..comment_at)?)?;
         let [bytes, stored_bytes, local_header] = sizes;
         Some(Self {
@@ -180,5 +191,10 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
 /// A little-endian number of `width` bytes.
 fn number(bytes: &[u8], at: usize, width: usize) -> Option<u64> {
     let bytes = bytes.get(at..at.checked_add(width)?)?;
-    Some(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+    Some(
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte)),
+    )
 }

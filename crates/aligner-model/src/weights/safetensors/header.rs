@@ -42,7 +42,9 @@ pub(super) fn parse(file: &[u8]) -> Result<BTreeMap<String, Info>, String> {
     let header = u64::from_le_bytes(*prefix);
     if header > MAX_HEADER_BYTES || header > rest.len() as u64 {
         let size = file.len();
-        return Err(format!("is damaged: a header of {header} bytes in a file of {size}"));
+        return Err(format!(
+            "is damaged: a header of {header} bytes in a file of {size}"
+        ));
     }
     let (header, data) = rest.split_at(header as usize);
     let damaged = |cause: String| format!("has a damaged header: {cause}");
@@ -67,11 +69,15 @@ fn check_places(tensors: &BTreeMap<String, Info>, data_bytes: usize) -> Result<(
             ));
         }
         let shape = &info.shape.0;
-        let elements = shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        let elements = shape
+            .iter()
+            .try_fold(1usize, |product, &size| product.checked_mul(size));
         let wanted = elements.and_then(|count| count.checked_mul(info.dtype.bitsize()));
         if wanted.is_none() || wanted != (end - start).checked_mul(8) {
             let bytes = end - start;
-            return Err(format!("tensor {name} of shape {shape:?} does not fill its {bytes} bytes"));
+            return Err(format!(
+                "tensor {name} of shape {shape:?} does not fill its {bytes} bytes"
+            ));
         }
         if start < end {
             places.push((start, end, name));
@@ -135,7 +141,9 @@ impl<'de> Deserialize<'de> for Shape {
                 let mut sizes = Vec::new();
                 while let Some(size) = sequence.next_element()? {
                     if sizes.len() == MAX_RANK {
-                        return Err(A::Error::custom(format!("it has more than {MAX_RANK} dimensions")));
+                        return Err(A::Error::custom(format!(
+                            "it has more than {MAX_RANK} dimensions"
+                        )));
                     }
                     sizes.push(size);
                 }

@@ -82,7 +82,10 @@ impl Shard for SafetensorsFile {
         let path = self.file.path();
         let element = element(info.dtype).ok_or_else(|| {
             let dtype = info.dtype;
-            ModelError::weights(path, format!("tensor {name} is {dtype:?}; supported are F32, F16, BF16, F64"))
+            ModelError::weights(
+                path,
+                format!("tensor {name} is {dtype:?}; supported are F32, F16, BF16, F64"),
+            )
         })?;
         let bytes = self.file.bytes().get(info.range());
         let view = bytes.and_then(|bytes| View::row_major(element, bytes, &info.shape.0));

@@ -4,92 +4,18 @@
 //! and PyTorch's persistent ids for storages. Values are small and never hold each other (containers are numbers of
 //! slots), so that neither nesting nor cycles cost a stack, and every opcode costs a bounded amount of memory.
 
-use std::collections::{BTreeSet, HashMap};
+mod torch;
 
-use super::super::view::Element;
+use std::collections::HashMap;
+
+use self::torch::Global;
+pub(super) use self::torch::{Dtype, Stored};
 
 /// The longest pickle that is read: about a hundred thousand tensors.
 const MAX_BYTES: usize = 16 << 20;
 /// Values on the stack, and values in containers.
 const MAX_STACK: usize = 1 << 20;
 const MAX_HELD: usize = 1 << 22;
-const MAX_TENSORS: usize = 1 << 17;
-/// Dimensions of a tensor.
-const MAX_RANK: usize = 16;
-
-/// The element type of a storage.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Dtype {
-    /// As PyTorch's storage classes are named.
-    pub name: &'static str,
-    /// Size of an element, in bytes.
-    pub size: usize,
-    /// How it is read, when it is a type for weights.
-    pub element: Option<Element>,
-}
-
-const fn dtype(name: &'static str, size: usize, element: Option<Element>) -> Dtype {
-    Dtype { name, size, element }
-}
-
-const DTYPES: [Dtype; 12] = [
-    dtype("Float", 4, Some(Element::F32)),
-    dtype("Half", 2, Some(Element::F16)),
-    dtype("BFloat16", 2, Some(Element::Bf16)),
-    dtype("Double", 8, Some(Element::F64)),
-    // Buffers beside the weights, such as positions or masks: they may be there, but not be asked for.
-    dtype("Long", 8, None),
-    dtype("Int", 4, None),
-    dtype("Short", 2, None),
-    dtype("Char", 1, None),
-    dtype("Byte", 1, None),
-    dtype("Bool", 1, None),
-    dtype("ComplexFloat", 8, None),
-    dtype("ComplexDouble", 16, None),
-];
-
-/// What a state dict may name.
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum Global {
-    OrderedDict,
-    Size,
-    RebuildTensor,
-    RebuildParameter,
-    Storage(Dtype),
-}
-
-impl Global {
-    fn find(module: &str, name: &str) -> Option<Self> {
-        match (module, name) {
-            ("collections", "OrderedDict") => Some(Self::OrderedDict),
-            ("torch", "Size") => Some(Self::Size),
-            ("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2") => Some(Self::RebuildTensor),
-            ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state") => {
-                Some(Self::RebuildParameter)
-            }
-            ("torch", _) => {
-                let kind = name.strip_suffix("Storage")?;
-                let dtype = DTYPES.iter().find(|dtype| dtype.name == kind);
-                dtype.copied().map(Self::Storage)
-            }
-            _ => None,
-        }
-    }
-}
-
-/// A tensor as the pickle describes it; nothing of it is checked against the storage yet.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct Stored<'a> {
-    pub dtype: Dtype,
-    /// The name of the storage's entry in the archive.
-    pub key: &'a str,
-    /// Elements of the storage.
-    pub numel: usize,
-    /// The tensor's first element in the storage.
-    pub offset: usize,
-    pub shape: Vec<usize>,
-    pub strides: Vec<usize>,
-}
 
 /// A value on the stack; what can hold others is a number.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +39,9 @@ enum Value<'a> {
 pub(super) fn state_dict(pickle: &[u8]) -> Result<Vec<(&str, Stored<'_>)>, String> {
     if pickle.len() > MAX_BYTES {
         let size = pickle.len();
-        return Err(format!("has {size} bytes; a state dict's is shorter than {MAX_BYTES}"));
+        return Err(format!(
+            "has {size} bytes; a state dict's is shorter than {MAX_BYTES}"
+        ));
     }
     let mut machine = Machine {
         rest: pickle,
@@ -121,7 +49,10 @@ pub(super) fn state_dict(pickle: &[u8]) -> Result<Vec<(&str, Stored<'_>)>, Strin
     };
     let result = loop {
         let at = pickle.len() - machine.rest.len();
-        match machine.step().map_err(|reason| format!("{reason} (at byte {at})"))? {
+        match machine
+            .step()
+            .map_err(|reason| format!("{reason} (at byte {at})"))?
+        {
             None => {}
             Some(result) => break result,
         }
@@ -200,7 +131,10 @@ impl<'a> Machine<'a> {
     /// A little-endian number of `width` bytes.
     fn unsigned(&mut self, width: usize) -> Result<u64, String> {
         let bytes = self.take(width)?;
-        Ok(bytes.iter().rev().fold(0, |number, &byte| number << 8 | u64::from(byte)))
+        Ok(bytes
+            .iter()
+            .rev()
+            .fold(0, |number, &byte| number << 8 | u64::from(byte)))
     }
 
     fn line(&mut self) -> Result<&'a str, String> {
@@ -222,7 +156,9 @@ impl<'a> Machine<'a> {
         if self.marks.last().is_some_and(|&mark| mark == self.stack.len()) {
             return Err("takes a value that is not there".into());
         }
-        self.stack.pop().ok_or_else(|| "takes a value that is not there".into())
+        self.stack
+            .pop()
+            .ok_or_else(|| "takes a value that is not there".into())
     }
 
     fn mark(&mut self) -> Result<(), String> {
@@ -268,7 +204,11 @@ impl<'a> Machine<'a> {
                 let number = self.unsigned(width)?;
                 // The highest bit is the sign's.
                 let unused = 64 - 8 * width as u32;
-                if width == 0 { 0 } else { (number << unused) as i64 >> unused }
+                if width == 0 {
+                    0
+                } else {
+                    (number << unused) as i64 >> unused
+                }
             }
         };
         self.push(Value::Int(number))
@@ -379,141 +319,4 @@ impl<'a> Machine<'a> {
         }
         Ok(())
     }
-
-    fn global(&mut self, opcode: u8) -> Result<(), String> {
-        let (module, name) = if opcode == b'c' {
-            (self.line()?, self.line()?)
-        } else {
-            match (self.pop()?, self.pop()?) {
-                (Value::Str(name), Value::Str(module)) => (module, name),
-                _ => return Err("names something that is no text".into()),
-            }
-        };
-        let global = Global::find(module, name).ok_or_else(|| {
-            let full: String = format!("{module}.{name}").chars().take(200).collect();
-            format!(
-                "asks for {full:?}, which no state dict of weights needs and which is not loaded, because that could run \
-                 code; save the model's state_dict() alone"
-            )
-        })?;
-        self.push(Value::Global(global))
-    }
-
-    fn persistent_id(&mut self) -> Result<(), String> {
-        let id = self.pop()?;
-        let Some(
-            [
-                Value::Str("storage"),
-                Value::Global(Global::Storage(dtype)),
-                Value::Str(key),
-                Value::Str(_),
-                Value::Int(numel),
-            ],
-        ) = self.items_of(id)
-        else {
-            return Err("has a persistent id that is no storage".into());
-        };
-        let storage = (*dtype, *key, size(*numel)?);
-        self.hold(1)?;
-        self.storages.push(storage);
-        self.push(Value::Storage(self.storages.len() - 1))
-    }
-
-    fn items_of(&self, value: Value<'a>) -> Option<&[Value<'a>]> {
-        match value {
-            Value::Tuple(start, count) => self.items.get(start..start + count),
-            _ => None,
-        }
-    }
-
-    /// Calls a function, as the pickle sees it.
-    fn reduce(&mut self) -> Result<(), String> {
-        let (arguments, callable) = (self.pop()?, self.pop()?);
-        let arguments = self.items_of(arguments).ok_or("calls something without arguments")?;
-        let result = match (callable, arguments) {
-            (Value::Global(Global::OrderedDict), []) => return self.new_dict(),
-            (Value::Global(Global::Size), [sizes @ Value::Tuple(..)]) => *sizes,
-            (Value::Global(Global::RebuildParameter), [tensor @ Value::Tensor(_), ..]) => *tensor,
-            (
-                Value::Global(Global::RebuildTensor),
-                [Value::Storage(storage), Value::Int(offset), shape, strides, ..],
-            ) => {
-                let tensor = self.tensor(*storage, *offset, (*shape, *strides))?;
-                self.hold(1 + tensor.shape.len())?;
-                self.tensors.push(tensor);
-                Value::Tensor(self.tensors.len() - 1)
-            }
-            (Value::Global(global), _) => {
-                return Err(format!("calls {global:?} with arguments that do not fit"));
-            }
-            _ => return Err("calls something that is no function".into()),
-        };
-        self.push(result)
-    }
-
-    fn tensor(
-        &self,
-        storage: usize,
-        offset: i64,
-        (shape, strides): (Value<'a>, Value<'a>),
-    ) -> Result<Stored<'a>, String> {
-        let sizes = |value| -> Result<Vec<usize>, String> {
-            let items = self.items_of(value).filter(|items| items.len() <= MAX_RANK);
-            let items = items.ok_or_else(|| format!("has a shape that is no tuple of up to {MAX_RANK} sizes"))?;
-            let sizes = items.iter().map(|item| match item {
-                Value::Int(number) => size(*number),
-                _ => Err("has a size that is no number".into()),
-            });
-            sizes.collect()
-        };
-        let (dtype, key, numel) = self.storages[storage];
-        Ok(Stored {
-            dtype,
-            key,
-            numel,
-            offset: size(offset)?,
-            shape: sizes(shape)?,
-            strides: sizes(strides)?,
-        })
-    }
-
-    /// Sets attributes: those of a dictionary (PyTorch's `_metadata`) and of a parameter are not needed.
-    fn build(&mut self) -> Result<(), String> {
-        self.pop()?;
-        match self.stack.last() {
-            Some(Value::Dict(_) | Value::Tensor(_)) => Ok(()),
-            _ => Err("sets attributes of something that has none".into()),
-        }
-    }
-
-    fn tensors_of(mut self, result: Value<'a>) -> Result<Vec<(&'a str, Stored<'a>)>, String> {
-        let Value::Dict(dict) = result else {
-            return Err("holds no dictionary; save the model's state_dict()".into());
-        };
-        let mut seen = BTreeSet::new();
-        let mut tensors = Vec::new();
-        for (key, value) in std::mem::take(&mut self.dicts[dict]) {
-            let Value::Str(name) = key else {
-                return Err("has a key that is no text; save the model's state_dict()".into());
-            };
-            if !seen.insert(name) {
-                return Err(format!("has {name} twice"));
-            }
-            // What else a program keeps beside its weights is not needed.
-            if let Value::Tensor(tensor) = value {
-                if tensors.len() == MAX_TENSORS {
-                    return Err(format!("has more than {MAX_TENSORS} tensors"));
-                }
-                tensors.push((name, self.tensors[tensor].clone()));
-            }
-        }
-        if tensors.is_empty() {
-            return Err("has no tensors at its top level; save the model's state_dict() alone".into());
-        }
-        Ok(tensors)
-    }
-}
-
-fn size(number: i64) -> Result<usize, String> {
-    usize::try_from(number).map_err(|_| format!("has a size of {number}"))
 }
