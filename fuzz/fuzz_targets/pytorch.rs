@@ -8,7 +8,11 @@ use aligner_model::weights::{PytorchSource, TensorSource};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let file = if bytes.starts_with(b"\x80\x02") { archive(bytes) } else { bytes.to_vec() };
+    let file = if bytes.starts_with(b"\x80\x02") {
+        archive(bytes)
+    } else {
+        bytes.to_vec()
+    };
     let Ok(mut source) = PytorchSource::from_bytes(Path::new("pytorch_model.bin"), file) else {
         return;
     };
@@ -27,7 +31,13 @@ fn archive(pickle: &[u8]) -> Vec<u8> {
         let length = (name.len() as u16).to_le_bytes();
         let common = [&[0; 12][..], &size, &size, &length, &[0; 2]].concat();
         out.extend([&b"PK\x03\x04\x14\0"[..], &common, name.as_bytes(), bytes].concat());
-        let entry = [&b"PK\x01\x02\x14\0\x14\0"[..], &common, &[0; 10], &at.to_le_bytes(), name.as_bytes()];
+        let entry = [
+            &b"PK\x01\x02\x14\0\x14\0"[..],
+            &common,
+            &[0; 10],
+            &at.to_le_bytes(),
+            name.as_bytes(),
+        ];
         directory.extend(entry.concat());
     }
     let (start, size) = (out.len() as u32, directory.len() as u32);

@@ -6,7 +6,11 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     for on_bad_row in [OnBadRow::Stop, OnBadRow::Skip] {
-        let options = ReadOptions { fields: Fields::Triple, on_bad_row, ..ReadOptions::default() };
+        let options = ReadOptions {
+            fields: Fields::Triple,
+            on_bad_row,
+            ..ReadOptions::default()
+        };
         let Ok(reader) = RowReader::from_reader("rows", bytes, options) else {
             return;
         };

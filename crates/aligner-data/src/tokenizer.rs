@@ -69,7 +69,8 @@ impl Tokenizer {
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
         let bytes = bounded(&path, MAX_TOKENIZER_BYTES)?;
-        let mut plain = parse(&bytes).map_err(|reason| DataError::tokenizer(dir, reason))?;
+        let mut plain =
+            caught(|| HfTokenizer::from_bytes(&bytes)).map_err(|reason| DataError::tokenizer(dir, reason))?;
         // A tokenizer.json may ask for truncation or padding: a row would lose its end without anybody noticing.
         plain.with_padding(None);
         plain
@@ -163,7 +164,7 @@ impl Tokenizer {
         if text.is_empty() && !add_special_tokens {
             return Ok(Vec::new());
         }
-        let encoding = self.inner.plain.encode_fast(text, add_special_tokens);
+        let encoding = caught(|| self.inner.plain.encode_fast(text, add_special_tokens));
         Ok(encoding
             .map_err(|error| DataError::tokenizer(&self.inner.dir, error))?
             .get_ids()
@@ -175,9 +176,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails on the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner
-            .plain
-            .decode(ids, true)
+        caught(|| self.inner.plain.decode(ids, true))
             .map_err(|error| DataError::tokenizer(&self.inner.dir, error))
     }
 
@@ -337,13 +336,12 @@ fn token_id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
-/// The tokenizer in a file of any content.
-///
-/// The reader of the `tokenizers` crate takes some of what a damaged file says for granted and then panics.
-fn parse(bytes: &[u8]) -> Result<HfTokenizer, String> {
-    match std::panic::catch_unwind(|| HfTokenizer::from_bytes(bytes)) {
-        Ok(Ok(tokenizer)) => Ok(tokenizer),
-        Ok(Err(error)) => Err(error.to_string()),
+/// Runs something of the `tokenizers` crate, which takes some of what a damaged `tokenizer.json` says for granted and then
+/// panics: when it is read (a normaliser without its table) or only when it is used (a table that points outside itself).
+fn caught<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    // What a panic leaves half done is a cache of words at most.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("tokenizer.json is damaged: its parts contradict each other".into()),
     }
 }

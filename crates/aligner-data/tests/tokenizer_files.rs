@@ -66,7 +66,7 @@ fn files_that_are_none() {
     for name in ["tokenizer.json", "tokenizer_config.json"] {
         let error = error_of(|dir| std::fs::write(dir.join(name), "[".repeat(100_000)).unwrap());
         assert!(
-            error.contains("JSON") || error.contains("recursion"),
+            error.contains("JSON") || error.contains("invalid type") || error.contains("recursion"),
             "{name}: {error}"
         );
         let error = error_of(|dir| {
@@ -82,8 +82,24 @@ fn files_that_are_none() {
     assert!(error.contains("tokenizer.json"), "{error}");
 }
 
+#[test]
+fn a_tokenizer_that_panics_when_read_or_used_is_an_error() {
+    // A table of four bytes whose only entry points far behind them.
+    let outside = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAP////9hYmMA"});
+    let missing = serde_json::json!({"type": "Precompiled"});
+    let error = error_of(|dir| edit(&dir.join("tokenizer.json"), |json| json["normalizer"] = missing));
+    assert!(error.contains("contradict"), "{error}");
+    let dir = dir();
+    edit(&dir.path().join("tokenizer.json"), |json| {
+        json["normalizer"] = outside
+    });
+    let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+    let error = tokenizer.encode_target("What is 2 + 2?").unwrap_err().to_string();
+    assert!(error.contains("contradict"), "{error}");
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
     fn a_changed_tokenizer_ends_in_a_tokenizer_or_an_error(

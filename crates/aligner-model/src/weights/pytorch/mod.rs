@@ -83,8 +83,10 @@ impl PytorchSource {
 }
 
 impl Shard for PytorchFile {
-    fn parse(file: MappedFile) -> Result<Self> {
+    fn parse(mut file: MappedFile) -> Result<Self> {
         let tensors = places(file.bytes()).map_err(|reason| ModelError::weights(file.path(), reason))?;
+        // Every entry has a header before its bytes: looking at them has mapped a share of the whole file.
+        file.release(0..file.bytes().len());
         Ok(Self { file, tensors })
     }
 
