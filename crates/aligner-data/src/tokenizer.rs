@@ -1,6 +1,7 @@
 //! The tokenizer of a model directory.
 
 use std::collections::BTreeSet;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,6 +24,11 @@ const FILES: [&str; 8] = [
     "vocab.json",
     "merges.txt",
 ];
+
+/// The largest `tokenizer.json` that is read; those of vocabularies of 256 000 tokens have about 35 MB.
+const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+/// The same of the JSON files beside it.
+const MAX_JSON_BYTES: u64 = 32 << 20;
 
 /// A model's tokenizer with its end-of-sequence tokens; cheap to clone, usable from many threads.
 ///
@@ -62,8 +68,9 @@ impl Tokenizer {
     /// When the tokenizer is missing or damaged, or no end-of-sequence token is named.
     pub fn from_dir(dir: &Path) -> Result<Self> {
         let path = dir.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(DataError::io("read", &path))?;
-        let mut plain = HfTokenizer::from_bytes(&bytes).map_err(|error| DataError::tokenizer(dir, error))?;
+        let bytes = bounded(&path, MAX_TOKENIZER_BYTES)?;
+        let mut plain =
+            caught(|| HfTokenizer::from_bytes(&bytes)).map_err(|reason| DataError::tokenizer(dir, reason))?;
         // A tokenizer.json may ask for truncation or padding: a row would lose its end without anybody noticing.
         plain.with_padding(None);
         plain
@@ -157,7 +164,7 @@ impl Tokenizer {
         if text.is_empty() && !add_special_tokens {
             return Ok(Vec::new());
         }
-        let encoding = self.inner.plain.encode_fast(text, add_special_tokens);
+        let encoding = caught(|| self.inner.plain.encode_fast(text, add_special_tokens));
         Ok(encoding
             .map_err(|error| DataError::tokenizer(&self.inner.dir, error))?
             .get_ids()
@@ -169,9 +176,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails on the ids.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner
-            .plain
-            .decode(ids, true)
+        caught(|| self.inner.plain.decode(ids, true))
             .map_err(|error| DataError::tokenizer(&self.inner.dir, error))
     }
 
@@ -298,10 +303,8 @@ impl EndTokens {
         let mut stop_ids = BTreeSet::new();
         for file in ["generation_config.json", "config.json"] {
             match json(&dir.join(file))?.get("eos_token_id") {
-                Some(Value::Array(ids)) => {
-                    stop_ids.extend(ids.iter().filter_map(Value::as_u64).map(|id| id as u32))
-                }
-                Some(id) => stop_ids.extend(id.as_u64().map(|id| id as u32)),
+                Some(Value::Array(ids)) => stop_ids.extend(ids.iter().filter_map(token_id)),
+                Some(id) => stop_ids.extend(token_id(id)),
                 None => {}
             }
         }
@@ -319,19 +322,59 @@ impl EndTokens {
             let reason = "no end-of-sequence token is named: set eos_token in tokenizer_config.json";
             DataError::tokenizer(dir, reason)
         })?;
+        if tokenizer.id_to_token(eos_id).is_none() {
+            let reason = format!("the eos_token_id {eos_id} is not in the vocabulary");
+            return Err(DataError::tokenizer(dir, reason));
+        }
         stop_ids.insert(eos_id);
         Ok(Self { eos_id, stop_ids })
     }
 }
 
+/// An id; a number that is none names no token.
+fn token_id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|id| u32::try_from(id).ok())
+}
+
+/// Runs something of the `tokenizers` crate, which takes some of what a damaged `tokenizer.json` says for granted and then
+/// panics: when it is read (a normaliser without its table) or only when it is used (a table that points outside itself).
+fn caught<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    // What a panic leaves half done is a cache of words at most.
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("tokenizer.json is damaged: its parts contradict each other".into()),
+    }
+}
+
 /// A JSON file, or null when there is none.
 fn json(path: &Path) -> Result<Value> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| DataError::Format {
-            path: path.into(),
-            reason: format!("is not valid JSON: {error}"),
-        }),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
-        Err(error) => Err(DataError::io("read", path)(error)),
+    match std::fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
+        _ => {}
     }
+    serde_json::from_slice(&bounded(path, MAX_JSON_BYTES)?).map_err(|error| DataError::Format {
+        path: path.into(),
+        reason: format!("is not valid JSON: {error}"),
+    })
+}
+
+/// A regular file of at most `max_bytes`: a pipe would block, a device has no end.
+fn bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+    let io = || DataError::io("read", path);
+    let error = |reason: String| DataError::Format {
+        path: path.into(),
+        reason,
+    };
+    if !std::fs::metadata(path).map_err(io())?.is_file() {
+        return Err(error("is not a file".into()));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(io())?;
+    file.take(max_bytes + 1).read_to_end(&mut bytes).map_err(io())?;
+    if bytes.len() as u64 > max_bytes {
+        return Err(error(format!(
+            "is larger than the {max_bytes} bytes that such a file may have"
+        )));
+    }
+    Ok(bytes)
 }

@@ -44,7 +44,10 @@ pub enum ModelError {
         supported: Vec<&'static str>,
     },
     /// A directory holds no weights.
-    #[error("{} has neither model.safetensors nor model.safetensors.index.json", .0.display())]
+    #[error(
+        "{} has neither model.safetensors nor pytorch_model.bin, nor an index of shards beside its name (*.index.json)",
+        .0.display()
+    )]
     NoWeights(PathBuf),
     /// A weight file is damaged or hostile.
     #[error("{}: {reason}", path.display())]
@@ -94,6 +97,13 @@ impl ModelError {
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
         move |source| Self::Io { action, path, source }
+    }
+
+    pub(crate) fn weights(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Weights {
+            path: path.to_path_buf(),
+            reason: reason.into(),
+        }
     }
 
     pub(crate) fn config(field: &'static str, reason: impl Into<String>) -> Self {

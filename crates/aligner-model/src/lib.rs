@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  config.json ──▶ ModelConfig ──▶ CausalDecoder ◀──▶ model.safetensors (one file or shards)
-//!                                   │
+//!                                   │   ◀─── pytorch_model.bin (likewise)
 //!               token ids ─────────▶│──▶ hidden states ──▶ logits            (score, generate)
 //!                                   └──▶ target_nll: loss of chosen tokens  (train)
 //! ```
@@ -44,6 +44,7 @@ pub mod kernels;
 pub mod lora;
 mod loss;
 pub mod nn;
+mod read;
 pub mod weights;
 
 pub use config::{

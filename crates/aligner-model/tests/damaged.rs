@@ -6,8 +6,10 @@ mod common;
 
 use std::path::Path;
 
-use aligner_model::load_dir;
+use aligner_model::weights::SafetensorsSource;
+use aligner_model::{LoraAdapter, load_dir};
 use burn::tensor::Device;
+use common::files::safetensors_file;
 use common::golden_dir;
 
 /// Copies a golden directory, lets `damage` change it, and returns the error of loading it.
@@ -138,4 +140,221 @@ fn configuration_that_is_no_json() {
         std::fs::write(dir.join("config.json"), b"\xff{").unwrap()
     });
     assert!(error.contains("config.json is not valid JSON"), "{error}");
+}
+
+#[test]
+fn more_layers_than_the_file_has_tensors_are_refused_before_any_is_made() {
+    for (layers, reason) in [
+        (4096, "no more than 29 tensors"),
+        (4097, "1..=4096"),
+        (16_777_216, "1..=4096"),
+    ] {
+        let start = std::time::Instant::now();
+        let error = error_of("tied", |dir| {
+            edit_json(&dir.join("config.json"), |c| {
+                c["num_hidden_layers"] = layers.into()
+            })
+        });
+        assert!(
+            error.contains("num_hidden_layers") && error.contains(reason),
+            "{error}"
+        );
+        assert!(start.elapsed().as_secs_f64() < 1.0, "{layers}");
+    }
+}
+
+#[test]
+fn dimensions_whose_product_is_no_width_are_refused() {
+    let error = error_of("tied", |dir| {
+        edit_json(&dir.join("config.json"), |c| {
+            c["num_attention_heads"] = (1 << 20).into();
+            c["num_key_value_heads"] = 1.into();
+            c["head_dim"] = (1 << 20).into();
+        })
+    });
+    assert!(error.contains("num_attention_heads"), "{error}");
+    let error = error_of("tied", |dir| {
+        edit_json(&dir.join("config.json"), |c| c["vocab_size"] = (1 << 24).into())
+    });
+    assert!(
+        error.contains("embed_tokens.weight") && error.contains("16777216"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_packed_tensor_without_dimensions() {
+    let error = error_of("baichuan", |dir| {
+        let path = dir.join("model.safetensors");
+        let bytes = std::fs::read(&path).unwrap();
+        let (prefix, rest) = bytes.split_at(8);
+        let length = u64::from_le_bytes(prefix.try_into().unwrap()) as usize;
+        let mut header: serde_json::Value = serde_json::from_slice(&rest[..length]).unwrap();
+        let tensor = &mut header["model.layers.0.self_attn.W_pack.weight"];
+        let start = tensor["data_offsets"][0].as_u64().unwrap();
+        *tensor = serde_json::json!({"dtype": "F32", "shape": [], "data_offsets": [start, start + 4]});
+        std::fs::write(path, safetensors_file(&header.to_string(), &rest[length..])).unwrap();
+    });
+    assert!(error.contains("W_pack") && error.contains("shape []"), "{error}");
+}
+
+fn safetensors_error(header: &str, data: &[u8]) -> String {
+    let file = safetensors_file(header, data);
+    SafetensorsSource::from_bytes(Path::new("model.safetensors"), file)
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn tensors_that_share_bytes_or_a_name() {
+    let error = safetensors_error(
+        r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#,
+        &[0; 8],
+    );
+    assert!(error.contains("tensors a and b overlap"), "{error}");
+    let error = safetensors_error(
+        r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}"#,
+        &[0; 8],
+    );
+    assert!(error.contains("tensor a stands in it twice"), "{error}");
+}
+
+#[test]
+fn headers_that_are_deep_or_long_and_hold_nothing() {
+    let deep = "[".repeat(1 << 20);
+    for header in [
+        deep.clone(),
+        format!(r#"{{"a":{deep}"#),
+        format!(r#"{{"a":{{"shape":{deep}"#),
+    ] {
+        let error = safetensors_error(&header, &[]);
+        assert!(error.contains("damaged header"), "{error}");
+    }
+    let ones = "1,".repeat(1 << 20);
+    let error = safetensors_error(
+        &format!(r#"{{"a":{{"dtype":"U8","shape":[{ones}1],"data_offsets":[0,1]}}}}"#),
+        &[0],
+    );
+    assert!(error.contains("more than 16 dimensions"), "{error}");
+}
+
+#[test]
+fn what_is_no_weight_file_says_what_it_is() {
+    let pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n".to_vec();
+    let error = SafetensorsSource::from_bytes(Path::new("m"), pointer)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("git lfs pull"), "{error}");
+    let error = error_of("tied", |dir| {
+        std::fs::remove_file(dir.join("model.safetensors")).unwrap();
+        std::fs::create_dir(dir.join("model.safetensors")).unwrap();
+    });
+    assert!(error.contains("neither model.safetensors"), "{error}");
+}
+
+#[test]
+fn an_index_that_does_not_fit_its_shards() {
+    let index = "model.safetensors.index.json";
+    let name = "model.norm.weight";
+    let error = error_of("sharded-bf16-linear", |dir| {
+        edit_json(&dir.join(index), |json| {
+            json["weight_map"]["model.extra.weight"] = json["weight_map"][name].clone()
+        });
+    });
+    assert!(
+        error.contains("holds model.extra.weight, but it does not"),
+        "{error}"
+    );
+    let error = error_of("sharded-bf16-linear", |dir| {
+        edit_json(&dir.join(index), |json| {
+            json["weight_map"][name] = "model-00001-of-00003.safetensors".into()
+        });
+    });
+    assert!(
+        error.contains("holds model.norm.weight, but it does not"),
+        "{error}"
+    );
+    for own in [index, "other.index.json"] {
+        let error = error_of("sharded-bf16-linear", |dir| {
+            edit_json(&dir.join(index), |json| json["weight_map"][name] = own.into());
+        });
+        assert!(error.contains("is an index itself"), "{error}");
+    }
+    let error = error_of("sharded-bf16-linear", |dir| {
+        let [one, two] = [1, 2].map(|shard| dir.join(format!("model-0000{shard}-of-00003.safetensors")));
+        std::fs::copy(one, two).unwrap();
+    });
+    assert!(error.contains("is also in"), "{error}");
+}
+
+#[test]
+fn configurations_that_are_too_long_or_too_deep() {
+    let error = error_of("tied", |dir| {
+        let padded = format!("{{}}{}", " ".repeat(5 << 20));
+        std::fs::write(dir.join("config.json"), padded).unwrap();
+    });
+    assert!(error.contains("larger than the 4194304 bytes"), "{error}");
+    let error = error_of("tied", |dir| {
+        std::fs::write(dir.join("config.json"), "[".repeat(1 << 20)).unwrap();
+    });
+    assert!(error.contains("not valid JSON"), "{error}");
+}
+
+/// The error of an adapter of which one file was changed.
+fn adapter_error(
+    change: impl FnOnce(&mut serde_json::Value),
+    weights: impl FnOnce(Vec<u8>) -> Vec<u8>,
+) -> String {
+    let dir = golden_dir("lora/attention");
+    let mut config =
+        serde_json::from_slice(&std::fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
+    change(&mut config);
+    let bytes = weights(std::fs::read(dir.join("adapter_model.safetensors")).unwrap());
+    LoraAdapter::from_bytes(config.to_string().as_bytes(), bytes)
+        .map(|_| ())
+        .unwrap_err()
+        .to_string()
+}
+
+#[test]
+fn adapters_that_do_not_add_up() {
+    let whole = |bytes: Vec<u8>| bytes;
+    for (field, value, reason) in [
+        ("r", serde_json::json!(5), "not of rank 5"),
+        ("r", serde_json::json!(0), "r is not a number"),
+        ("r", serde_json::json!(1u64 << 40), "r is not a number"),
+        ("r", serde_json::json!("4"), "r is not a number"),
+        (
+            "lora_alpha",
+            serde_json::json!("much"),
+            "lora_alpha is not a number",
+        ),
+        ("lora_alpha", serde_json::json!(-1), "alpha is -1"),
+        ("lora_dropout", serde_json::json!(1.5), "dropout is 1.5"),
+        (
+            "use_rslora",
+            serde_json::json!("yes"),
+            "use_rslora is not true or false",
+        ),
+        ("use_dora", serde_json::json!(1), "use_dora is not true or false"),
+        ("peft_type", serde_json::json!("IA3"), "only LORA"),
+        ("rank_pattern", serde_json::json!({"a": 1}), "rank_pattern"),
+        (
+            "target_modules",
+            serde_json::json!(["q_proj", 3]),
+            "target_modules",
+        ),
+    ] {
+        let error = adapter_error(|config| config[field] = value, whole);
+        assert!(error.contains(reason), "{field}: {error}");
+    }
+    for cut in [0, 7, 100, 1000] {
+        let error = adapter_error(|_| (), |bytes| bytes[..cut].to_vec());
+        assert!(error.contains("adapter_model.safetensors"), "{cut}: {error}");
+    }
+    let one = r#"{"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight":{"dtype":"F32","shape":[4,2],"data_offsets":[0,32]}}"#;
+    let error = adapter_error(|_| (), |_| safetensors_file(one, &[0; 32]));
+    assert!(error.contains("one of its two matrices only"), "{error}");
+    let error = adapter_error(|_| (), |_| safetensors_file("{}", &[]));
+    assert!(error.contains("holds no adapter"), "{error}");
 }

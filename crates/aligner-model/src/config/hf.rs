@@ -10,6 +10,10 @@ use crate::error::{ModelError, Result};
 /// The largest size accepted for any dimension, so that products of dimensions cannot overflow.
 const MAX_DIMENSION: u64 = 1 << 24;
 
+/// The largest number of layers accepted: far beyond any model, and small enough that layers can be listed before it is
+/// known whether the weights have them.
+const MAX_LAYERS: usize = 1 << 12;
+
 /// Typed reading of one JSON object; errors name the field.
 pub(super) struct Fields<'a>(pub &'a Map<String, Value>);
 
@@ -91,6 +95,10 @@ pub(super) fn from_map(raw: Map<String, Value>) -> Result<ModelConfig> {
     let kv_heads = kv_heads(&fields, family, heads)?;
     let head_dim = head_dim(&fields, family, hidden_size, heads)?;
     let layers = fields.required("num_hidden_layers")?;
+    if layers > MAX_LAYERS {
+        let reason = format!("{layers} is not a number in 1..={MAX_LAYERS}");
+        return Err(ModelError::config("num_hidden_layers", reason));
+    }
     let pretrained_positions = max_positions(&fields, family)?;
     let ropes = Ropes::read(&fields, family, head_dim, pretrained_positions)?;
     let declared = fields.boolean("attention_bias")?.unwrap_or(false);
@@ -109,7 +117,7 @@ pub(super) fn from_map(raw: Map<String, Value>) -> Result<ModelConfig> {
         kv_heads,
         head_dim,
         max_positions: ropes.max_positions,
-        rms_norm_eps: fields.float("rms_norm_eps")?.unwrap_or(family.default_norm_eps),
+        rms_norm_eps: norm_eps(&fields, family)?,
         layer_kinds: layer_kinds(&fields, family, layers)?,
         rope: ropes.global,
         local_rope: ropes.local,
@@ -162,6 +170,16 @@ fn family(fields: &Fields<'_>) -> Result<&'static Family> {
     })
 }
 
+fn norm_eps(fields: &Fields<'_>, family: &Family) -> Result<f64> {
+    const NAME: &str = "rms_norm_eps";
+    let epsilon = fields.float(NAME)?.unwrap_or(family.default_norm_eps);
+    if epsilon >= 0.0 {
+        Ok(epsilon)
+    } else {
+        Err(ModelError::config(NAME, format!("{epsilon} is below 0")))
+    }
+}
+
 fn max_positions(fields: &Fields<'_>, family: &Family) -> Result<usize> {
     let given = fields.dimension("max_position_embeddings")?;
     if given.is_none() && family.packing == Packing::Baichuan {
@@ -192,6 +210,10 @@ fn head_dim(fields: &Fields<'_>, family: &Family, hidden_size: usize, heads: usi
             return Err(ModelError::config("num_attention_heads", reason));
         }
     };
+    if (heads * head_dim) as u64 > MAX_DIMENSION {
+        let reason = format!("{heads} heads of {head_dim} are wider than {MAX_DIMENSION}");
+        return Err(ModelError::config("num_attention_heads", reason));
+    }
     // Rotary embedding turns pairs of dimensions.
     if !head_dim.is_multiple_of(2) {
         return Err(ModelError::config(
@@ -445,10 +467,12 @@ mod tests {
             ("hidden_size", serde_json::json!(0)),
             ("vocab_size", serde_json::json!(-5)),
             ("num_hidden_layers", serde_json::json!(1u64 << 60)),
+            ("num_hidden_layers", serde_json::json!(1 << 24)),
             ("intermediate_size", serde_json::json!("8")),
             ("head_dim", serde_json::json!(3)),
             ("hidden_act", serde_json::json!("relu3")),
             ("rms_norm_eps", serde_json::json!("small")),
+            ("rms_norm_eps", serde_json::json!(-1e-6)),
         ] {
             let error = parse(|raw| {
                 raw.insert(field.into(), value);

@@ -9,6 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
+use crate::read::{MAX_CONFIG_BYTES, bounded, json_error};
 pub use families::{NormPlacement, Packing, QkNorm};
 pub use rope::{RopeConfig, RopeScaling};
 
@@ -165,9 +166,15 @@ impl ModelConfig {
     /// When the file is missing or no JSON, names an architecture that is not supported, or lacks a field.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join("config.json");
-        let bytes = std::fs::read(&path).map_err(ModelError::io("read", &path))?;
-        let raw = serde_json::from_slice(&bytes).map_err(|source| ModelError::Json { path, source })?;
-        hf::from_map(raw)
+        Self::parse(&path, &bounded(&path, MAX_CONFIG_BYTES)?)
+    }
+
+    /// Reads the content of a `config.json`; `path` stands for it in messages.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn parse(path: &Path, json: &[u8]) -> Result<Self> {
+        hf::from_map(serde_json::from_slice(json).map_err(json_error(path))?)
     }
 
     /// Writes `dir/config.json`: the fields it was read with, weights declared as float32.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{LoraAdapter, LoraConfig, LoraWeights, TargetModules};
 use crate::error::{ModelError, Result};
+use crate::read::{MAX_CONFIG_BYTES, bounded, json_error};
 use crate::weights::{
     HostTensor, NamedTensor, SafetensorsSource, TensorSource, write_atomic, write_safetensors,
 };
@@ -29,19 +30,26 @@ impl LoraAdapter {
     /// LoRA, DoRA, trained biases or whole modules, ranks by layer).
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
-        let bytes = std::fs::read(&path).map_err(ModelError::io("read", &path))?;
-        let raw: Map<String, Value> = serde_json::from_slice(&bytes).map_err(|source| ModelError::Json {
-            path: path.clone(),
-            source,
-        })?;
-        let error = |reason: String| ModelError::Weights {
-            path: path.clone(),
-            reason,
-        };
-        let config = read_config(&raw).map_err(error)?;
+        let json = bounded(&path, MAX_CONFIG_BYTES)?;
+        Self::parse(&path, &json, || SafetensorsSource::open_file(&dir.join(WEIGHTS)))
+    }
+
+    /// Reads an adapter whose files are in memory: the contents of `adapter_config.json` and
+    /// `adapter_model.safetensors`.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn from_bytes(config: &[u8], weights: Vec<u8>) -> Result<Self> {
+        let weights = || SafetensorsSource::from_bytes(Path::new(WEIGHTS), weights);
+        Self::parse(Path::new(CONFIG), config, weights)
+    }
+
+    fn parse(path: &Path, json: &[u8], weights: impl FnOnce() -> Result<SafetensorsSource>) -> Result<Self> {
+        let raw: Map<String, Value> = serde_json::from_slice(json).map_err(json_error(path))?;
+        let config = read_config(&raw).map_err(|reason| ModelError::weights(path, reason))?;
         config.validate()?;
         Ok(Self {
-            layers: read_weights(&dir.join(WEIGHTS))?,
+            layers: read_weights(weights()?, &config)?,
             base_model: raw
                 .get("base_model_name_or_path")
                 .and_then(Value::as_str)
@@ -123,7 +131,7 @@ fn read_config(raw: &Map<String, Value>) -> Result<LoraConfig, String> {
         return Err(format!("peft_type is {method}; only LORA adapters are supported"));
     }
     for name in ["use_dora", "fan_in_fan_out", "use_qalora", "lora_bias"] {
-        if raw.get(name).and_then(Value::as_bool) == Some(true) {
+        if flag(raw, name)? {
             return Err(format!("{name} is set; such adapters are not supported"));
         }
     }
@@ -148,13 +156,11 @@ fn read_config(raw: &Map<String, Value>) -> Result<LoraConfig, String> {
         .filter(|rank| (1..=1 << 20).contains(rank));
     let rank = rank.ok_or("r is not a number of 1 or more")?;
     let target_modules = match raw.get("target_modules") {
-        Some(Value::Array(names)) => TargetModules::Names(
-            names
-                .iter()
-                .filter_map(Value::as_str)
-                .map(str::to_string)
-                .collect(),
-        ),
+        Some(Value::Array(names)) => {
+            let names = names.iter().map(|name| name.as_str().map(str::to_string));
+            let names: Option<Vec<String>> = names.collect();
+            TargetModules::Names(names.ok_or("target_modules has an entry that is no text")?)
+        }
         _ => TargetModules::AllLinear,
     };
     Ok(LoraConfig {
@@ -162,16 +168,21 @@ fn read_config(raw: &Map<String, Value>) -> Result<LoraConfig, String> {
         alpha: number("lora_alpha", 8.0)?,
         dropout: number("lora_dropout", 0.0)?,
         target_modules,
-        rslora: raw.get("use_rslora").and_then(Value::as_bool).unwrap_or(false),
+        rslora: flag(raw, "use_rslora")?,
     })
 }
 
-fn read_weights(path: &Path) -> Result<BTreeMap<String, LoraWeights>> {
-    let mut source = SafetensorsSource::open_file(path)?;
-    let error = |reason: String| ModelError::Weights {
-        path: path.to_path_buf(),
-        reason,
-    };
+fn flag(raw: &Map<String, Value>, name: &str) -> Result<bool, String> {
+    match raw.get(name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(set)) => Ok(*set),
+        Some(_) => Err(format!("{name} is not true or false")),
+    }
+}
+
+fn read_weights(mut source: SafetensorsSource, config: &LoraConfig) -> Result<BTreeMap<String, LoraWeights>> {
+    let path = source.path().to_path_buf();
+    let error = |reason: String| ModelError::weights(&path, reason);
     let mut halves: BTreeMap<String, [Option<HostTensor>; 2]> = BTreeMap::new();
     for name in source.names() {
         let place = name.strip_prefix(PREFIX).and_then(|rest| {
@@ -190,6 +201,15 @@ fn read_weights(path: &Path) -> Result<BTreeMap<String, LoraWeights>> {
         let [Some(a), Some(b)] = halves else {
             return Err(error(format!("{layer} has one of its two matrices only")));
         };
+        let rank = config.rank;
+        if !matches!(a.shape[..], [rows, _] if rows == rank)
+            || !matches!(b.shape[..], [_, columns] if columns == rank)
+        {
+            let (a, b) = (&a.shape, &b.shape);
+            return Err(error(format!(
+                "{layer} has matrices of shapes {a:?} and {b:?}, which are not of rank {rank}"
+            )));
+        }
         layers.insert(layer, LoraWeights { a, b });
     }
     if layers.is_empty() {

@@ -47,6 +47,7 @@ pub(super) fn load(
     device: &Device,
 ) -> Result<CausalDecoder> {
     let mut source = Unpacked::new(source, config);
+    check_layers(config, &source)?;
     let mut loader = Loader {
         source: &mut source,
         position: Position::default(),
@@ -74,6 +75,25 @@ pub(super) fn load(
     Ok(decoder)
 }
 
+/// A configuration can ask for more layers than memory has room for; every layer has tensors, so their number says before
+/// any layer is made whether they can be there.
+fn check_layers(config: &ModelConfig, source: &dyn TensorSource) -> Result<()> {
+    let names = source.names();
+    // A source of new weights has every tensor and lists none.
+    if names.is_empty() || config.layers <= names.len() {
+        return Ok(());
+    }
+    Err(ModelError::config(
+        "num_hidden_layers",
+        format!(
+            "asks for {} layers, but there are no more than {} tensors in {}",
+            config.layers,
+            names.len(),
+            source.path().display()
+        ),
+    ))
+}
+
 struct Loader<'a> {
     source: &'a mut dyn TensorSource,
     position: Position,
@@ -86,32 +106,35 @@ struct Loader<'a> {
 impl Loader<'_> {
     fn fetch<const D: usize>(&mut self, expected: &[usize]) -> Result<Option<Tensor<D>>> {
         let name = self.position.name();
-        let Some(tensor) = self.source.read(&name)? else {
+        let transposed = self.position.transposed::<D>();
+        let tensor = if transposed {
+            self.source.read_transposed(&name)?
+        } else {
+            self.source.read(&name)?
+        };
+        let Some(tensor) = tensor else {
             self.missing.push(name);
             return Ok(None);
         };
-        let transposed = self.position.transposed::<D>();
-        let mut stored = expected.to_vec();
-        if transposed {
-            stored.reverse();
-        }
-        if tensor.shape != stored {
+        if tensor.shape != expected {
+            // The message speaks of shapes as the file has them.
+            let [mut got, mut expected] = [tensor.shape, expected.to_vec()];
+            for shape in [&mut got, &mut expected] {
+                if transposed && shape.len() == 2 {
+                    shape.reverse();
+                }
+            }
             let path = self.source.path().to_path_buf();
             return Err(ModelError::Shape {
                 path,
                 name,
-                expected: stored,
-                got: tensor.shape,
+                expected,
+                got,
             });
         }
         self.used.insert(name);
-        let values = if transposed {
-            transpose(&tensor)
-        } else {
-            tensor.values
-        };
         Ok(Some(Tensor::from_data(
-            TensorData::new(values, expected.to_vec()),
+            TensorData::new(tensor.values, tensor.shape),
             &self.device,
         )))
     }

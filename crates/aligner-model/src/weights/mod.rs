@@ -1,12 +1,18 @@
 //! Weights in and out of a [`CausalDecoder`].
 //!
 //! A [`TensorSource`] gives tensors by their Hugging Face names; reading fills the decoder one tensor at a time, so that
-//! no second copy of the model exists. Each file format is one source and one writer.
+//! no second copy of the model exists. Each file format is one source and one writer. Files are mapped into memory, and a
+//! tensor is converted to f32, transposed and checked in one pass over the mapping.
 
 mod bind;
 mod init;
+mod map;
 mod names;
+mod pytorch;
 mod safetensors;
+mod shard_index;
+mod shards;
+mod view;
 mod write;
 
 use std::path::Path;
@@ -15,7 +21,9 @@ use burn::tensor::Device;
 
 pub use bind::{named_parameters, named_tensors};
 pub(crate) use init::uniform;
+pub use pytorch::PytorchSource;
 pub use safetensors::{NamedTensor, SafetensorsSource, write_safetensors};
+pub use shard_index::ShardIndex;
 pub(crate) use write::write_atomic;
 
 use crate::config::ModelConfig;
@@ -31,6 +39,20 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
+impl HostTensor {
+    /// The matrix with its dimensions exchanged; a tensor that is no matrix as it is.
+    #[must_use]
+    pub(crate) fn transposed(self) -> Self {
+        match self.shape[..] {
+            [rows, columns] => Self {
+                shape: vec![columns, rows],
+                values: bind::transpose(&self),
+            },
+            _ => self,
+        }
+    }
+}
+
 /// Where tensors come from, by Hugging Face name.
 pub trait TensorSource {
     /// The tensor called `name`, or `None` when there is none.
@@ -38,6 +60,14 @@ pub trait TensorSource {
     /// # Errors
     /// When the tensor exists and cannot be read.
     fn read(&mut self, name: &str) -> Result<Option<HostTensor>>;
+
+    /// The matrix called `name` with its dimensions exchanged; a tensor that is no matrix as it is.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn read_transposed(&mut self, name: &str) -> Result<Option<HostTensor>> {
+        Ok(self.read(name)?.map(HostTensor::transposed))
+    }
 
     /// All names.
     fn names(&self) -> Vec<String>;
@@ -55,14 +85,14 @@ pub struct Loaded {
     pub decoder: CausalDecoder,
 }
 
-/// Reads a Hugging Face model directory: `config.json` and `model.safetensors`, or shards with their index.
+/// Reads a Hugging Face model directory: `config.json` and `model.safetensors`, or `pytorch_model.bin` when there is none,
+/// each as one file or as shards with their index.
 ///
 /// # Errors
 /// When a file is missing or damaged, the architecture is unknown, or a tensor is missing or of another shape.
 pub fn load_dir(dir: &Path, device: &Device) -> Result<Loaded> {
     let config = ModelConfig::read(dir)?;
-    let mut source = SafetensorsSource::open(dir)?;
-    let decoder = bind::load(&config, &mut source, device)?;
+    let decoder = load_weights(&config, dir, device)?;
     Ok(Loaded { config, decoder })
 }
 
@@ -84,7 +114,18 @@ pub fn save_dir(config: &ModelConfig, decoder: &CausalDecoder, dir: &Path) -> Re
 /// # Errors
 /// As [`load_dir`].
 pub fn load_weights(config: &ModelConfig, dir: &Path, device: &Device) -> Result<CausalDecoder> {
-    bind::load(config, &mut SafetensorsSource::open(dir)?, device)
+    bind::load(config, open_dir(dir)?.as_mut(), device)
+}
+
+/// The weights of a directory in the first format that it has.
+fn open_dir(dir: &Path) -> Result<Box<dyn TensorSource>> {
+    if let Some(source) = SafetensorsSource::find(dir)? {
+        return Ok(Box::new(source));
+    }
+    if let Some(source) = PytorchSource::find(dir)? {
+        return Ok(Box::new(source));
+    }
+    Err(crate::ModelError::NoWeights(dir.to_path_buf()))
 }
 
 pub(crate) fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result<CausalDecoder> {

@@ -106,7 +106,9 @@ impl<'a> Unpacked<'a> {
         };
         if tensor.shape.first() != Some(&all) {
             let mut expected = tensor.shape.clone();
-            expected[0] = all;
+            if let Some(rows) = expected.first_mut() {
+                *rows = all;
+            }
             return Err(ModelError::Shape {
                 path: self.inner.path().to_path_buf(),
                 name: stored,
@@ -129,6 +131,16 @@ impl TensorSource for Unpacked<'_> {
         match self.place(name) {
             Some((stored, before, rows, all)) => self.part(stored, (before, rows, all)),
             None => self.inner.read(name),
+        }
+    }
+
+    fn read_transposed(&mut self, name: &str) -> Result<Option<HostTensor>> {
+        match self.place(name) {
+            Some((stored, before, rows, all)) => {
+                let part = self.part(stored, (before, rows, all))?;
+                Ok(part.map(HostTensor::transposed))
+            }
+            None => self.inner.read_transposed(name),
         }
     }
 

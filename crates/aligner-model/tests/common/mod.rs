@@ -1,6 +1,8 @@
 //! What the tests of this crate share.
 #![allow(dead_code, clippy::print_stdout)]
 
+pub mod files;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
