@@ -4,6 +4,7 @@
 //! no second copy of the model exists. Each file format is one source and one writer.
 
 mod bind;
+pub mod gguf;
 mod init;
 mod names;
 mod safetensors;

@@ -3,8 +3,10 @@
 //! ```text
 //!  model.gguf ──▶ GgufFile ──▶ GgufSource          tensors by Hugging Face name, as f32     (names, dequant)
 //!                    ├───────▶ hf_config           a config.json                            (config, rope)
-//!                    └───────▶ tokenizer_files     tokenizer.json, tokenizer_config.json    (tokenizer)
+//!                    └───────▶ tokenizer_files     tokenizer.json, tokenizer_config.json, … (tokenizer)
 //! ```
+//!
+//! [`import`] makes a Hugging Face directory of all three.
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>. Versions 2 and 3, little-endian. A file may come
 //! from anywhere: what does not add up is [`ModelError::Weights`], and nothing is allocated that the file's size does not
@@ -13,12 +15,14 @@
 mod config;
 mod dequant;
 mod header;
+mod import;
 mod names;
 mod rope;
 mod tokenizer;
 mod value;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -27,6 +31,7 @@ use std::sync::{Mutex, PoisonError};
 pub use config::hf_config;
 pub use dequant::GgmlType;
 pub use header::GgufTensor;
+pub use import::{Imported, import};
 pub use names::GgufSource;
 pub use tokenizer::tokenizer_files;
 pub use value::{GgufArray, GgufValue};
@@ -35,13 +40,26 @@ use self::header::Header;
 use super::HostTensor;
 use crate::error::{ModelError, Result};
 
+/// What a GGUF file is read from.
+trait Storage: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Storage for T {}
+
 /// A GGUF file whose header has been read; tensors are read one at a time.
-#[derive(Debug)]
 pub struct GgufFile {
     path: PathBuf,
-    /// Behind a lock because reading moves the file's one position.
-    file: Mutex<File>,
+    /// Behind a lock because reading moves its one position.
+    storage: Mutex<Box<dyn Storage>>,
     header: Header,
+}
+
+impl fmt::Debug for GgufFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GgufFile")
+            .field("path", &self.path)
+            .field("header", &self.header)
+            .finish_non_exhaustive()
+    }
 }
 
 impl GgufFile {
@@ -51,11 +69,21 @@ impl GgufFile {
     /// When it cannot be read, is damaged, or holds a type of tensor that is not read.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(ModelError::io("read", path))?;
-        let size = file.metadata().map_err(ModelError::io("read", path))?.len();
-        let header = Header::read(BufReader::with_capacity(1 << 16, &file), size, path)?;
+        Self::from_reader(file, path)
+    }
+
+    /// The same from anything that can be read, for example bytes in memory; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`GgufFile::open`].
+    pub fn from_reader(mut reader: impl Read + Seek + Send + 'static, path: &Path) -> Result<Self> {
+        let io = || ModelError::io("read", path);
+        let size = reader.seek(SeekFrom::End(0)).map_err(io())?;
+        reader.rewind().map_err(io())?;
+        let header = Header::read(BufReader::with_capacity(1 << 16, &mut reader), size, path)?;
         Ok(Self {
             path: path.to_path_buf(),
-            file: Mutex::new(file),
+            storage: Mutex::new(Box::new(reader)),
             header,
         })
     }
@@ -91,11 +119,12 @@ impl GgufFile {
         };
         // The header's reader has checked that the file has so many bytes.
         let mut bytes = vec![0; tensor.bytes as usize];
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.seek(SeekFrom::Start(tensor.start))
-            .and_then(|_| file.read_exact(&mut bytes))
+        let mut storage = self.storage.lock().unwrap_or_else(PoisonError::into_inner);
+        storage
+            .seek(SeekFrom::Start(tensor.start))
+            .and_then(|_| storage.read_exact(&mut bytes))
             .map_err(ModelError::io("read", &self.path))?;
-        drop(file);
+        drop(storage);
         let values = tensor.kind.to_f32(&bytes);
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(self.error(format!("tensor {name} holds {} at element {at}", values[at])));

@@ -1,9 +1,10 @@
 //! GGUF's tensors under Hugging Face's names and in its order of rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::GgufFile;
+use crate::config::{ModelConfig, QkNorm};
 use crate::error::{ModelError, Result};
 use crate::weights::{HostTensor, TensorSource};
 
@@ -105,6 +106,44 @@ fn hugging_face_name(stored: &str) -> Option<String> {
     Some(format!("model.layers.{layer}.{part}.{leaf}"))
 }
 
+/// The names of all tensors of a model of one of the families.
+pub(super) fn expected(config: &ModelConfig) -> BTreeSet<String> {
+    let mut parts = vec![
+        "input_layernorm.weight",
+        "post_attention_layernorm.weight",
+        "self_attn.q_proj.weight",
+        "self_attn.k_proj.weight",
+        "self_attn.v_proj.weight",
+        "self_attn.o_proj.weight",
+        "mlp.gate_proj.weight",
+        "mlp.up_proj.weight",
+        "mlp.down_proj.weight",
+    ];
+    let optional: [(bool, &[&str]); 4] = [
+        (
+            config.qkv_bias,
+            &["self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"],
+        ),
+        (config.output_bias, &["self_attn.o_proj.bias"]),
+        (config.mlp_bias, &["mlp.gate_proj.bias", "mlp.up_proj.bias", "mlp.down_proj.bias"]),
+        (
+            config.qk_norm != QkNorm::None,
+            &["self_attn.q_norm.weight", "self_attn.k_norm.weight"],
+        ),
+    ];
+    for (_, names) in optional.iter().filter(|(is_there, _)| *is_there) {
+        parts.extend_from_slice(names);
+    }
+    let layers = (0..config.layers)
+        .flat_map(|layer| parts.iter().map(move |part| format!("model.layers.{layer}.{part}")));
+    let mut names: BTreeSet<String> = layers.collect();
+    names.extend(["model.embed_tokens.weight".into(), "model.norm.weight".into()]);
+    if !config.tie_embeddings {
+        names.insert("lm_head.weight".into());
+    }
+    names
+}
+
 /// What llama.cpp's converter did to a tensor and reading undoes.
 #[derive(Debug, Clone, Copy)]
 enum Change {
@@ -167,6 +206,12 @@ impl GgufSource {
             }
         }
         Ok(Self { file, places })
+    }
+
+    /// A tensor's dimensions, outermost first, by its Hugging Face name; `None` when there is none.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let place = self.places.get(name)?;
+        Some(&self.file.tensors().get(&place.stored)?.shape)
     }
 
     /// The file.
