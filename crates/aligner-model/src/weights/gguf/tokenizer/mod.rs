@@ -41,7 +41,7 @@ pub fn tokenizer_files(file: &GgufFile) -> Result<BTreeMap<&'static str, String>
         Built::Verbatim(text) => text,
         Built::Parts { parts, .. } => {
             let processor = ends.post_processor(file, &vocabulary, &ids)?;
-            text(&tokenizer_json(&vocabulary, parts, processor), false)?
+            text(&tokenizer_json(&vocabulary, *parts, processor), false)?
         }
     };
     let mut files = BTreeMap::from([
@@ -62,7 +62,7 @@ pub fn tokenizer_files(file: &GgufFile) -> Result<BTreeMap<&'static str, String>
 enum Built {
     Verbatim(String),
     Parts {
-        parts: Parts,
+        parts: Box<Parts>,
         usually_adds_bos: bool,
     },
 }
@@ -82,7 +82,7 @@ impl Built {
             }
         };
         Ok(Self::Parts {
-            parts,
+            parts: Box::new(parts),
             usually_adds_bos,
         })
     }
