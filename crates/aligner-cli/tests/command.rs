@@ -411,11 +411,20 @@ fn a_gguf_file_becomes_a_model_directory() {
     // Another command takes the directory for what it is.
     lab.ok("data check few.jsonl --model imported");
     let refused = lab.fails(2, "import qwen2.gguf --out imported");
-    assert!(refused.contains("holds a model already") && refused.contains("--overwrite"), "{refused}");
+    assert!(
+        refused.contains("holds a model already") && refused.contains("--overwrite"),
+        "{refused}"
+    );
     let output = lab.run("import qwen2.gguf --out imported --overwrite");
     let said = text(&output.stderr);
-    assert!(output.status.success() && said.contains("Qwen2ForCausalLM") && said.contains("BF16"), "{said}");
+    assert!(
+        output.status.success() && said.contains("Qwen2ForCausalLM") && said.contains("BF16"),
+        "{said}"
+    );
     std::fs::write(lab.path("half.gguf"), b"GGUF\x03\0\0\0").unwrap();
     let error = lab.fails(1, "import half.gguf --out other");
-    assert!(error.contains("half.gguf") && !lab.path("other").exists(), "{error}");
+    assert!(
+        error.contains("half.gguf") && !lab.path("other").exists(),
+        "{error}"
+    );
 }

@@ -15,7 +15,14 @@ use serde_json::{Value, json};
 use sha2::Digest;
 use tokenizers::Tokenizer;
 
-const MODELS: [&str; 6] = ["llama", "llama-rope-freqs", "llama-yarn", "qwen2", "qwen3", "gemma"];
+const MODELS: [&str; 6] = [
+    "llama",
+    "llama-rope-freqs",
+    "llama-yarn",
+    "qwen2",
+    "qwen3",
+    "gemma",
+];
 /// The types of `types.f32`, in order.
 const TYPES: [&str; 11] = [
     "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K",
@@ -41,7 +48,8 @@ fn golden(model: &str) -> Golden {
 
 fn imported(model: &str) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    import(&path(&format!("{model}.gguf")), dir.path(), false).unwrap_or_else(|error| panic!("{model}: {error}"));
+    import(&path(&format!("{model}.gguf")), dir.path(), false)
+        .unwrap_or_else(|error| panic!("{model}: {error}"));
     dir
 }
 
@@ -82,9 +90,7 @@ fn logits_equal_those_of_the_model_that_was_converted() {
         let dir = imported(model);
         let loaded = load_dir(dir.path(), &device).unwrap();
         let hidden = loaded.decoder.forward(ids(&[&golden.ids], &device), None);
-        let logits = loaded
-            .decoder
-            .logits(hidden.narrow(1, golden.ids.len() - 2, 2));
+        let logits = loaded.decoder.logits(hidden.narrow(1, golden.ids.len() - 2, 2));
         let expected: Vec<f32> = golden
             .last_two_logits
             .concat()
@@ -106,7 +112,11 @@ fn rope_parameters_are_those_of_the_model_that_was_converted() {
                 (Some(got), Some(expected)) => got == expected,
                 _ => parameters[name] == *expected,
             };
-            assert!(equal, "{model}: {name} is {} and not {expected}", parameters[name]);
+            assert!(
+                equal,
+                "{model}: {name} is {} and not {expected}",
+                parameters[name]
+            );
         }
     }
 }
@@ -120,7 +130,12 @@ fn tokenizers_encode_and_decode_like_the_originals() {
         let cases = golden.texts.iter().zip(&golden.token_ids).zip(&golden.decoded);
         for ((text, expected), decoded) in cases {
             let got = tokenizer.encode(text.as_str(), true).unwrap();
-            assert_eq!(got.get_ids(), expected, "{model}: {text:?} {:?}", got.get_tokens());
+            assert_eq!(
+                got.get_ids(),
+                expected,
+                "{model}: {text:?} {:?}",
+                got.get_tokens()
+            );
             let is_sentence_piece = ["llama", "gemma"].contains(&model);
             let got = tokenizer.decode(expected, is_sentence_piece).unwrap();
             assert_eq!(got, *decoded, "{model}");
@@ -132,17 +147,27 @@ fn tokenizers_encode_and_decode_like_the_originals() {
 fn the_directory_is_complete_and_names_its_special_tokens() {
     let dir = imported("qwen2");
     let expected = [
-        "chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "chat_template.jinja",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
         "tokenizer_config.json",
     ];
     assert_eq!(file_names(dir.path()), expected);
     let config = read_json(&dir.path().join("tokenizer_config.json"));
-    assert_eq!((&config["bos_token"], &config["eos_token"]), (&json!("<|start|>"), &json!("<|end|>")));
+    assert_eq!(
+        (&config["bos_token"], &config["eos_token"]),
+        (&json!("<|start|>"), &json!("<|end|>"))
+    );
     assert_eq!(config["model_max_length"], 128);
     let template = std::fs::read_to_string(dir.path().join("chat_template.jinja")).unwrap();
     assert_eq!(config["chat_template"], template.as_str());
     let eos = read_json(&dir.path().join("config.json"))["eos_token_id"].clone();
-    assert_eq!(read_json(&dir.path().join("generation_config.json"))["eos_token_id"], eos);
+    assert_eq!(
+        read_json(&dir.path().join("generation_config.json"))["eos_token_id"],
+        eos
+    );
     // The row that only fills the embedding up is no token.
     let vocab = read_json(&dir.path().join("tokenizer.json"))["model"]["vocab"].clone();
     assert!(vocab.get("[PAD323]").is_none() && vocab.as_object().unwrap().len() == 323);
@@ -152,14 +177,25 @@ fn the_directory_is_complete_and_names_its_special_tokens() {
 fn a_model_is_overwritten_only_when_told_and_other_files_stay() {
     let dir = imported("qwen2");
     let file = path("gemma.gguf");
-    assert!(matches!(import(&file, dir.path(), false), Err(ModelError::ModelExists(_))));
+    assert!(matches!(
+        import(&file, dir.path(), false),
+        Err(ModelError::ModelExists(_))
+    ));
     std::fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     std::fs::write(dir.path().join("aligner.json"), "{}").unwrap();
     let done = import(&file, dir.path(), true).unwrap();
-    assert_eq!((done.architecture.as_str(), done.has_manifest), ("GemmaForCausalLM", false));
+    assert_eq!(
+        (done.architecture.as_str(), done.has_manifest),
+        ("GemmaForCausalLM", false)
+    );
     // What spoke for the old model has gone: Gemma's file has no chat template.
     let expected = [
-        "config.json", "generation_config.json", "model.safetensors", "notes.txt", "tokenizer.json", "tokenizer_config.json",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "notes.txt",
+        "tokenizer.json",
+        "tokenizer_config.json",
     ];
     assert_eq!(file_names(dir.path()), expected);
     let other = tempfile::tempdir().unwrap();
@@ -179,11 +215,16 @@ fn a_failed_import_leaves_nothing_behind() {
     let file = GgufFile::open(&path("gemma.gguf")).unwrap();
     let norm = file.read_tensor("output_norm.weight").unwrap().unwrap();
     let needle: Vec<u8> = norm.values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    let at = bytes.windows(needle.len()).position(|window| window == needle).unwrap();
+    let at = bytes
+        .windows(needle.len())
+        .position(|window| window == needle)
+        .unwrap();
     bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
     let damaged = parent.path().join("damaged.gguf");
     std::fs::write(&damaged, bytes).unwrap();
-    let error = import(&damaged, &parent.path().join("out"), false).unwrap_err().to_string();
+    let error = import(&damaged, &parent.path().join("out"), false)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("output_norm.weight holds NaN"), "{error}");
     assert_eq!(file_names(parent.path()), ["damaged.gguf"]);
 }
@@ -246,9 +287,14 @@ fn a_manifest_comes_back_with_the_hash_of_the_tokenizer_beside_it() {
     let hash = sha2::Sha256::digest(std::fs::read(out.join("tokenizer.json")).unwrap());
     let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(manifest["tokenizer_hash"], format!("sha256:{hash}"));
-    assert_eq!((&manifest["format_version"], &manifest["stages"]), (&json!(1), &json!([])));
+    assert_eq!(
+        (&manifest["format_version"], &manifest["stages"]),
+        (&json!(1), &json!([]))
+    );
     let (_dir, file) = with_text("qwen2", "aligner.manifest", "no JSON");
-    let error = import(&file, &dir.path().join("other"), false).unwrap_err().to_string();
+    let error = import(&file, &dir.path().join("other"), false)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("aligner.manifest is no JSON object"), "{error}");
 }
 

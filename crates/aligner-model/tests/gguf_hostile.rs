@@ -56,7 +56,8 @@ impl Builder {
     }
 
     fn tensor(mut self, name: &str, dimensions: &[u64], kind: u32, offset: u64) -> Self {
-        self.tensors.push((name.into(), dimensions.to_vec(), kind, offset));
+        self.tensors
+            .push((name.into(), dimensions.to_vec(), kind, offset));
         self
     }
 
@@ -93,7 +94,11 @@ fn array(kind: u32, count: u64, bytes: &[u8]) -> Vec<u8> {
 fn a_header_cut_at_every_byte() {
     let whole = golden("gemma");
     let file = open(whole.clone()).unwrap();
-    let bytes: usize = file.tensors().values().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+    let bytes: usize = file
+        .tensors()
+        .values()
+        .map(|tensor| tensor.shape.iter().product::<usize>())
+        .sum();
     let header = whole.len() - bytes;
     assert!(header > 1000);
     for length in 0..header {
@@ -133,7 +138,11 @@ fn counts_and_lengths_beyond_the_file() {
     }
     let huge = u64::MAX.to_le_bytes().to_vec();
     let long_text = Builder::default().with("a", STRING, huge);
-    assert!(long_text.error().contains("bytes are due"), "{}", long_text.error());
+    assert!(
+        long_text.error().contains("bytes are due"),
+        "{}",
+        long_text.error()
+    );
     for kind in [0, 6, STRING, 10] {
         for count in [u64::MAX, 1 << 61] {
             let list = Builder::default().with("a", ARRAY, array(kind, count, &[0; 64]));
@@ -146,13 +155,36 @@ fn counts_and_lengths_beyond_the_file() {
 fn types_and_texts_that_do_not_exist() {
     let cases = [
         (Builder::default().with("a", 13, vec![0; 8]), "unknown type 13"),
-        (Builder::default().with("a", ARRAY, array(77, 0, &[])), "unknown type 77"),
-        (Builder::default().with("a", ARRAY, array(ARRAY, 1, &[0; 64])), "array of arrays"),
-        (Builder::default().with("a", STRING, [text(""), vec![]].concat()).with("a", 0, vec![1]), "twice"),
-        (Builder::default().with("a", STRING, [&2u64.to_le_bytes()[..], &[0xff, 0xfe]].concat()), "not UTF-8"),
-        (Builder::default().with("general.alignment", 4, 24u32.to_le_bytes().into()), "power of two"),
-        (Builder::default().with("general.alignment", 4, 0u32.to_le_bytes().into()), "power of two"),
-        (Builder::default().with("general.alignment", STRING, text("32")), "power of two"),
+        (
+            Builder::default().with("a", ARRAY, array(77, 0, &[])),
+            "unknown type 77",
+        ),
+        (
+            Builder::default().with("a", ARRAY, array(ARRAY, 1, &[0; 64])),
+            "array of arrays",
+        ),
+        (
+            Builder::default()
+                .with("a", STRING, [text(""), vec![]].concat())
+                .with("a", 0, vec![1]),
+            "twice",
+        ),
+        (
+            Builder::default().with("a", STRING, [&2u64.to_le_bytes()[..], &[0xff, 0xfe]].concat()),
+            "not UTF-8",
+        ),
+        (
+            Builder::default().with("general.alignment", 4, 24u32.to_le_bytes().into()),
+            "power of two",
+        ),
+        (
+            Builder::default().with("general.alignment", 4, 0u32.to_le_bytes().into()),
+            "power of two",
+        ),
+        (
+            Builder::default().with("general.alignment", STRING, text("32")),
+            "power of two",
+        ),
     ];
     for (builder, expected) in cases {
         assert!(builder.error().contains(expected), "{}", builder.error());
@@ -163,20 +195,56 @@ fn types_and_texts_that_do_not_exist() {
 fn tensors_that_cannot_be() {
     let data = |builder: Builder| Builder { data: 256, ..builder };
     let cases = [
-        (Builder::default().tensor("a", &[32], 10, 0), "Q2_K, which is not read; read are F32"),
-        (Builder::default().tensor("a", &[32], 4000, 0), "4000, which is not read"),
+        (
+            Builder::default().tensor("a", &[32], 10, 0),
+            "Q2_K, which is not read; read are F32",
+        ),
+        (
+            Builder::default().tensor("a", &[32], 4000, 0),
+            "4000, which is not read",
+        ),
         (Builder::default().tensor("a", &[], F16, 0), "0 dimensions"),
-        (Builder::default().tensor("a", &[1, 1, 1, 1, 1], F16, 0), "5 dimensions"),
-        (Builder::default().tensor("a", &[0], F16, 0), "cannot have the dimensions"),
-        (Builder::default().tensor("a", &[33], 8, 0), "cannot have the dimensions"),
-        (Builder::default().tensor("a", &[1 << 33, 1 << 33], F16, 0), "cannot have the dimensions"),
-        (Builder::default().tensor("a", &[1 << 60, 2], F16, 0), "cannot have the dimensions"),
+        (
+            Builder::default().tensor("a", &[1, 1, 1, 1, 1], F16, 0),
+            "5 dimensions",
+        ),
+        (
+            Builder::default().tensor("a", &[0], F16, 0),
+            "cannot have the dimensions",
+        ),
+        (
+            Builder::default().tensor("a", &[33], 8, 0),
+            "cannot have the dimensions",
+        ),
+        (
+            Builder::default().tensor("a", &[1 << 33, 1 << 33], F16, 0),
+            "cannot have the dimensions",
+        ),
+        (
+            Builder::default().tensor("a", &[1 << 62, 2], F16, 0),
+            "cannot have the dimensions",
+        ),
         (Builder::default().tensor("a", &[1 << 40], F16, 0), "needs"),
         (Builder::default().tensor("a", &[16], F16, u64::MAX - 31), "needs"),
         (Builder::default().tensor("a", &[16], F16, 8), "no multiple of 32"),
-        (Builder::default().tensor("a", &[32], F16, 0).tensor("b", &[16], F16, 32), "overlap"),
-        (Builder::default().tensor("a", &[16], F16, 0).tensor("b", &[16], F16, 0), "overlap"),
-        (Builder::default().tensor("a", &[16], F16, 0).tensor("a", &[16], F16, 32), "twice"),
+        (
+            Builder::default()
+                .tensor("a", &[32], F16, 0)
+                .tensor("b", &[16], F16, 32),
+            "overlap",
+        ),
+        (
+            Builder::default()
+                .tensor("a", &[16], F16, 0)
+                .tensor("b", &[16], F16, 0),
+            "overlap",
+        ),
+        (
+            Builder::default()
+                .tensor("a", &[16], F16, 0)
+                .tensor("a", &[16], F16, 32),
+            "twice",
+        ),
     ];
     for (builder, expected) in cases {
         let builder = data(builder);
@@ -200,25 +268,54 @@ fn error_after(model: &str, from: &[u8], to: &[u8]) -> String {
 
 #[test]
 fn metadata_that_does_not_fit_together() {
-    let entry = |key: &str, kind: u32, value: u32| [key.as_bytes(), &kind.to_le_bytes(), &value.to_le_bytes()].concat();
+    let entry = |key: &str, kind: u32, value: u32| {
+        [key.as_bytes(), &kind.to_le_bytes(), &value.to_le_bytes()].concat()
+    };
     let cases = [
-        (error_after("qwen2", b"\x05\0\0\0\0\0\0\0qwen2\x13", b"\x05\0\0\0\0\0\0\0mamba\x13"), "mamba"),
-        (error_after("gemma", b"gemma.block_count", b"gemma.block_kount"), "no metadata gemma.block_count"),
-        (error_after("qwen2", b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokers"), "tokenizer.ggml.tokens"),
         (
-            error_after("qwen2", &entry("eos_token_id", 4, 321), &entry("eos_token_id", 4, 9999)),
+            error_after(
+                "qwen2",
+                b"\x05\0\0\0\0\0\0\0qwen2\x14",
+                b"\x05\0\0\0\0\0\0\0mamba\x14",
+            ),
+            "mamba",
+        ),
+        (
+            error_after("gemma", b"gemma.block_count", b"gemma.block_kount"),
+            "no metadata gemma.block_count",
+        ),
+        (
+            error_after("qwen2", b"tokenizer.ggml.tokens", b"tokenizer.ggml.tokers"),
+            "tokenizer.ggml.tokens",
+        ),
+        (
+            error_after(
+                "qwen2",
+                &entry("eos_token_id", 4, 321),
+                &entry("eos_token_id", 4, 9999),
+            ),
             "eos_token_id = 9999, but 324 tokens",
         ),
         (
-            error_after("qwen2", &entry("eos_token_id", 4, 321), &entry("eos_token_id", 6, 0)),
+            error_after(
+                "qwen2",
+                &entry("eos_token_id", 4, 321),
+                &entry("eos_token_id", 6, 0),
+            ),
             "eos_token_id is not one whole number",
         ),
         (
-            error_after("qwen2", b"\x05\0\0\0\0\0\0\0qwen2\x15", b"\x05\0\0\0\0\0\0\0qwenX\x15"),
+            error_after(
+                "qwen2",
+                b"\x05\0\0\0\0\0\0\0qwen2\x15",
+                b"\x05\0\0\0\0\0\0\0qwenX\x15",
+            ),
             "\"qwenX\", which is not read; read are default, gpt-2",
         ),
-        (error_after("gemma", b"tokenizer.ggml.scores", b"tokenizer.ggml.merges"), "merges is not a list of texts"),
-        (error_after("llama", b"blk.1.ffn_up.weight", b"blk.1.ffn_op.weight"), ""),
+        (
+            error_after("gemma", b"tokenizer.ggml.scores", b"tokenizer.ggml.merges"),
+            "merges is not a list of texts",
+        ),
     ];
     for (error, expected) in cases {
         assert!(error.contains(expected), "{error}");
@@ -230,12 +327,20 @@ fn tensors_that_are_not_the_architectures() {
     let dir = tempfile::tempdir().unwrap();
     let mut bytes = golden("llama");
     let name = b"blk.1.ffn_up.weight";
-    let at = bytes.windows(name.len()).position(|window| window == name).unwrap();
+    let at = bytes
+        .windows(name.len())
+        .position(|window| window == name)
+        .unwrap();
     bytes[at..at + name.len()].copy_from_slice(b"blk.1.ffn_op.weight");
     let file = dir.path().join("a.gguf");
     std::fs::write(&file, bytes).unwrap();
-    let error = import(&file, &dir.path().join("out"), false).unwrap_err().to_string();
-    assert!(error.contains("missing") && error.contains("model.layers.1.mlp.up_proj.weight"), "{error}");
+    let error = import(&file, &dir.path().join("out"), false)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("missing") && error.contains("model.layers.1.mlp.up_proj.weight"),
+        "{error}"
+    );
 }
 
 proptest! {

@@ -44,10 +44,7 @@ pub fn hf_config(file: &GgufFile) -> Result<Map<String, Value>> {
         ("model_type", json!(family.name)),
         ("vocab_size", json!(vocab_size(file)?)),
         ("hidden_size", json!(hidden_size)),
-        (
-            "intermediate_size",
-            json!(keys.required("feed_forward_length")?),
-        ),
+        ("intermediate_size", json!(keys.required("feed_forward_length")?)),
         ("num_hidden_layers", json!(keys.required("block_count")?)),
         ("num_attention_heads", json!(queries)),
         ("num_key_value_heads", json!(keys_and_values)),
@@ -58,7 +55,10 @@ pub fn hf_config(file: &GgufFile) -> Result<Map<String, Value>> {
         ("hidden_act", json!(family.activation)),
         ("hidden_activation", json!(family.activation)),
         ("attention_bias", json!(keys.attention_bias()?)),
-        ("mlp_bias", json!(file.tensors().contains_key("blk.0.ffn_down.bias"))),
+        (
+            "mlp_bias",
+            json!(file.tensors().contains_key("blk.0.ffn_down.bias")),
+        ),
         // llama.cpp computes with the embedding when there is no output projection.
         (
             "tie_word_embeddings",
@@ -123,7 +123,8 @@ impl Keys<'_> {
         let values = self.count("attention.value_length")?;
         match (keys, values) {
             (Some(keys), Some(values)) if keys != values => {
-                let reason = format!("has keys of width {keys} and values of width {values}: they must be equal");
+                let reason =
+                    format!("has keys of width {keys} and values of width {values}: they must be equal");
                 Err(self.file.error(reason))
             }
             (Some(width), _) | (None, Some(width)) => Ok(width),
@@ -143,7 +144,8 @@ impl Keys<'_> {
         };
         let (queries, output) = (has("attn_q"), has("attn_output"));
         if self.family.name != "qwen2" && queries != output {
-            let reason = "has biases for only some of attention's projections, which Hugging Face's model has not";
+            let reason =
+                "has biases for only some of attention's projections, which Hugging Face's model has not";
             return Err(self.file.error(reason));
         }
         Ok(queries)
@@ -155,14 +157,18 @@ impl Keys<'_> {
             if let Some(value) = self.file.metadata().get(&key)
                 && value.as_f64() != Some(0.0)
             {
-                let found = value.as_f64().map_or("set".to_string(), |value| value.to_string());
+                let found = value
+                    .as_f64()
+                    .map_or("set".to_string(), |value| value.to_string());
                 let reason = format!("is a model whose {key} is {found}, which is not supported");
                 return Err(self.file.error(reason));
             }
         }
         let key = self.key("attention.causal");
         if self.file.metadata().get(&key) == Some(&GgufValue::Bool(false)) {
-            return Err(self.file.error("is no causal language model: its tokens see those after them"));
+            return Err(self
+                .file
+                .error("is no causal language model: its tokens see those after them"));
         }
         Ok(())
     }

@@ -139,8 +139,12 @@ impl GgmlType {
     fn convert(self, bytes: &[u8], out: &mut [f32]) {
         match self {
             Self::F32 => each(bytes, out, |word, out| *out = [f32::from_le_bytes(*word)]),
-            Self::F16 => each(bytes, out, |word, out| *out = [f16::from_le_bytes(*word).to_f32()]),
-            Self::Bf16 => each(bytes, out, |word, out| *out = [bf16::from_le_bytes(*word).to_f32()]),
+            Self::F16 => each(bytes, out, |word, out| {
+                *out = [f16::from_le_bytes(*word).to_f32()]
+            }),
+            Self::Bf16 => each(bytes, out, |word, out| {
+                *out = [bf16::from_le_bytes(*word).to_f32()]
+            }),
             Self::Q4_0 => each(bytes, out, q4_0),
             Self::Q4_1 => each(bytes, out, q4_1),
             Self::Q5_0 => each(bytes, out, q5_0),

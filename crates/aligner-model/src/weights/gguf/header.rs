@@ -74,7 +74,11 @@ fn alignment<R: Read>(metadata: &BTreeMap<String, GgufValue>, input: &Input<'_, 
     value
         .as_u64()
         .filter(|value| value.is_power_of_two() && *value <= MAX_HEADER_BYTES)
-        .ok_or_else(|| input.error(format!("general.alignment is {value:?}, which is no power of two")))
+        .ok_or_else(|| {
+            input.error(format!(
+                "general.alignment is {value:?}, which is no power of two"
+            ))
+        })
 }
 
 /// The bytes of a header, never read beyond `limit`.
@@ -255,9 +259,7 @@ impl<R: Read> Input<'_, R> {
         if !(1..=MAX_DIMENSIONS).contains(&dimensions) {
             return Err(self.error(format!("tensor {name:?} has {dimensions} dimensions")));
         }
-        let sizes = (0..dimensions)
-            .map(|_| self.u64())
-            .collect::<Result<Vec<_>>>()?;
+        let sizes = (0..dimensions).map(|_| self.u64()).collect::<Result<Vec<_>>>()?;
         let kind = self.u32()?;
         let kind = GgmlType::from_id(kind).map_err(|reason| {
             let reason = format!("tensor {name:?} is of the type {reason}");
@@ -265,7 +267,10 @@ impl<R: Read> Input<'_, R> {
         })?;
         let start = self.u64()?;
         let Some((shape, bytes)) = extent(&sizes, kind) else {
-            let reason = format!("tensor {name:?} of {} cannot have the dimensions {sizes:?}", kind.name());
+            let reason = format!(
+                "tensor {name:?} of {} cannot have the dimensions {sizes:?}",
+                kind.name()
+            );
             return Err(self.error(reason));
         };
         Ok(GgufTensor {
@@ -285,11 +290,15 @@ impl<R: Read> Input<'_, R> {
             let end = start.and_then(|start| start.checked_add(tensor.bytes));
             let (Some(start), Some(end)) = (start, end.filter(|&end| end <= self.size)) else {
                 let (bytes, offset, size) = (tensor.bytes, tensor.start, self.size);
-                let reason = format!("tensor {name:?} needs {bytes} bytes at {data_start} + {offset} of {size}");
+                let reason =
+                    format!("tensor {name:?} needs {bytes} bytes at {data_start} + {offset} of {size}");
                 return Err(self.error(reason));
             };
             if !tensor.start.is_multiple_of(alignment) {
-                let reason = format!("tensor {name:?} lies at {}, no multiple of {alignment}", tensor.start);
+                let reason = format!(
+                    "tensor {name:?} lies at {}, no multiple of {alignment}",
+                    tensor.start
+                );
                 return Err(self.error(reason));
             }
             tensor.start = start;

@@ -122,10 +122,17 @@ pub(super) fn expected(config: &ModelConfig) -> BTreeSet<String> {
     let optional: [(bool, &[&str]); 4] = [
         (
             config.qkv_bias,
-            &["self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"],
+            &[
+                "self_attn.q_proj.bias",
+                "self_attn.k_proj.bias",
+                "self_attn.v_proj.bias",
+            ],
         ),
         (config.output_bias, &["self_attn.o_proj.bias"]),
-        (config.mlp_bias, &["mlp.gate_proj.bias", "mlp.up_proj.bias", "mlp.down_proj.bias"]),
+        (
+            config.mlp_bias,
+            &["mlp.gate_proj.bias", "mlp.up_proj.bias", "mlp.down_proj.bias"],
+        ),
         (
             config.qk_norm != QkNorm::None,
             &["self_attn.q_norm.weight", "self_attn.k_norm.weight"],
@@ -134,8 +141,11 @@ pub(super) fn expected(config: &ModelConfig) -> BTreeSet<String> {
     for (_, names) in optional.iter().filter(|(is_there, _)| *is_there) {
         parts.extend_from_slice(names);
     }
-    let layers = (0..config.layers)
-        .flat_map(|layer| parts.iter().map(move |part| format!("model.layers.{layer}.{part}")));
+    let layers = (0..config.layers).flat_map(|layer| {
+        parts
+            .iter()
+            .map(move |part| format!("model.layers.{layer}.{part}"))
+    });
     let mut names: BTreeSet<String> = layers.collect();
     names.extend(["model.embed_tokens.weight".into(), "model.norm.weight".into()]);
     if !config.tie_embeddings {
@@ -234,7 +244,8 @@ impl TensorSource for GgufSource {
             Change::Interleaved(heads) => {
                 tensor.values = in_halves(&tensor, heads).ok_or_else(|| {
                     let (stored, rows) = (&place.stored, tensor.shape[0]);
-                    let reason = format!("tensor {stored} has {rows} rows, which are not {heads} heads of pairs");
+                    let reason =
+                        format!("tensor {stored} has {rows} rows, which are not {heads} heads of pairs");
                     self.file.error(reason)
                 })?;
             }

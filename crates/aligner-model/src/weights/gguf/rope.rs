@@ -50,8 +50,7 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn float(&self, leaf: &str) -> Result<Option<f64>> {
-        self.file
-            .float(&format!("{}.rope.{leaf}", self.family.name))
+        self.file.float(&format!("{}.rope.{leaf}", self.family.name))
     }
 
     /// The rotated part of a head; `None` when it is all of it.
@@ -97,9 +96,10 @@ impl Reader<'_> {
 
     fn factor(&self, otherwise: Option<f64>) -> Result<f64> {
         let factor = self.float("scaling.factor")?.or(otherwise);
-        factor
-            .filter(|&factor| factor > 0.0)
-            .ok_or_else(|| self.file.error("scales rotation by no positive rope.scaling.factor"))
+        factor.filter(|&factor| factor > 0.0).ok_or_else(|| {
+            self.file
+                .error("scales rotation by no positive rope.scaling.factor")
+        })
     }
 
     fn yarn(&self) -> Result<Value> {
@@ -254,7 +254,8 @@ impl Llama3 {
             high: four_digits(exact.high),
             ..exact
         };
-        let fits = |scaling: &Self| scaling.low > 0.0 && scaling.high > scaling.low && scaling.gives(divisors);
+        let fits =
+            |scaling: &Self| scaling.low > 0.0 && scaling.high > scaling.low && scaling.gives(divisors);
         [rounded, exact].into_iter().find(fits)
     }
 }
@@ -275,7 +276,10 @@ mod tests {
                 let frequency = 1.0 / (theta as f32).powf(2.0 * pair as f32 / dim as f32);
                 let wavelength = std::f32::consts::TAU / frequency;
                 let divisor = scaling.divisor(f64::from(wavelength)) as f32;
-                (TAU * theta.powf(2.0 * pair as f64 / dim as f64), f64::from(divisor))
+                (
+                    TAU * theta.powf(2.0 * pair as f64 / dim as f64),
+                    f64::from(divisor),
+                )
             })
             .collect()
     }
@@ -309,7 +313,10 @@ mod tests {
         assert_eq!(Llama3::solved(&divisors, Some(3000.0)), Some(scaling));
         // Without the context another of the same divisors is found.
         let other = Llama3::solved(&divisors, None).unwrap();
-        assert!(other.gives(&divisors) && other.original == LLAMA3_CONTEXT, "{other:?}");
+        assert!(
+            other.gives(&divisors) && other.original == LLAMA3_CONTEXT,
+            "{other:?}"
+        );
     }
 
     #[test]

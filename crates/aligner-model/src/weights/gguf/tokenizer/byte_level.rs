@@ -60,8 +60,7 @@ const CASED: &str = concat!(
     "\u{10400}-\u{1044f}\u{104b0}-\u{104d3}\u{104d8}-\u{104fb}\u{10c80}-\u{10cb2}\u{10cc0}-\u{10cf2}",
     "\u{118a0}-\u{118df}\u{1e900}-\u{1e943}]+",
 );
-const PUNCTUATION: &str =
-    "\\s?[!-/:-~\u{ff01}-\u{ff0f}\u{ff1a}-\u{ff5e}\u{2018}-\u{201f}\u{3000}-\u{3002}]+";
+const PUNCTUATION: &str = "\\s?[!-/:-~\u{ff01}-\u{ff0f}\u{ff1a}-\u{ff5e}\u{2018}-\u{201f}\u{3000}-\u{3002}]+";
 
 const PLAIN: PreTokenizer = PreTokenizer {
     names: &[],
@@ -81,20 +80,43 @@ const ALL: [PreTokenizer; 14] = [
     },
     PreTokenizer {
         names: &[
-            "gpt-2", "mpt", "olmo", "jais", "trillion", "exaone4", "a.x-4.0", "mellum", "gigachat", "granite-docling",
+            "gpt-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "exaone4",
+            "a.x-4.0",
+            "mellum",
+            "gigachat",
+            "granite-docling",
         ],
         ..PLAIN
     },
     PreTokenizer {
         names: &[
-            "smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2",
+            "smollm",
+            "starcoder",
+            "refact",
+            "command-r",
+            "codeshell",
+            "exaone",
+            "minerva-7b",
+            "mellum2",
         ],
         splits: Splits::DigitsThenGpt2,
         ..PLAIN
     },
     PreTokenizer {
         names: &[
-            "llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
+            "llama-bpe",
+            "llama3",
+            "llama-v3",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
         ],
         splits: Splits::Patterns(&[LLAMA3]),
         ignores_merges: true,
@@ -113,7 +135,14 @@ const ALL: [PreTokenizer; 14] = [
         ..PLAIN
     },
     PreTokenizer {
-        names: &["deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "kormo", "solar-open"],
+        names: &[
+            "deepseek-r1-qwen",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "kormo",
+            "solar-open",
+        ],
         splits: Splits::Patterns(&[QWEN2]),
         ..PLAIN
     },
@@ -135,7 +164,11 @@ const ALL: [PreTokenizer; 14] = [
     },
     PreTokenizer {
         names: &["deepseek-v3", "hunyuan-dense"],
-        splits: Splits::Patterns(&[r"\p{N}{1,3}", "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+", DEEPSEEK_V3]),
+        splits: Splits::Patterns(&[
+            r"\p{N}{1,3}",
+            "[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+",
+            DEEPSEEK_V3,
+        ]),
         ..PLAIN
     },
     PreTokenizer {
@@ -170,14 +203,18 @@ impl PreTokenizer {
         found.ok_or_else(|| {
             let known: Vec<&str> = ALL.iter().flat_map(|known| known.names).copied().collect();
             let known = known.join(", ");
-            file.error(format!("has {PRE} = {name:?}, which is not read; read are {known}"))
+            file.error(format!(
+                "has {PRE} = {name:?}, which is not read; read are {known}"
+            ))
         })
     }
 
     fn step(&self) -> Value {
-        let bytes = |use_regex: bool| json!({
-            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex
-        });
+        let bytes = |use_regex: bool| {
+            json!({
+                "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": use_regex
+            })
+        };
         match self.splits {
             Splits::Gpt2 => bytes(true),
             Splits::DigitsThenGpt2 => json!({
@@ -185,9 +222,7 @@ impl PreTokenizer {
                 "pretokenizers": [{"type": "Digits", "individual_digits": true}, bytes(true)],
             }),
             Splits::Patterns(patterns) => {
-                let split = |pattern: &&str| {
-                    json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false})
-                };
+                let split = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
                 let steps: Vec<Value> = patterns.iter().map(split).chain([bytes(false)]).collect();
                 json!({"type": "Sequence", "pretokenizers": steps})
             }
@@ -206,11 +241,15 @@ impl PreTokenizer {
             decoder: json!({
                 "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true
             }),
-            model: super::bpe(vocabulary, merges(file, vocabulary)?, &super::Fallback {
-                unknown: None,
-                bytes: false,
-                ignores_merges: self.ignores_merges,
-            }),
+            model: super::bpe(
+                vocabulary,
+                merges(file, vocabulary)?,
+                &super::Fallback {
+                    unknown: None,
+                    bytes: false,
+                    ignores_merges: self.ignores_merges,
+                },
+            ),
         })
     }
 }
@@ -228,7 +267,10 @@ pub(super) fn stored_merges(file: &GgufFile, vocabulary: &Vocabulary) -> Result<
     let mut merges = Vec::with_capacity(lines.len());
     for (rank, line) in lines.iter().enumerate() {
         // A first character that is a space belongs to the left part.
-        let space = line.char_indices().skip(1).find(|(_, character)| *character == ' ');
+        let space = line
+            .char_indices()
+            .skip(1)
+            .find(|(_, character)| *character == ' ');
         let pair = space.map(|(at, _)| (&line[..at], &line[at + 1..]));
         let valid = |(left, right): &(&str, &str)| {
             known.contains(left) && known.contains(right) && known.contains(format!("{left}{right}").as_str())

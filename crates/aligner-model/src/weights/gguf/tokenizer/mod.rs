@@ -199,9 +199,14 @@ impl Ends {
         let bos = token(self.bos, ids.bos, "the beginning")?;
         let eos = token(self.eos, ids.eos, "the end")?;
         let sequence = |id: &str, kind: u32| {
-            let special = |token: &vocabulary::Token| json!({"SpecialToken": {"id": token.text, "type_id": kind}});
+            let special =
+                |token: &vocabulary::Token| json!({"SpecialToken": {"id": token.text, "type_id": kind}});
             let own = json!({"Sequence": {"id": id, "type_id": kind}});
-            bos.map(special).into_iter().chain([own]).chain(eos.map(special)).collect::<Vec<Value>>()
+            bos.map(special)
+                .into_iter()
+                .chain([own])
+                .chain(eos.map(special))
+                .collect::<Vec<Value>>()
         };
         let special: Map<String, Value> = [bos, eos]
             .into_iter()
@@ -221,8 +226,16 @@ impl Ends {
     }
 }
 
-fn tokenizer_config(file: &GgufFile, vocabulary: &Vocabulary, ids: &SpecialIds, ends: &Ends) -> Result<Value> {
-    let name = |id: Option<u32>| id.and_then(|id| vocabulary.by_id(id)).map(|token| token.text.as_str());
+fn tokenizer_config(
+    file: &GgufFile,
+    vocabulary: &Vocabulary,
+    ids: &SpecialIds,
+    ends: &Ends,
+) -> Result<Value> {
+    let name = |id: Option<u32>| {
+        id.and_then(|id| vocabulary.by_id(id))
+            .map(|token| token.text.as_str())
+    };
     let mut config = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": name(ids.bos),

@@ -22,9 +22,7 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &mut Vocabulary, ids: &SpecialI
     if is_gemma {
         as_gemma(vocabulary);
     }
-    let prefixed = file
-        .flag("tokenizer.ggml.add_space_prefix")?
-        .unwrap_or(!is_gemma);
+    let prefixed = file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(!is_gemma);
     let merges = match stored_merges(file, vocabulary)? {
         Some(merges) => merges,
         None => recovered(file, vocabulary, is_gemma)?,
@@ -107,7 +105,9 @@ fn recovered(file: &GgufFile, vocabulary: &Vocabulary, is_gemma: bool) -> Result
                 continue;
             }
             let (id, bytes) = (token.id, token.text.len());
-            return Err(file.error(format!("token {id} has {bytes} bytes, which no piece of text has")));
+            return Err(file.error(format!(
+                "token {id} has {bytes} bytes, which no piece of text has"
+            )));
         }
         let characters = token.text.chars().count();
         for (before, (at, _)) in token.text.char_indices().enumerate().skip(1) {
@@ -146,7 +146,9 @@ fn scores(file: &GgufFile, vocabulary: &Vocabulary, is_gemma: bool) -> Result<Ve
     };
     if scores.len() < count || scores.iter().any(|score| !score.is_finite()) {
         let found = scores.len();
-        return Err(file.error(format!("{SCORES} has {found} numbers for {count} tokens, or one is not finite")));
+        return Err(file.error(format!(
+            "{SCORES} has {found} numbers for {count} tokens, or one is not finite"
+        )));
     }
     let mut normal = tokens
         .iter()

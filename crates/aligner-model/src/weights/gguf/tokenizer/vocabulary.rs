@@ -67,7 +67,8 @@ impl Vocabulary {
         let mut tokens = Vec::with_capacity(texts.len());
         for (id, (text, kind)) in texts.iter().zip(kinds).enumerate() {
             let known = Kind::from_id(kind);
-            let kind = known.ok_or_else(|| file.error(format!("token {id} is of the unknown type {kind}")))?;
+            let kind =
+                known.ok_or_else(|| file.error(format!("token {id} is of the unknown type {kind}")))?;
             if text.is_empty() || (kind == Kind::Unused && *text == format!("[PAD{id}]")) {
                 continue;
             }
