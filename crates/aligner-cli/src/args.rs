@@ -37,6 +37,8 @@ pub enum Command {
     Correct(CorrectArgs),
     /// Print the log-probability of each row's correction.
     Score(ScoreArgs),
+    /// Turn a GGUF file into a model directory.
+    Import(ImportArgs),
     /// Look at data before training on it.
     Data {
         /// What to look at.
@@ -289,6 +291,20 @@ pub struct ScoreArgs {
     /// How rows are read.
     #[command(flatten)]
     pub rows: RowArgs,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// The GGUF file.
+    #[arg(value_name = "FILE.gguf")]
+    pub file: PathBuf,
+    /// Model directory to write (Hugging Face layout).
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Replace the model in --out.
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// Arguments of `data check`.

@@ -50,7 +50,10 @@ impl CliError {
             Self::Model(error)
             | Self::Infer(InferError::Model(error))
             | Self::Train(TrainError::Model(error)) => {
-                matches!(error, ModelError::Device { .. })
+                matches!(
+                    error,
+                    ModelError::Device { .. } | ModelError::ModelExists(_) | ModelError::NoModelDirectory(_)
+                )
             }
             Self::Infer(error) => matches!(
                 error,

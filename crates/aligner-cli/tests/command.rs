@@ -451,3 +451,30 @@ fn an_aligner_that_is_trained_further_keeps_its_template() {
     );
     assert!(manifest("other").contains("##Correction"));
 }
+
+#[test]
+fn a_gguf_file_becomes_a_model_directory() {
+    let lab = Lab::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../aligner-model/tests/golden/gguf");
+    std::fs::copy(golden.join("qwen2.gguf"), lab.path("qwen2.gguf")).unwrap();
+    assert_eq!(lab.ok("import qwen2.gguf --out imported"), "imported\n");
+    // Another command takes the directory for what it is.
+    lab.ok("data check few.jsonl --model imported");
+    let refused = lab.fails(2, "import qwen2.gguf --out imported");
+    assert!(
+        refused.contains("holds a model already") && refused.contains("--overwrite"),
+        "{refused}"
+    );
+    let output = lab.run("import qwen2.gguf --out imported --overwrite");
+    let said = text(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("Qwen2ForCausalLM") && said.contains("BF16"),
+        "{said}"
+    );
+    std::fs::write(lab.path("half.gguf"), b"GGUF\x03\0\0\0").unwrap();
+    let error = lab.fails(1, "import half.gguf --out other");
+    assert!(
+        error.contains("half.gguf") && !lab.path("other").exists(),
+        "{error}"
+    );
+}

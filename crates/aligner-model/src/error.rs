@@ -49,6 +49,12 @@ pub enum ModelError {
         .0.display()
     )]
     NoWeights(PathBuf),
+    /// A model is to be written where one is already.
+    #[error("{} holds a model already; choose another directory, or --overwrite it", .0.display())]
+    ModelExists(PathBuf),
+    /// A model is to be written into a directory that holds something else.
+    #[error("{} is neither empty nor a model directory; choose another", .0.display())]
+    NoModelDirectory(PathBuf),
     /// A weight file is damaged or hostile.
     #[error("{}: {reason}", path.display())]
     Weights {

@@ -3,6 +3,7 @@
 pub mod correct;
 pub mod data;
 pub mod demo;
+pub mod import;
 pub mod score;
 pub mod train;
 

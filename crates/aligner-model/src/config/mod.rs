@@ -177,6 +177,11 @@ impl ModelConfig {
         hf::from_map(serde_json::from_slice(json).map_err(json_error(path))?)
     }
 
+    /// From the fields of a `config.json`.
+    pub(crate) fn from_map(raw: Map<String, Value>) -> Result<Self> {
+        hf::from_map(raw)
+    }
+
     /// Writes `dir/config.json`: the fields it was read with, weights declared as float32.
     ///
     /// # Errors

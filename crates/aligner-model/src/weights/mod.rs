@@ -5,6 +5,7 @@
 //! tensor is converted to f32, transposed and checked in one pass over the mapping.
 
 mod bind;
+pub mod gguf;
 mod init;
 mod map;
 mod names;

@@ -169,11 +169,11 @@ pub fn write_safetensors(path: &Path, tensors: Vec<NamedTensor>) -> Result<()> {
         file.write_all(&(padded as u64).to_le_bytes()).map_err(io())?;
         write!(file, "{header:padded$}").map_err(io())?;
         for tensor in tensors {
-            let bytes: Vec<u8> = (tensor.read)()?
-                .iter()
-                .flat_map(|value| value.to_le_bytes())
-                .collect();
-            file.write_all(&bytes).map_err(io())?;
+            // In pieces: the bytes of a whole embedding would be a second copy of it.
+            for values in (tensor.read)()?.chunks(1 << 16) {
+                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+                file.write_all(&bytes).map_err(io())?;
+            }
         }
         Ok(())
     })
