@@ -4,9 +4,18 @@
 //! no second copy of the model exists. Each file format is one source and one writer.
 
 mod bind;
+mod dtype;
+mod from_dir;
+/// The part of GGUF that its writer shares with its reader.
+pub mod gguf {
+    mod value;
+    pub use value::{GgufArray, GgufValue};
+}
+pub mod gguf_export;
 mod init;
 mod names;
 mod safetensors;
+mod store;
 mod write;
 
 use std::path::Path;
@@ -14,8 +23,11 @@ use std::path::Path;
 use burn::tensor::Device;
 
 pub use bind::{named_parameters, named_tensors};
+pub use dtype::WeightDtype;
+pub use from_dir::{as_stored, dir_tensors, source_tensors};
 pub(crate) use init::uniform;
 pub use safetensors::{NamedTensor, SafetensorsSource, write_safetensors};
+pub use store::{DEFAULT_SHARD_BYTES, write_safetensors_as, write_shards};
 pub(crate) use write::write_atomic;
 
 use crate::config::ModelConfig;
