@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(&args),
         Command::Correct(args) => commands::correct::run(&args),
         Command::Score(args) => commands::score::run(&args),
+        Command::Export(args) => commands::export::run(&args),
         Command::Data {
             command: DataCommand::Check(args),
         } => commands::data::check(&args),

@@ -48,4 +48,4 @@ pub use order::{Cursor, Order};
 pub use reader::{OnBadRow, ReadOptions, RowReader, SkipLog};
 pub use record::{Columns, Fields, Origin, Record, Turn};
 pub use template::PromptTemplate;
-pub use tokenizer::{copy_tokenizer_files, TokenStream, Tokenizer};
+pub use tokenizer::{TokenStream, Tokenizer, copy_tokenizer_files};

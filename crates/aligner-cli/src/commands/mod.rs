@@ -3,6 +3,7 @@
 pub mod correct;
 pub mod data;
 pub mod demo;
+pub mod export;
 pub mod score;
 pub mod train;
 

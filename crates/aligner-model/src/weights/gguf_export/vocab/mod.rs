@@ -75,6 +75,17 @@ impl GgufVocab {
     }
 }
 
+impl GgufVocab {
+    /// The token that a directory's tokenizer puts before every prompt.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing or damaged.
+    pub fn bos_of(dir: &Path) -> Result<Option<String>> {
+        let specials = Specials::read(&Files::read(dir)?)?;
+        Ok(specials.bos_text().map(str::to_string))
+    }
+}
+
 fn key(name: &str) -> String {
     format!("tokenizer.ggml.{name}")
 }
