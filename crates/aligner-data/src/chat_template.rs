@@ -98,6 +98,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_default_template_is_as_recorded() {
+        let template = PromptTemplate::default();
+        assert_eq!(
+            template.to_jinja(false),
+            include_str!("../tests/golden/correction.jinja")
+        );
+        assert_eq!(
+            template.to_go_template(),
+            include_str!("../tests/golden/correction.gotmpl")
+        );
+    }
+
+    #[test]
     fn literals_are_escaped_and_places_are_variables() {
         let template = PromptTemplate::custom("t", "a'b\"c\\\n{{%}}{question}\t|{answer}").unwrap();
         let jinja = template.to_jinja(false);

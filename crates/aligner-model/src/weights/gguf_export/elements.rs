@@ -122,6 +122,19 @@ fn q8_0(tensor: &str, values: &[f32]) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
 
+    /// See `tests/golden/make_q8_0.py`.
+    #[test]
+    fn q8_0_is_that_of_ggufs_own_library() {
+        let (words, _) = include_bytes!("../../../tests/golden/q8_0/values.bin").as_chunks::<4>();
+        let values: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
+        let bytes = GgufDtype::Q8_0.encode("t", &values).unwrap();
+        assert_eq!(
+            bytes,
+            include_bytes!("../../../tests/golden/q8_0/q8_0.bin"),
+            "bit for bit"
+        );
+    }
+
     #[test]
     fn vectors_and_odd_rows_are_not_quantised() {
         assert_eq!(GgufDtype::Q8_0.of_tensor(&[64]), GgufDtype::F32);
