@@ -57,7 +57,10 @@ impl CliError {
             }
             Self::Infer(error) => matches!(
                 error,
-                InferError::NoTemplate(_) | InferError::WrongTemplate { .. } | InferError::Sampling { .. }
+                InferError::NoTemplate(_)
+                    | InferError::Export(_)
+                    | InferError::WrongTemplate { .. }
+                    | InferError::Sampling { .. }
             ),
             Self::Train(error) => matches!(
                 error,

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         Command::Correct(args) => commands::correct::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Import(args) => commands::import::run(&args),
+        Command::Export(args) => commands::export::run(&args),
         Command::Data {
             command: DataCommand::Check(args),
         } => commands::data::check(&args),

@@ -478,3 +478,32 @@ fn a_gguf_file_becomes_a_model_directory() {
         "{error}"
     );
 }
+
+#[test]
+fn exports_are_what_they_are_called_and_say_what_they_lack() {
+    let lab = Lab::new();
+    let done = lab.run("export base --format hf --dtype bf16 --out out/hf");
+    assert!(done.status.success(), "{done:?}");
+    assert!(
+        String::from_utf8_lossy(&done.stderr).contains("aligner.json"),
+        "{done:?}"
+    );
+    assert!(lab.path("out/hf/model.safetensors").is_file());
+    let again = lab.run("export base --format hf --out out/hf");
+    assert_eq!(again.status.code(), Some(2), "{again:?}");
+    let replaced = lab.run("export base --format hf --dtype f16 --out out/hf --overwrite");
+    assert!(replaced.status.success(), "{replaced:?}");
+    let gguf = lab.run("export base --format gguf --dtype q8_0 --out out/base.gguf");
+    assert!(gguf.status.success(), "{gguf:?}");
+    assert_eq!(&std::fs::read(lab.path("out/base.gguf")).unwrap()[..4], b"GGUF");
+    for asked_wrongly in [
+        "export base --format peft --out out/peft",
+        "export base --format hf --dtype q8_0 --out out/q8",
+        "export base --format gguf --out out/directory",
+        "export base --format zip --out out/zip",
+    ] {
+        let refused = lab.run(asked_wrongly);
+        assert_eq!(refused.status.code(), Some(2), "{asked_wrongly}: {refused:?}");
+    }
+    assert_eq!(std::fs::read_dir(lab.path("out")).unwrap().count(), 2);
+}

@@ -25,6 +25,7 @@
 //! ```
 
 mod batch;
+mod chat_template;
 mod check;
 mod dataset;
 mod encode;
@@ -47,4 +48,4 @@ pub use order::{Cursor, Order};
 pub use reader::{OnBadRow, ReadOptions, RowReader, SkipLog};
 pub use record::{Columns, Fields, Origin, Record, Turn};
 pub use template::PromptTemplate;
-pub use tokenizer::{TokenStream, Tokenizer};
+pub use tokenizer::{TokenStream, Tokenizer, copy_tokenizer_files};

@@ -142,6 +142,11 @@ impl PromptTemplate {
             .collect()
     }
 
+    /// The parts of the text.
+    pub(crate) fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
     /// The prompt in pieces, each with whether it is the template's own text.
     pub(crate) fn segments(&self, question: &str, answer: &str, history: &[Turn]) -> Vec<(String, bool)> {
         let segment = |piece: &Piece| match piece {

@@ -218,13 +218,7 @@ impl Tokenizer {
     /// # Errors
     /// When a file cannot be copied.
     pub fn save_to(&self, dir: &Path) -> Result<()> {
-        for name in FILES {
-            let from = self.inner.dir.join(name);
-            if from.is_file() {
-                std::fs::copy(&from, dir.join(name)).map_err(DataError::io("copy", &from))?;
-            }
-        }
-        Ok(())
+        copy_tokenizer_files(&self.inner.dir, dir)
     }
 
     /// A decoder for tokens that come one by one.
@@ -236,6 +230,20 @@ impl Tokenizer {
             read: 0,
         }
     }
+}
+
+/// Copies the files of a tokenizer that lie in `from` into `to`, as they are.
+///
+/// # Errors
+/// When a file cannot be copied.
+pub fn copy_tokenizer_files(from: &Path, to: &Path) -> Result<()> {
+    for name in FILES {
+        let file = from.join(name);
+        if file.is_file() {
+            std::fs::copy(&file, to.join(name)).map_err(DataError::io("copy", &file))?;
+        }
+    }
+    Ok(())
 }
 
 /// Turns tokens into text as they come: every piece is whole UTF-8, and the pieces together are the text of all tokens.

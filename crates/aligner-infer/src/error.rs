@@ -56,6 +56,9 @@ pub enum InferError {
         /// The names of those that were loaded.
         known: Vec<String>,
     },
+    /// A model cannot be exported as was asked.
+    #[error("{0}")]
+    Export(String),
     /// The prompt leaves no room for a correction.
     #[error(
         "question and answer give a prompt of {prompt_tokens} tokens, but the model's context holds {max_positions}; \

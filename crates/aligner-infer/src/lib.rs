@@ -35,6 +35,7 @@ mod decoder;
 mod diff;
 mod engine;
 mod error;
+pub mod export;
 mod sampler;
 
 pub use builder::CorrectorBuilder;

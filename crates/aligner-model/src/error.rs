@@ -86,6 +86,9 @@ pub enum ModelError {
     /// An adapter does not fit the model, or is of a kind that this crate does not run.
     #[error("adapter: {0}")]
     Adapter(String),
+    /// A model cannot be written in the form that was asked for.
+    #[error("cannot export: {0}")]
+    Export(String),
     /// A device was named that this build does not contain, or that is not there.
     #[error("device {device:?} is not available: {reason}")]
     Device {

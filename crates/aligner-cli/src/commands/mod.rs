@@ -4,6 +4,7 @@ pub mod correct;
 pub mod data;
 pub mod demo;
 pub mod import;
+pub mod export;
 pub mod score;
 pub mod train;
 

@@ -187,9 +187,17 @@ impl ModelConfig {
     /// # Errors
     /// When the file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
+        self.write_as(dir, crate::weights::WeightDtype::F32)
+    }
+
+    /// [`write`](Self::write) for weights of another type.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_as(&self, dir: &Path, dtype: crate::weights::WeightDtype) -> Result<()> {
         let mut raw = self.raw.clone();
         raw.remove("torch_dtype");
-        raw.insert("dtype".into(), "float32".into());
+        raw.insert("dtype".into(), dtype.torch_name().into());
         let text = serde_json::to_string_pretty(&raw).map_err(|source| ModelError::Json {
             path: dir.join("config.json"),
             source,

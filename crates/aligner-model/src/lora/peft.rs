@@ -10,7 +10,7 @@ use super::{LoraAdapter, LoraConfig, LoraWeights, TargetModules};
 use crate::error::{ModelError, Result};
 use crate::read::{MAX_CONFIG_BYTES, bounded, json_error};
 use crate::weights::{
-    HostTensor, NamedTensor, SafetensorsSource, TensorSource, write_atomic, write_safetensors,
+    HostTensor, NamedTensor, SafetensorsSource, TensorSource, WeightDtype, write_atomic, write_safetensors_as,
 };
 
 const CONFIG: &str = "adapter_config.json";
@@ -84,6 +84,14 @@ impl LoraAdapter {
     /// # Errors
     /// When a file cannot be written.
     pub fn write(&self, dir: &Path) -> Result<()> {
+        self.write_as(dir, WeightDtype::F32)
+    }
+
+    /// [`write`](Self::write) in another type.
+    ///
+    /// # Errors
+    /// When a file cannot be written or a value is beyond the type's range.
+    pub fn write_as(&self, dir: &Path, dtype: WeightDtype) -> Result<()> {
         std::fs::create_dir_all(dir).map_err(ModelError::io("create", dir))?;
         let mut tensors = Vec::with_capacity(2 * self.layers.len());
         for (name, weights) in &self.layers {
@@ -96,7 +104,7 @@ impl LoraAdapter {
                 });
             }
         }
-        write_safetensors(&dir.join(WEIGHTS), tensors)?;
+        write_safetensors_as(&dir.join(WEIGHTS), tensors, dtype)?;
         let text = format!("{:#}\n", self.config_json());
         let path = dir.join(CONFIG);
         write_atomic(&path, |file| {

@@ -238,6 +238,33 @@ impl ModuleVisitor for Tensors {
     }
 }
 
+/// The Hugging Face name and stored shape of every parameter, in a fixed order; none is made for it.
+pub(super) fn stored_shapes(decoder: &CausalDecoder) -> Vec<(String, Vec<usize>)> {
+    #[derive(Default)]
+    struct Shapes {
+        position: Position,
+        found: Vec<(String, Vec<usize>)>,
+    }
+    impl ModuleVisitor for Shapes {
+        fn enter_module(&mut self, name: &str, container: &str) {
+            self.position.enter(name, container);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.position.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let mut shape = param.lazy_shape().to_vec();
+            if self.position.transposed::<D>() {
+                shape.reverse();
+            }
+            self.found.push((self.position.name(), shape));
+        }
+    }
+    let mut shapes = Shapes::default();
+    decoder.visit(&mut shapes);
+    shapes.found
+}
+
 /// The Hugging Face name of every parameter with its id, in a fixed order.
 pub fn named_parameters(decoder: &CausalDecoder) -> Vec<(String, ParamId)> {
     struct Names {

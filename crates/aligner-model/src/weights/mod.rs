@@ -5,7 +5,10 @@
 //! tensor is converted to f32, transposed and checked in one pass over the mapping.
 
 mod bind;
+mod dtype;
+mod from_dir;
 pub mod gguf;
+pub mod gguf_export;
 mod init;
 mod map;
 mod names;
@@ -14,6 +17,7 @@ mod safetensors;
 mod shard_index;
 mod shards;
 mod view;
+mod store;
 mod write;
 
 use std::path::Path;
@@ -21,10 +25,13 @@ use std::path::Path;
 use burn::tensor::Device;
 
 pub use bind::{named_parameters, named_tensors};
+pub use dtype::WeightDtype;
+pub use from_dir::{as_stored, dir_tensors, source_tensors};
 pub(crate) use init::uniform;
 pub use pytorch::PytorchSource;
 pub use safetensors::{NamedTensor, SafetensorsSource, write_safetensors};
 pub use shard_index::ShardIndex;
+pub use store::{DEFAULT_SHARD_BYTES, write_safetensors_as, write_shards};
 pub(crate) use write::write_atomic;
 
 use crate::config::ModelConfig;

@@ -123,3 +123,24 @@ pub fn saved_logits(model: &Path, sequence: &[u32], adapter: Option<&Path>) -> O
     let rows = rows.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
     Some(rows.concat())
 }
+
+/// The last two rows of logits by llama.cpp of a GGUF file.
+///
+/// Runs when `ALIGNER_TEST_PYTHON` names a Python that has it.
+pub fn llama_cpp_logits(file: &Path, sequence: &[u32], context: usize) -> Option<Vec<f32>> {
+    let Some(python) = std::env::var_os("ALIGNER_TEST_PYTHON") else {
+        println!("skipped: ALIGNER_TEST_PYTHON does not name a Python with llama_cpp");
+        return None;
+    };
+    let out = Command::new(python)
+        .arg(golden_dir("check_gguf.py"))
+        .arg(file)
+        .arg(serde_json::to_string(sequence).unwrap())
+        .arg(context.to_string())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    let rows: Result<Vec<Vec<f32>>, _> = serde_json::from_str(text.lines().last().unwrap_or_default());
+    let rows = rows.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr)));
+    Some(rows.concat())
+}

@@ -3,7 +3,6 @@
 mod header;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -12,7 +11,7 @@ use self::header::Info;
 use super::map::{MappedFile, what_else};
 use super::shards::{Shard, Shards, not_finite};
 use super::view::{Element, View};
-use super::{HostTensor, TensorSource, write_atomic};
+use super::{HostTensor, TensorSource, WeightDtype, write_safetensors_as};
 use crate::error::{ModelError, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -149,32 +148,5 @@ impl std::fmt::Debug for NamedTensor {
 /// # Errors
 /// When the file cannot be written or a tensor cannot be read.
 pub fn write_safetensors(path: &Path, tensors: Vec<NamedTensor>) -> Result<()> {
-    let mut header = BTreeMap::new();
-    header.insert("__metadata__".to_string(), serde_json::json!({"format": "pt"}));
-    let mut offset = 0;
-    for tensor in &tensors {
-        let end = offset + tensor.shape.iter().product::<usize>() * size_of::<f32>();
-        let entry = serde_json::json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [offset, end]});
-        header.insert(tensor.name.clone(), entry);
-        offset = end;
-    }
-    let header = serde_json::to_string(&header).map_err(|source| ModelError::Json {
-        path: path.to_path_buf(),
-        source,
-    })?;
-    write_atomic(path, |file| {
-        let io = || ModelError::io("write", path);
-        // Data that starts at a multiple of eight can be mapped and read as f32 in place.
-        let padded = header.len().next_multiple_of(8);
-        file.write_all(&(padded as u64).to_le_bytes()).map_err(io())?;
-        write!(file, "{header:padded$}").map_err(io())?;
-        for tensor in tensors {
-            // In pieces: the bytes of a whole embedding would be a second copy of it.
-            for values in (tensor.read)()?.chunks(1 << 16) {
-                let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-                file.write_all(&bytes).map_err(io())?;
-            }
-        }
-        Ok(())
-    })
+    write_safetensors_as(path, tensors, WeightDtype::F32)
 }

@@ -1,0 +1,531 @@
+//! An exported model is the same model, for us and for other programs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs
+)]
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
+use aligner_data::{AlignerManifest, PromptTemplate, Tokenizer};
+use aligner_infer::export::{ExportDtype, ExportFormat, ExportOptions, export};
+use aligner_infer::{CorrectOptions, Corrector};
+use aligner_model::weights::named_tensors;
+use aligner_model::{
+    CausalDecoder, DeviceSpec, LlamaShape, LoraAdapter, LoraConfig, ModelConfig, load_dir, save_dir,
+};
+use serde_json::{Value, json};
+
+/// Texts that look like everything that a template could trip over.
+const NASTY: [&str; 5] = [
+    "What's {{ 7 * 7 }}? {% if true %}{question}{% endif %} {# no #}",
+    "{answer}} 'single' \"double\" \\ back\\nslash",
+    "line\nbreaks\r\nand\ttabs ",
+    "  two  spaces, Grüße, 世界 🦀 12345 1,000.50",
+    "{{ .Messages }} `ticks` ${x} </s> <eos> <|im_end|>",
+];
+
+/// A tiny Aligner in a directory.
+struct Lab {
+    root: tempfile::TempDir,
+}
+
+impl Lab {
+    fn new(template: &PromptTemplate) -> Self {
+        let lab = Self {
+            root: tempfile::tempdir().unwrap(),
+        };
+        let rows = CorrectionTask::new(5).train(120);
+        let dir = lab.model();
+        let tokenizer = train_tokenizer(&rows, template, 320, &dir).unwrap();
+        lab.write_model(&tokenizer, template);
+        lab
+    }
+
+    fn write_model(&self, tokenizer: &Tokenizer, template: &PromptTemplate) {
+        let dir = self.model();
+        let shape = LlamaShape {
+            // More rows than tokens, as many models have.
+            vocab_size: tokenizer.vocab_size() + 3,
+            hidden_size: 32,
+            intermediate_size: 64,
+            layers: 2,
+            heads: 4,
+            kv_heads: 2,
+            max_positions: 1024,
+        };
+        let config = ModelConfig::llama(shape)
+            .unwrap()
+            .with_token_ids(None, tokenizer.eos_id());
+        let device = DeviceSpec::Cpu.open().unwrap();
+        let decoder = CausalDecoder::random(&config, 9, &device).unwrap();
+        save_dir(&config, &decoder, &dir).unwrap();
+        let mut manifest = AlignerManifest::new(template.clone(), tokenizer.hash(), "models/tiny-base");
+        manifest.data_licence = Some("CC-BY-4.0 \"\"\"".into());
+        manifest.write(&dir).unwrap();
+    }
+
+    fn model(&self) -> PathBuf {
+        self.root.path().join("run/final")
+    }
+
+    fn out(&self, name: &str) -> PathBuf {
+        self.root.path().join("out").join(name)
+    }
+
+    /// An adapter over the model, in a directory of its own.
+    fn adapter(&self) -> PathBuf {
+        let device = DeviceSpec::Cpu.open().unwrap();
+        let base = load_dir(&self.model(), &device).unwrap();
+        let mut adapter = LoraAdapter::new(&LoraConfig::default(), &base.decoder, 3).unwrap();
+        for weights in adapter.layers.values_mut() {
+            let values = weights.b.values.iter_mut().enumerate();
+            values.for_each(|(at, value)| *value = ((at * 37 % 101) as f32 - 50.0) * 1e-3);
+        }
+        adapter.base_model = Some(self.model().to_string_lossy().into_owned());
+        let dir = self.root.path().join("adapter");
+        adapter.write(&dir).unwrap();
+        AlignerManifest::read(&self.model())
+            .unwrap()
+            .unwrap()
+            .write(&dir)
+            .unwrap();
+        dir
+    }
+}
+
+fn options(format: ExportFormat, dtype: ExportDtype) -> ExportOptions {
+    ExportOptions::new(format, dtype)
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_hugging_face_directory_is_an_aligner_with_our_chat_template() {
+    let template = PromptTemplate::default();
+    let lab = Lab::new(&template);
+    let settings = lab.model().join("tokenizer_config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&settings).unwrap()).unwrap();
+    config["chat_template"] = "the base's own".into();
+    std::fs::write(&settings, config.to_string()).unwrap();
+    let out = lab.out("hf");
+    let written = export(&lab.model(), &out, &options(ExportFormat::Hf, ExportDtype::F32)).unwrap();
+    assert_eq!(written.notes, Vec::<String>::new());
+    let want = [
+        "aligner.json",
+        "chat_template.base.jinja",
+        "chat_template.jinja",
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    ];
+    assert_eq!(names(&out), want);
+    assert_eq!(written.files.len(), want.len());
+    assert_eq!(names(out.parent().unwrap()), ["hf"], "nothing is left beside it");
+    let read = |name: &str| std::fs::read_to_string(out.join(name)).unwrap();
+    assert_eq!(read("chat_template.jinja"), template.to_jinja(false));
+    assert_eq!(read("chat_template.base.jinja"), "the base's own");
+    assert!(!read("tokenizer_config.json").contains("chat_template"));
+    let correct = |dir: &Path| {
+        let corrector = Corrector::open(dir).unwrap();
+        let options = CorrectOptions {
+            max_new_tokens: 12,
+            ..CorrectOptions::default()
+        };
+        corrector.correct("7 + 4?", "It is 12.", &options).unwrap().ids
+    };
+    assert_eq!(correct(&out), correct(&lab.model()));
+}
+
+#[test]
+fn what_is_there_stays_until_something_whole_replaces_it() {
+    let lab = Lab::new(&PromptTemplate::default());
+    let out = lab.out("hf");
+    let mut options = options(ExportFormat::Hf, ExportDtype::Bf16);
+    export(&lab.model(), &out, &options).unwrap();
+    let before = std::fs::read(out.join("model.safetensors")).unwrap();
+    let error = export(&lab.model(), &out, &options).unwrap_err().to_string();
+    assert!(error.contains("--overwrite"), "{error}");
+    options.overwrite = true;
+    // A tensor that cannot be read ends the export in its midst.
+    let path = lab.model().join("model.safetensors");
+    let mut weights = std::fs::read(&path).unwrap();
+    let end = weights.len();
+    weights[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, &weights).unwrap();
+    let error = export(&lab.model(), &out, &options).unwrap_err().to_string();
+    assert!(error.contains("NaN"), "{error}");
+    assert_eq!(std::fs::read(out.join("model.safetensors")).unwrap(), before);
+    let file = lab.out("m.gguf");
+    options.format = ExportFormat::Gguf;
+    assert!(export(&lab.model(), &file, &options).is_err());
+    assert_eq!(names(out.parent().unwrap()), ["hf"], "nothing looks finished");
+    weights[end - 4..].copy_from_slice(&1.0f32.to_le_bytes());
+    std::fs::write(&path, &weights).unwrap();
+    (options.format, options.dtype) = (ExportFormat::Hf, ExportDtype::F16);
+    export(&lab.model(), &out, &options).unwrap();
+    assert_ne!(std::fs::read(out.join("model.safetensors")).unwrap(), before);
+    assert_eq!(names(out.parent().unwrap()), ["hf"]);
+}
+
+#[test]
+fn a_gguf_file_carries_what_makes_it_an_aligner_and_has_a_modelfile() {
+    let template = PromptTemplate::default();
+    let lab = Lab::new(&template);
+    let out = lab.out("tiny-q8_0.gguf");
+    let written = export(
+        &lab.model(),
+        &out,
+        &options(ExportFormat::Gguf, ExportDtype::Q8_0),
+    )
+    .unwrap();
+    assert_eq!(
+        names(out.parent().unwrap()),
+        ["tiny-q8_0.Modelfile", "tiny-q8_0.gguf"]
+    );
+    assert_eq!(written.files.len(), 2);
+    let bytes = std::fs::read(&out).unwrap();
+    let contains = |text: &str| bytes.windows(text.len()).any(|part| part == text.as_bytes());
+    for text in [
+        "aligner.manifest",
+        "\"format_version\": 1",
+        "aligner.template",
+        template.text(),
+        template.fingerprint().as_str(),
+        "aligner.data_licence",
+        "CC-BY-4.0",
+        "general.base_model.0.name",
+        "tiny-base",
+        "tokenizer.chat_template",
+        template.to_jinja(false).as_str(),
+    ] {
+        assert!(contains(text), "{text}");
+    }
+    // The run gives the name, not its part.
+    assert!(contains("general.name") && !contains("models/tiny-base/"));
+    let modelfile = std::fs::read_to_string(lab.out("tiny-q8_0.Modelfile")).unwrap();
+    for line in [
+        "FROM ./tiny-q8_0.gguf",
+        "PARAMETER temperature 0",
+        "PARAMETER num_ctx 1024",
+        "PARAMETER stop \"<eos>\"",
+        "LICENSE \"\"\"The training data: CC-BY-4.0 '''\"\"\"",
+    ] {
+        assert!(
+            modelfile.lines().any(|found| found == line),
+            "{line}: {modelfile}"
+        );
+    }
+    assert!(modelfile.contains(&format!("TEMPLATE \"\"\"{}\"\"\"", template.to_go_template())));
+}
+
+#[test]
+fn an_adapter_is_written_by_itself_or_merged() {
+    let lab = Lab::new(&PromptTemplate::default());
+    let adapter = lab.adapter();
+    let out = lab.out("peft");
+    let peft = options(ExportFormat::Peft, ExportDtype::F32);
+    export(&adapter, &out, &peft).unwrap();
+    let (read, original) = (
+        LoraAdapter::read(&out).unwrap(),
+        LoraAdapter::read(&adapter).unwrap(),
+    );
+    assert_eq!(read, original);
+    for name in ["aligner.json", "tokenizer.json", "chat_template.jinja"] {
+        assert!(out.join(name).is_file(), "{name}");
+    }
+    let error = export(&lab.model(), &lab.out("no"), &peft)
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("adapter_config.json"), "{error}");
+    assert!(!lab.out("no").exists());
+
+    let device = DeviceSpec::Cpu.open().unwrap();
+    let base = load_dir(&lab.model(), &device).unwrap();
+    let tensors = |decoder: &CausalDecoder| -> Vec<(String, Vec<f32>)> {
+        named_tensors(decoder)
+            .into_iter()
+            .map(|tensor| (tensor.name, (tensor.read)().unwrap()))
+            .collect()
+    };
+    let merged = tensors(&base.decoder.merged(&original).unwrap());
+    assert!(merged != tensors(&base.decoder));
+    let over = ExportOptions {
+        adapter: Some(adapter.clone()),
+        ..options(ExportFormat::Hf, ExportDtype::F32)
+    };
+    for (dir, options, name) in [
+        (
+            &adapter,
+            options(ExportFormat::Hf, ExportDtype::F32),
+            "by its directory",
+        ),
+        (&lab.model(), over, "over a model"),
+    ] {
+        let out = lab.out(name);
+        export(dir, &out, &options).unwrap();
+        assert!(
+            tensors(&load_dir(&out, &device).unwrap().decoder) == merged,
+            "{name}"
+        );
+        assert!(!LoraAdapter::is_in(&out));
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_said() {
+    let lab = Lab::new(&PromptTemplate::default());
+    let error = |out: &str, options: &ExportOptions| {
+        let error = export(&lab.model(), &lab.out(out), options);
+        error.unwrap_err().to_string()
+    };
+    let text = error("x", &options(ExportFormat::Hf, ExportDtype::Q8_0));
+    assert!(text.contains("--format gguf"), "{text}");
+    let text = error("x", &options(ExportFormat::Gguf, ExportDtype::F32));
+    assert!(text.contains(".gguf"), "{text}");
+    let mut adapter = options(ExportFormat::Hf, ExportDtype::F32);
+    adapter.adapter = Some(lab.model());
+    assert!(error("x", &adapter).contains("holds no adapter"));
+    std::fs::remove_file(lab.model().join("aligner.json")).unwrap();
+    let plain = export(
+        &lab.model(),
+        &lab.out("m.gguf"),
+        &options(ExportFormat::Gguf, ExportDtype::F16),
+    );
+    let plain = plain.unwrap();
+    assert!(plain.notes[0].contains("aligner.json"), "{:?}", plain.notes);
+    assert_eq!(plain.files.len(), 1, "no template, no Modelfile");
+}
+
+fn python(mode: &str, path: &Path, input: &Value) -> Option<Value> {
+    let Some(python) = std::env::var_os("ALIGNER_TEST_PYTHON") else {
+        println!("skipped: ALIGNER_TEST_PYTHON does not name a Python with transformers and llama_cpp");
+        return None;
+    };
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/check_export.py");
+    let mut child = Command::new(python)
+        .arg(script)
+        .arg(mode)
+        .arg(path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.to_string().as_bytes())
+        .unwrap();
+    let out = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    let answer = serde_json::from_str(text.lines().last().unwrap_or_default());
+    Some(answer.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&out.stderr))))
+}
+
+/// A tokenizer as SentencePiece makes them, with `<s>` before every text and the merges of some English.
+fn write_sentencepiece(dir: &Path) -> Tokenizer {
+    std::fs::create_dir_all(dir).unwrap();
+    let bytes = (0..=255u8).map(|byte| format!("<0x{byte:02X}>"));
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
+    tokens.extend(bytes);
+    tokens.extend(
+        "▁abcdefghijklmnopqrstuvwxyzABEGHINORSTUVQ#:.,'?"
+            .chars()
+            .map(String::from),
+    );
+    let mut merges = Vec::new();
+    for token in [
+        "▁t", "he", "in", "re", "▁a", "▁the", "er", "on", "▁w", "at", "ing", "th", "▁th", "▁▁", "ter",
+        "▁wat", "▁water", "##",
+    ] {
+        let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
+        let known = |part: &str| tokens.iter().any(|token| token == part);
+        let pairs = cuts.filter(|(left, right)| known(left) && known(right));
+        let pairs: Vec<String> = pairs.map(|(left, right)| format!("{left} {right}")).collect();
+        assert!(!pairs.is_empty(), "{token}");
+        merges.extend(pairs);
+        tokens.push(token.into());
+    }
+    let vocab: serde_json::Map<String, Value> = tokens
+        .iter()
+        .enumerate()
+        .map(|(id, text)| (text.clone(), id.into()))
+        .collect();
+    let added: Vec<Value> = ["<unk>", "<s>", "</s>"]
+        .iter()
+        .enumerate()
+        .map(|(id, text)| {
+            json!({"id": id, "content": text, "special": true, "normalized": false, "single_word": false,
+                   "lstrip": false, "rstrip": false})
+        })
+        .collect();
+    let before =
+        json!([{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+    let tokenizer = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Prepend", "prepend": "▁"}, {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
+        "pre_tokenizer": null,
+        "post_processor": {"type": "TemplateProcessing", "single": before, "pair": before, "special_tokens": {
+            "<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
+        "decoder": {"type": "Sequence", "decoders": [
+            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"}, {"type": "Fuse"}]},
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocab, "merges": merges},
+    });
+    std::fs::write(dir.join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let settings = json!({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
+                          "tokenizer_class": "PreTrainedTokenizerFast"});
+    std::fs::write(dir.join("tokenizer_config.json"), settings.to_string()).unwrap();
+    Tokenizer::from_dir(dir).unwrap()
+}
+
+fn sentencepiece_lab(template: &PromptTemplate) -> Lab {
+    let lab = Lab {
+        root: tempfile::tempdir().unwrap(),
+    };
+    let tokenizer = write_sentencepiece(&lab.model());
+    lab.write_model(&tokenizer, template);
+    lab
+}
+
+#[test]
+fn chats_become_the_prompt_in_transformers_and_llama_cpp() {
+    for id in PromptTemplate::builtin_ids() {
+        let template = PromptTemplate::builtin(id).unwrap();
+        for (lab, bos) in [(Lab::new(&template), ""), (sentencepiece_lab(&template), "<s>")] {
+            let (hf, gguf) = (lab.out("hf"), lab.out("m.gguf"));
+            export(&lab.model(), &hf, &options(ExportFormat::Hf, ExportDtype::F32)).unwrap();
+            export(
+                &lab.model(),
+                &gguf,
+                &options(ExportFormat::Gguf, ExportDtype::F32),
+            )
+            .unwrap();
+            let tokenizer = Tokenizer::from_dir(&lab.model()).unwrap();
+            // A special token typed by a user becomes one there; here it does not, and that is not promised of others.
+            let typed = NASTY.map(|text| text.replace("</s>", "").replace("<eos>", ""));
+            let mut chats = Vec::new();
+            let mut wanted = Vec::new();
+            for (question, answer) in typed.iter().zip(typed.iter().rev()) {
+                chats.push(json!([
+                    {"role": "system", "content": "left out"},
+                    {"role": "user", "content": question}, {"role": "assistant", "content": answer}]));
+                wanted.push((question, answer, Vec::new()));
+                chats.push(json!([
+                    {"role": "user", "content": answer}, {"role": "assistant", "content": question},
+                    {"role": "user", "content": question}, {"role": "assistant", "content": answer}]));
+                let past = aligner_data::Turn {
+                    question: answer.clone(),
+                    answer: question.clone(),
+                };
+                wanted.push((question, answer, vec![past]));
+            }
+            for path in [&hf, &gguf] {
+                let Some(got) = python("chat", path, &chats.clone().into()) else {
+                    return;
+                };
+                for (got, (question, answer, history)) in got.as_array().unwrap().iter().zip(&wanted) {
+                    let prompt = template.render(question, answer, history);
+                    assert_eq!(got[0].as_str().unwrap(), format!("{bos}{prompt}"), "{id}");
+                    let ids = tokenizer
+                        .encode_prompt(&template, question, answer, history)
+                        .unwrap();
+                    assert_eq!(got[1], json!(ids), "{id}, {}", path.display());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn llama_cpp_cuts_texts_into_the_same_tokens() {
+    let template = PromptTemplate::default();
+    for lab in [Lab::new(&template), sentencepiece_lab(&template)] {
+        let gguf = lab.out("m.gguf");
+        export(
+            &lab.model(),
+            &gguf,
+            &options(ExportFormat::Gguf, ExportDtype::F32),
+        )
+        .unwrap();
+        let mut texts: Vec<String> = NASTY.map(String::from).to_vec();
+        texts.push("the thing in the water other there".into());
+        texts.extend(
+            CorrectionTask::new(5)
+                .held_out(10)
+                .into_iter()
+                .map(|row| row.answer),
+        );
+        let Some(got) = python("tokens", &gguf, &json!(texts)) else {
+            return;
+        };
+        let tokenizer = Tokenizer::from_dir(&lab.model()).unwrap();
+        let plain = PromptTemplate::custom("plain", "{question}{answer}").unwrap();
+        for (text, got) in texts.iter().zip(got.as_array().unwrap()) {
+            let want = tokenizer.encode_prompt(&plain, text, "", &[]).unwrap();
+            assert_eq!(*got, json!(want), "{text:?}");
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Row {
+    prompt: Vec<u32>,
+    greedy: Vec<u32>,
+}
+
+/// SmolLM2's greedy corrections, recorded from transformers (see `golden/make_smollm2.py`), by llama.cpp.
+#[test]
+fn llama_cpp_corrects_as_the_real_model_does() {
+    let Some(dir) = std::env::var_os("ALIGNER_TEST_MODEL").map(PathBuf::from) else {
+        println!("skipped: ALIGNER_TEST_MODEL does not name a model directory");
+        return;
+    };
+    let rows: Vec<Row> = serde_json::from_str(include_str!("golden/smollm2.json")).unwrap();
+    let longest = rows.iter().map(|row| row.greedy.len()).max().unwrap();
+    let prompts: Vec<&Vec<u32>> = rows.iter().map(|row| &row.prompt).collect();
+    let input = json!({"prompts": prompts, "max_new_tokens": longest});
+    let root = tempfile::tempdir().unwrap();
+    for (dtype, name, exact) in [
+        (ExportDtype::F32, "f32", true),
+        (ExportDtype::F16, "f16", false),
+        (ExportDtype::Q8_0, "q8_0", false),
+    ] {
+        let out = root.path().join(format!("{name}.gguf"));
+        export(&dir, &out, &options(ExportFormat::Gguf, dtype)).unwrap();
+        let Some(got) = python("greedy", &out, &input) else {
+            return;
+        };
+        let mut same = 0;
+        for (row, got) in rows.iter().zip(got.as_array().unwrap()) {
+            let got: Vec<u32> = got
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|id| id.as_u64().unwrap() as u32)
+                .collect();
+            let agree = got.iter().zip(&row.greedy).take_while(|(a, b)| a == b).count();
+            println!("{name}: {agree} of {} tokens before they part", row.greedy.len());
+            same += usize::from(agree == row.greedy.len());
+            assert!(!exact || agree == row.greedy.len(), "{name}: {agree}");
+        }
+        println!("{name}: {same} of {} corrections the same", rows.len());
+    }
+}
