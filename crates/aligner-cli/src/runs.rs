@@ -2,9 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use aligner_hub::Files;
 use aligner_train::RunDir;
 
 use crate::error::{CliError, Result};
+use crate::hub;
 
 /// The folder of all runs that were not given another place.
 const RUNS: &str = "runs";
@@ -49,10 +51,10 @@ pub fn latest() -> Result<PathBuf> {
     }
 }
 
-/// The model to use: the one named (a model directory or a run), or the latest run's.
-pub fn model_dir(named: Option<&Path>) -> Result<PathBuf> {
+/// The model to use: the one named (a model directory, a run, or a model of the Hub), or the latest run's.
+pub fn model_dir(named: Option<&Path>, wanted: Files) -> Result<PathBuf> {
     let place = match named {
-        Some(place) => place.to_path_buf(),
+        Some(named) => hub::local(named, wanted)?,
         None => latest()?,
     };
     if place.join("config.json").is_file() {

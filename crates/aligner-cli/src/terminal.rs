@@ -78,6 +78,19 @@ pub fn render_diff(edits: &[Edit], coloured: bool) -> String {
 
 /// A bar on a terminal, nothing elsewhere.
 pub fn progress(total: Option<u64>, what: &str) -> ProgressBar {
+    bar(total, what, "{msg} {bar:30} {pos}/{len} {eta}")
+}
+
+/// The same for a file of so many bytes.
+pub fn byte_progress(total: Option<u64>, what: &str) -> ProgressBar {
+    bar(
+        total,
+        what,
+        "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    )
+}
+
+fn bar(total: Option<u64>, what: &str, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -86,7 +99,7 @@ pub fn progress(total: Option<u64>, what: &str) -> ProgressBar {
         None => ProgressBar::no_length(),
     };
     bar.set_draw_target(ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {eta}") {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar.with_message(what.to_string())

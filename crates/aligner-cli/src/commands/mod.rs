@@ -6,6 +6,7 @@ pub mod demo;
 pub mod score;
 pub mod train;
 
+use aligner_hub::Files;
 use aligner_infer::Corrector;
 
 use crate::args::{ModelArgs, template};
@@ -14,7 +15,7 @@ use crate::runs::model_dir;
 
 /// Opens the model that was asked for.
 fn open(args: &ModelArgs) -> Result<Corrector> {
-    let mut builder = Corrector::builder(model_dir(args.model.as_deref())?).device(args.device);
+    let mut builder = Corrector::builder(model_dir(args.model.as_deref(), Files::Model)?).device(args.device);
     if let Some(typed) = &args.template {
         // Whoever names a template means it: another one than recorded is a warning.
         builder = builder.template(template(typed)?).allow_mismatch();
