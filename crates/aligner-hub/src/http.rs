@@ -108,6 +108,24 @@ impl Client {
         }
     }
 
+    /// Asks for a whole body of at most so many bytes, again when it failed for a passing reason.
+    ///
+    /// # Errors
+    /// When there is no good answer.
+    pub fn read(&self, request: &Request<'_>, limit_bytes: u64) -> Result<Vec<u8>> {
+        let mut tries = self.tries();
+        loop {
+            let body = self.try_once(request).and_then(|response| {
+                let body = response.into_body().into_with_config().limit(limit_bytes);
+                body.read_to_vec().map_err(|error| passing(&error))
+            });
+            match body {
+                Ok(body) => return Ok(body),
+                Err(failure) => tries.wait(request.url, failure)?,
+            }
+        }
+    }
+
     /// Asks once, following redirects. A good answer has a status of 2xx, 3xx for [`Kind::Head`], or 416.
     pub fn try_once(&self, request: &Request<'_>) -> Result<Response, Failure> {
         let mut url = parse(request.url, request.url)?;
@@ -221,7 +239,7 @@ pub fn range_start(response: &Response) -> Option<u64> {
 }
 
 /// A connection that broke: it may hold the next time.
-pub fn passing(error: &ureq::Error) -> Failure {
+fn passing(error: &ureq::Error) -> Failure {
     match error {
         ureq::Error::HostNotFound => Failure::passing("the host is not known; is there a network?"),
         error => Failure::passing(error.to_string()),

@@ -102,22 +102,13 @@ impl Hub {
 
     fn listing(&self, model: &ModelRef, repo: &Repo) -> Result<Listing> {
         let url = format!("{}/api/{}", self.client.endpoint(), repo.api_url());
-        let response = self.client.send(&Request {
+        let request = Request {
             model,
             file: None,
             url: &url,
             kind: Kind::Get { from: 0 },
-        })?;
-        let body = response
-            .into_body()
-            .into_with_config()
-            .limit(MAX_LISTING_BYTES)
-            .read_to_vec();
-        let body = body.map_err(|error| HubError::Network {
-            url: url.clone(),
-            attempts: 1,
-            reason: error.to_string(),
-        })?;
+        };
+        let body = self.client.read(&request, MAX_LISTING_BYTES)?;
         let info: RepoInfo = serde_json::from_slice(&body).map_err(|error| {
             malformed(
                 &url,

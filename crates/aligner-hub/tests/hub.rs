@@ -268,7 +268,7 @@ fn a_damaged_body_never_becomes_a_file() {
 fn errors_that_pass_are_waited_for() {
     let lab = Lab::new();
     lab.server.fail("/revision/main", Fault::Status(500, vec![]));
-    lab.server.fail("/revision/main", Fault::Status(503, vec![]));
+    lab.server.fail("/revision/main", Fault::Cut(20));
     lab.server.fail(
         "/config.json",
         Fault::Status(429, vec![("Retry-After", "1".into())]),
