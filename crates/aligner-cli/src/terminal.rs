@@ -18,7 +18,9 @@ pub fn log_to_stderr(verbose: u8) {
         1 => "info",
         _ => "debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = EnvFilter::try_new(without_requests(&asked, level));
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new(without_requests("", level)));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -28,6 +30,18 @@ pub fn log_to_stderr(verbose: u8) {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .try_init();
+}
+
+/// A log filter that never shows requests as they are sent: they hold the Hub's token, and at `trace` the HTTP client dumps
+/// them byte by byte.
+fn without_requests(asked: &str, level: &str) -> String {
+    let of_client = |part: &&str| part.trim_start().starts_with("ureq");
+    let mut parts: Vec<&str> = asked.split(',').filter(|part| !of_client(part)).collect();
+    if parts.iter().all(|part| part.trim().is_empty()) {
+        parts = vec![level];
+    }
+    parts.extend(["ureq=info", "ureq_proto=info"]);
+    parts.join(",")
 }
 
 /// Whether stdout takes colours.

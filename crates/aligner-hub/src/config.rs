@@ -56,7 +56,8 @@ impl HubConfig {
     }
 }
 
-/// An access token; it does not show itself.
+/// An access token; it does not show itself, and this crate logs it nowhere. The HTTP client `ureq` dumps whole requests at
+/// log level `trace`: a program that logs so must silence its targets `ureq` and `ureq_proto`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
