@@ -62,8 +62,8 @@ pub enum DataCommand {
 /// Arguments of `train`; what is not given comes from `--config` or has its default.
 #[derive(Debug, Default, Args)]
 pub struct TrainArgs {
-    /// Model directory to start from (Hugging Face layout).
-    #[arg(long, value_name = "DIR")]
+    /// Model directory to start from (Hugging Face layout), or org/name[@revision] of the Hub.
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Training rows; may be given several times.
     #[arg(long, value_name = "FILE")]
@@ -169,8 +169,8 @@ pub struct TrainArgs {
 /// Which model, and how it is run.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Model directory (default: the latest run's).
-    #[arg(long, value_name = "DIR")]
+    /// Model directory, run, or org/name[@revision] of the Hugging Face Hub (default: the latest run's).
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Adapter (PEFT's directory) over the model.
     #[arg(long, value_name = "DIR")]
@@ -345,8 +345,8 @@ pub struct CheckArgs {
     /// The file.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// Count tokens with the tokenizer of this model directory; characters without.
-    #[arg(long, value_name = "DIR")]
+    /// Count tokens with the tokenizer of this model (a directory, or org/name of the Hub); characters without.
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Prompt template: edit, revision, correction, or a text file.
     #[arg(long, value_name = "T", default_value = "correction")]
@@ -371,8 +371,8 @@ pub struct ShowArgs {
     /// The row, counted from 0.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub row: usize,
-    /// Model directory with the tokenizer (default: the latest run's).
-    #[arg(long, value_name = "DIR")]
+    /// Model with the tokenizer: a directory, a run, or org/name of the Hub (default: the latest run's).
+    #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Prompt template: edit, revision, correction, or a text file (default: the model's, else correction).
     #[arg(long, value_name = "T")]

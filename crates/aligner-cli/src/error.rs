@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use aligner_data::DataError;
+use aligner_hub::HubError;
 use aligner_infer::InferError;
 use aligner_model::ModelError;
 use aligner_train::TrainError;
@@ -34,6 +35,14 @@ pub enum CliError {
     /// Training failed.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// A model could not be had from the Hub.
+    #[error("{source} (there is no {typed} on this machine)")]
+    Hub {
+        /// The model as it was typed.
+        typed: String,
+        /// Why.
+        source: HubError,
+    },
 }
 
 impl CliError {
@@ -41,6 +50,10 @@ impl CliError {
     pub fn status(&self) -> u8 {
         let asked_wrongly = match self {
             Self::Usage(_) => true,
+            Self::Hub { source, .. } => matches!(
+                source,
+                HubError::Name { .. } | HubError::NotFound { .. } | HubError::Environment { .. }
+            ),
             Self::Failed(_) | Self::ClosedPipe => false,
             Self::Data(error)
             | Self::Infer(InferError::Data(error))

@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use aligner_hub::Files;
 use aligner_model::LoraAdapter;
 use aligner_train::RunDir;
 
 use crate::error::{CliError, Result};
+use crate::hub;
 
 /// The folder of all runs that were not given another place.
 const RUNS: &str = "runs";
@@ -50,10 +52,11 @@ pub fn latest() -> Result<PathBuf> {
     }
 }
 
-/// The model to use: the one named (the directory of a model or an adapter, or a run), or the latest run's.
-pub fn model_dir(named: Option<&Path>) -> Result<PathBuf> {
+/// The model to use: the one named (the directory of a model or an adapter, a run, or a model of the Hub), or the latest
+/// run's.
+pub fn model_dir(named: Option<&Path>, wanted: Files) -> Result<PathBuf> {
     let place = match named {
-        Some(place) => place.to_path_buf(),
+        Some(named) => hub::local(named, wanted)?,
         None => latest()?,
     };
     if place.join("config.json").is_file() || LoraAdapter::is_in(&place) {

@@ -18,7 +18,9 @@ pub fn log_to_stderr(verbose: u8) {
         1 => "info",
         _ => "debug",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = EnvFilter::try_new(without_requests(&asked, level));
+    let filter = filter.unwrap_or_else(|_| EnvFilter::new(without_requests("", level)));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -28,6 +30,18 @@ pub fn log_to_stderr(verbose: u8) {
         .with_target(false)
         .with_ansi(std::io::stderr().is_terminal())
         .try_init();
+}
+
+/// A log filter that never shows requests as they are sent: they hold the Hub's token, and at `trace` the HTTP client dumps
+/// them byte by byte.
+fn without_requests(asked: &str, level: &str) -> String {
+    let of_client = |part: &&str| part.trim_start().starts_with("ureq");
+    let mut parts: Vec<&str> = asked.split(',').filter(|part| !of_client(part)).collect();
+    if parts.iter().all(|part| part.trim().is_empty()) {
+        parts = vec![level];
+    }
+    parts.extend(["ureq=info", "ureq_proto=info"]);
+    parts.join(",")
 }
 
 /// Whether stdout takes colours.
@@ -78,6 +92,19 @@ pub fn render_diff(edits: &[Edit], coloured: bool) -> String {
 
 /// A bar on a terminal, nothing elsewhere.
 pub fn progress(total: Option<u64>, what: &str) -> ProgressBar {
+    bar(total, what, "{msg} {bar:30} {pos}/{len} {eta}")
+}
+
+/// The same for a file of so many bytes.
+pub fn byte_progress(total: Option<u64>, what: &str) -> ProgressBar {
+    bar(
+        total,
+        what,
+        "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}",
+    )
+}
+
+fn bar(total: Option<u64>, what: &str, template: &str) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
@@ -86,7 +113,7 @@ pub fn progress(total: Option<u64>, what: &str) -> ProgressBar {
         None => ProgressBar::no_length(),
     };
     bar.set_draw_target(ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {pos}/{len} {eta}") {
+    if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }
     bar.with_message(what.to_string())

@@ -22,7 +22,7 @@ pub struct AlignerManifest {
     pub template_fingerprint: String,
     /// Hash of the `tokenizer.json` the model was trained with.
     pub tokenizer_hash: String,
-    /// The model it was trained from.
+    /// The model it was trained from: its directory's name, or `org/name@commit` when it came from the Hugging Face Hub.
     pub base_model: String,
     /// The stages of its training, oldest first.
     pub stages: Vec<Stage>,

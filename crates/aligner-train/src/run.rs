@@ -287,14 +287,27 @@ fn session(
     })
 }
 
-/// The last part of a model's path: what it is called, without where it lay.
+/// What a model is called, without where it lay: the last part of its path, or `org/name@commit` when it lies in the
+/// cache of the Hugging Face Hub. With the commit, because a branch moves on; `--model` takes it as it is.
 fn base_name(model: &Path) -> String {
     let absolute = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
+    if let Some(name) = hub_name(&absolute) {
+        return name;
+    }
     absolute
         .file_name()
         .unwrap_or_default()
         .to_string_lossy()
         .into_owned()
+}
+
+/// `…/models--org--name/snapshots/COMMIT` as `org/name@COMMIT`.
+fn hub_name(snapshot: &Path) -> Option<String> {
+    let commit = snapshot.file_name()?.to_str()?;
+    let folder = snapshot.parent().filter(|parent| parent.ends_with("snapshots"))?;
+    let id = folder.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+    // No part of a repository's name holds two hyphens in a row.
+    Some(format!("{}@{commit}", id.replace("--", "/")))
 }
 
 fn launch(
@@ -325,5 +338,20 @@ fn launch(
     match result.error {
         Some(error) => Err(TrainError::Learner(error.to_string())),
         None => Ok(outcome),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_from_the_hub_is_named_as_there() {
+        let name = |path: &str| base_name(Path::new(path));
+        let commit = "1111111111111111111111111111111111111111";
+        let snapshot = format!("/cache/hub/models--org--name-1.5/snapshots/{commit}");
+        assert_eq!(name(&snapshot), format!("org/name-1.5@{commit}"));
+        assert_eq!(name("/models/base"), "base");
+        assert_eq!(name("/models/snapshots/base"), "base");
     }
 }

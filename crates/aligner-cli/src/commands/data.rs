@@ -5,10 +5,12 @@ use std::io::Write;
 use aligner_data::{
     AlignerManifest, Encoder, Fields, OnBadRow, PromptTemplate, ReadOptions, RowReader, Tokenizer, check_file,
 };
+use aligner_hub::Files;
 use anstyle::{AnsiColor, Style};
 
 use crate::args::{CheckArgs, ShowArgs, template};
 use crate::error::{CliError, Result, stdout_error};
+use crate::hub;
 use crate::runs::model_dir;
 use crate::terminal::{stdout_is_coloured, styled};
 
@@ -16,7 +18,10 @@ use crate::terminal::{stdout_is_coloured, styled};
 pub fn check(args: &CheckArgs) -> Result<()> {
     let template = template(&args.template)?;
     let encoder = match &args.model {
-        Some(dir) => Some(Encoder::new(Tokenizer::from_dir(dir)?, template, args.max_length)),
+        Some(model) => {
+            let tokenizer = Tokenizer::from_dir(&hub::local(model, Files::Tokenizer)?)?;
+            Some(Encoder::new(tokenizer, template, args.max_length))
+        }
         None => None,
     };
     let options = ReadOptions {
@@ -41,7 +46,7 @@ pub fn check(args: &CheckArgs) -> Result<()> {
 
 /// Prints a row's tokens: on a terminal as text whose loss-carrying part is green, elsewhere as a table.
 pub fn show(args: &ShowArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
+    let dir = model_dir(args.model.as_deref(), Files::Tokenizer)?;
     let tokenizer = Tokenizer::from_dir(&dir)?;
     let template = match (&args.template, AlignerManifest::read(&dir)?) {
         (Some(typed), _) => template(typed)?,

@@ -1,7 +1,9 @@
 //! `aligner export`
 
+use aligner_hub::Files;
 use aligner_infer::export::{ExportOptions, export};
 
+use super::fetched_base;
 use crate::args::ExportArgs;
 use crate::error::Result;
 use crate::runs::model_dir;
@@ -9,14 +11,17 @@ use crate::terminal::say;
 
 /// Writes the model in another program's format; prints the files.
 pub fn run(args: &ExportArgs) -> Result<()> {
-    let dir = model_dir(args.model.as_deref())?;
+    let dir = model_dir(args.model.as_deref(), Files::Model)?;
     let options = ExportOptions {
         adapter: args
             .adapter
             .as_deref()
-            .map(|adapter| model_dir(Some(adapter)))
+            .map(|adapter| model_dir(Some(adapter), Files::Model))
             .transpose()?,
-        base: args.base.clone(),
+        base: match &args.base {
+            Some(base) => Some(model_dir(Some(base), Files::Model)?),
+            None => fetched_base(&dir)?,
+        },
         pre: args.pre.clone(),
         overwrite: args.overwrite,
         ..ExportOptions::new(args.format, args.dtype)

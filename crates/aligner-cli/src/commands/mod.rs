@@ -3,23 +3,32 @@
 pub mod correct;
 pub mod data;
 pub mod demo;
-pub mod import;
 pub mod export;
+pub mod import;
 pub mod score;
 pub mod train;
 
+use aligner_hub::Files;
+use std::path::{Path, PathBuf};
+
+use aligner_hub::Files;
 use aligner_infer::Corrector;
+use aligner_model::LoraAdapter;
 
 use crate::args::{ModelArgs, template};
 use crate::error::Result;
+use crate::hub;
 use crate::runs::model_dir;
 
 /// Opens the model that was asked for.
 fn open(args: &ModelArgs) -> Result<Corrector> {
-    let model = model_dir(args.model.as_deref())?;
+    let model = model_dir(args.model.as_deref(), Files::Model)?;
     let mut builder = match &args.adapter {
-        Some(adapter) => Corrector::builder(model_dir(Some(adapter))?).base(model),
-        None => Corrector::builder(model),
+        Some(adapter) => Corrector::builder(model_dir(Some(adapter), Files::Model)?).base(model),
+        None => match fetched_base(&model)? {
+            Some(base) => Corrector::builder(model).base(base),
+            None => Corrector::builder(model),
+        },
     }
     .device(args.device);
     if let Some(typed) = &args.template {
@@ -27,4 +36,16 @@ fn open(args: &ModelArgs) -> Result<Corrector> {
         builder = builder.template(template(typed)?).allow_mismatch();
     }
     Ok(builder.build()?)
+}
+
+/// The base of an adapter that names a model of the Hub.
+fn fetched_base(dir: &Path) -> Result<Option<PathBuf>> {
+    if !LoraAdapter::is_in(dir) {
+        return Ok(None);
+    }
+    let adapter = LoraAdapter::read(dir)?;
+    match &adapter.base_model {
+        Some(name) if adapter.base_dir(dir).is_err() => Ok(Some(hub::local(Path::new(name), Files::Model)?)),
+        _ => Ok(None),
+    }
 }

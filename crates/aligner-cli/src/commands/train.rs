@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use aligner_data::{AlignerManifest, PromptTemplate};
+use aligner_hub::Files;
 use aligner_train::{
     Ending, Event, Interrupter, LoraChoice, Outcome, RunDir, RunOptions, Split, StepRecord, TemplateChoice,
     TrainConfig, fine_tune, resume,
@@ -12,8 +13,8 @@ use aligner_train::{
 use super::demo;
 use crate::args::{TrainArgs, template};
 use crate::error::{CliError, Result, stdout_error};
-use crate::runs;
 use crate::terminal::{Throttle, say};
+use crate::{hub, runs};
 
 /// Trains, resumes, or trains the embedded default.
 pub fn run(args: &TrainArgs) -> Result<()> {
@@ -42,6 +43,9 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
             asked = TrainConfig::read(path)?;
         }
         apply(args, &mut asked)?;
+        if asked.model != recorded.model {
+            asked.model = hub::local(&asked.model, Files::Model)?;
+        }
         let same_place = TrainConfig {
             out: recorded.out.clone(),
             // Another template is the one change that can be asked for.
@@ -69,21 +73,16 @@ fn resolve(args: &TrainArgs) -> Result<TrainConfig> {
         None => TrainConfig::default(),
     };
     apply(args, &mut config)?;
+    if config.out.as_os_str().is_empty() {
+        config.out = runs::free_dir(&hub::short_name(&config.model));
+    }
+    config.model = hub::local(&config.model, Files::Model)?;
     // An Aligner that is trained further keeps its template unless another one is named.
     if args.template.is_none()
         && args.config.is_none()
         && let Some(earlier) = AlignerManifest::read(&config.model)?
     {
         config.template = choice_of(&earlier.template);
-    }
-    if config.out.as_os_str().is_empty() {
-        let name = config
-            .model
-            .file_name()
-            .unwrap_or("run".as_ref())
-            .to_string_lossy()
-            .into_owned();
-        config.out = runs::free_dir(&name);
     }
     Ok(config)
 }

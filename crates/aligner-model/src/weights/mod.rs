@@ -16,8 +16,8 @@ mod pytorch;
 mod safetensors;
 mod shard_index;
 mod shards;
-mod view;
 mod store;
+mod view;
 mod write;
 
 use std::path::Path;
