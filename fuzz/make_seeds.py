@@ -36,6 +36,7 @@ def torch_save(value, **how):
 shutil.rmtree(here / "seeds", ignore_errors=True)
 seed("safetensors", "three", save(tensors, metadata={"format": "pt"}))
 seed("safetensors", "empty", save({}))
+seed("gguf", "types", (golden / "gguf/types.gguf").read_bytes())
 
 views = collections.OrderedDict(flat=torch.arange(6.0))
 views["turned"] = torch.nn.Parameter(views["flat"].view(2, 3).t())

@@ -8,7 +8,6 @@ pub mod import;
 pub mod score;
 pub mod train;
 
-use aligner_hub::Files;
 use std::path::{Path, PathBuf};
 
 use aligner_hub::Files;

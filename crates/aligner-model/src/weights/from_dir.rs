@@ -8,7 +8,7 @@ use std::rc::Rc;
 use burn::tensor::Device;
 
 use super::names::{Unpacked, packed};
-use super::{NamedTensor, SafetensorsSource, TensorSource, bind};
+use super::{NamedTensor, TensorSource, bind, open_dir};
 use crate::config::ModelConfig;
 use crate::decoder::CausalDecoder;
 use crate::error::{ModelError, Result};
@@ -19,7 +19,7 @@ use crate::error::{ModelError, Result};
 /// # Errors
 /// When the directory has no weights, a header is damaged, or a tensor that the configuration asks for is missing.
 pub fn dir_tensors(config: &ModelConfig, dir: &Path) -> Result<Vec<NamedTensor>> {
-    source_tensors(config, Box::new(SafetensorsSource::open(dir)?))
+    source_tensors(config, open_dir(dir)?)
 }
 
 /// [`dir_tensors`] of another source.

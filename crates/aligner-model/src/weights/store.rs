@@ -37,9 +37,11 @@ pub fn write_safetensors_as(path: &Path, tensors: Vec<NamedTensor>, dtype: Weigh
         file.write_all(&(padded as u64).to_le_bytes()).map_err(io())?;
         write!(file, "{header:padded$}").map_err(io())?;
         for tensor in tensors {
-            let values = (tensor.read)()?;
-            file.write_all(&dtype.encode(&tensor.name, &values)?)
-                .map_err(io())?;
+            // In pieces: the bytes of a whole embedding would be a second copy of it.
+            for values in (tensor.read)()?.chunks(1 << 16) {
+                file.write_all(&dtype.encode(&tensor.name, values)?)
+                    .map_err(io())?;
+            }
         }
         Ok(())
     })
