@@ -344,7 +344,7 @@ fn tensors_that_are_not_the_architectures() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// No byte that is changed makes a panic; what still reads has whole numbers of everything.
     #[test]

@@ -134,7 +134,10 @@ pub(in crate::weights::gguf) struct SpecialIds {
 
 impl SpecialIds {
     pub fn read(file: &GgufFile) -> Result<Self> {
-        let tokens = file.strings(TOKENS)?.unwrap_or_default().len() as u64;
+        let Some(tokens) = file.strings(TOKENS)? else {
+            return Ok(Self::default());
+        };
+        let tokens = tokens.len() as u64;
         let read = |name: &str| {
             let key = format!("tokenizer.ggml.{name}_token_id");
             match file.count(&key)? {
