@@ -351,7 +351,7 @@ fn write_sentencepiece(dir: &Path) -> Tokenizer {
     );
     let mut merges = Vec::new();
     for token in [
-        "▁t", "he", "in", "re", "▁a", "▁the", "er", "on", "▁w", "at", "ing", "th", "▁th", "▁▁", "ter",
+        "▁t", "he", "th", "▁th", "in", "re", "▁a", "▁the", "er", "on", "▁w", "at", "ing", "▁▁", "ter",
         "▁wat", "▁water", "##",
     ] {
         let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
@@ -459,12 +459,12 @@ fn llama_cpp_cuts_texts_into_the_same_tokens() {
     let template = PromptTemplate::default();
     for lab in [Lab::new(&template), sentencepiece_lab(&template)] {
         let gguf = lab.out("m.gguf");
-        export(
+        let written = export(
             &lab.model(),
             &gguf,
             &options(ExportFormat::Gguf, ExportDtype::F32),
-        )
-        .unwrap();
+        );
+        assert_eq!(written.unwrap().notes, Vec::<String>::new());
         let mut texts: Vec<String> = NASTY.map(String::from).to_vec();
         texts.push("the thing in the water other there".into());
         texts.extend(

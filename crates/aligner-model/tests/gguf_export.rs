@@ -364,8 +364,9 @@ fn llama_cpp_computes_the_same() {
         let dir = as_llama_cpp_can(variant);
         let out = dir.path().join("m.gguf");
         write(dir.path(), &out, GgufDtype::F32).unwrap();
-        let architecture = parse(&out).metadata["general.architecture"].clone();
-        let context = &parse(&out).metadata[&format!("{}.context_length", architecture.as_str().unwrap())];
+        let metadata = parse(&out).metadata;
+        let architecture = metadata["general.architecture"].as_str().unwrap();
+        let context = &metadata[&format!("{architecture}.context_length")];
         let text = std::fs::read(dir.path().join("golden.json")).unwrap();
         let golden: Golden = serde_json::from_slice(&text).unwrap();
         let length = golden.first.len().min(context.as_u64().unwrap() as usize);
