@@ -385,7 +385,13 @@ fn llama_cpp_computes_the_same() {
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f32::max);
         println!("{variant:<22} {architecture:<10} {length} tokens {worst:.1e}");
-        assert!(worst < 1e-3, "{variant}: {worst}");
+        // On the CPU, ggml looks GELU up in a table of half-precision numbers: eleven bits of its input and output.
+        let tolerance = if architecture.starts_with("gemma") {
+            1e-2
+        } else {
+            1e-4
+        };
+        assert!(worst < tolerance, "{variant}: {worst}");
     }
 }
 
