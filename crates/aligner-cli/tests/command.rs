@@ -507,3 +507,46 @@ fn exports_are_what_they_are_called_and_say_what_they_lack() {
     }
     assert_eq!(std::fs::read_dir(lab.path("out")).unwrap().count(), 2);
 }
+
+#[test]
+fn a_model_that_is_exported_as_gguf_and_imported_is_the_same_aligner() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --out run --data-licence MIT"));
+    lab.ok("export run --format gguf --dtype f32 --out out/run.gguf");
+    let modelfile = std::fs::read_to_string(lab.path("out/run.Modelfile")).unwrap();
+    assert!(modelfile.contains("FROM ./run.gguf"), "{modelfile}");
+    lab.ok("import out/run.gguf --out back");
+    assert_eq!(
+        lab.ok("score --model back --input few.jsonl"),
+        lab.ok("score --model run --input few.jsonl")
+    );
+    let manifest = |dir: &str| std::fs::read_to_string(lab.path(dir).join("aligner.json")).unwrap();
+    assert_eq!(manifest("back"), manifest("run/final"));
+    lab.ok("export run --format hf --dtype f32 --out hf");
+    assert_eq!(
+        lab.ok("score --model hf --input few.jsonl"),
+        lab.ok("score --model run --input few.jsonl")
+    );
+    let error = lab.fails(1, "export run --format peft --dtype f32 --out peft");
+    assert!(error.contains("holds no adapter"), "{error}");
+}
+
+#[test]
+fn an_adapter_that_is_exported_merged_scores_as_it_did() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --out run --lora-rank 4"));
+    lab.ok("export run --format hf --dtype f32 --out merged");
+    lab.ok("export run --format peft --dtype f32 --out adapter");
+    let scores = |model: &str| -> Vec<f64> {
+        lines(&lab.ok(&format!("score --input few.jsonl {model}")))
+            .iter()
+            .map(|row| row["logprob"].as_f64().unwrap())
+            .collect()
+    };
+    let trained = scores("--model run");
+    for model in ["--model merged", "--model base --adapter adapter"] {
+        for (got, want) in scores(model).iter().zip(&trained) {
+            assert!((got - want).abs() < 1e-3, "{model}: {got} {want}");
+        }
+    }
+}

@@ -33,6 +33,9 @@ fn load(folder: &str, variant: &str) -> Loaded {
     load_dir(dir.path(), &Device::flex()).unwrap()
 }
 
+/// What is done to something whole, and what the error must say.
+type Damage<'a, T> = (&'a dyn Fn(&mut T), &'a str);
+
 #[test]
 fn logits_and_greedy_tokens_equal_transformers() {
     let device = Device::flex();
@@ -271,7 +274,7 @@ fn tensors_that_do_not_lie_in_their_storage() {
         change(&mut entry);
         pickle_error(pickle(&[entry]))
     };
-    let cases: [(&dyn Fn(&mut Entry), &str); 14] = [
+    let cases: [Damage<'_, Entry>; 14] = [
         (&|e| e.shape = vec![3, 3], "outside"),
         (&|e| e.offset = 1, "outside"),
         (&|e| e.offset = i64::MAX, "outside"),
@@ -332,7 +335,7 @@ fn archives_that_lie() {
         open(archive(&parts)).err().unwrap_or_default()
     };
     assert_eq!(error(&|_| ()), "", "unchanged, it is read");
-    let cases: [(&dyn Fn(&mut Vec<Member>), &str); 9] = [
+    let cases: [Damage<'_, Vec<Member>>; 9] = [
         (&|parts| parts[1].method = 8, "compressed"),
         (&|parts| parts[1].flags = 1, "encrypted"),
         (&|parts| parts[1].size = Some(1 << 30), "does not lie where"),

@@ -57,6 +57,10 @@ pub(super) fn write(
 fn metadata(source: &Source, vocab: &GgufVocab) -> Vec<(String, GgufValue)> {
     let text = |key: &str, value: &str| (key.to_string(), GgufValue::String(value.to_string()));
     let mut pairs = vec![text("general.name", &source.name())];
+    // The format's own key for it: whoever turns the file back into a directory gets the same tokenizer.
+    if let Ok(tokenizer) = std::fs::read_to_string(source.tokenizer.join("tokenizer.json")) {
+        pairs.push(text("tokenizer.huggingface.json", &tokenizer));
+    }
     let Some(manifest) = &source.manifest else {
         pairs.extend(own_chat_template(&source.tokenizer).map(|own| text("tokenizer.chat_template", &own)));
         return pairs;
