@@ -527,7 +527,7 @@ fn a_model_that_is_exported_as_gguf_and_imported_is_the_same_aligner() {
         lab.ok("score --model hf --input few.jsonl"),
         lab.ok("score --model run --input few.jsonl")
     );
-    let error = lab.fails(1, "export run --format peft --dtype f32 --out peft");
+    let error = lab.fails(2, "export run --format peft --dtype f32 --out peft");
     assert!(error.contains("holds no adapter"), "{error}");
 }
 
