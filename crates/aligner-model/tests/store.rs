@@ -161,3 +161,19 @@ fn a_directory_that_lacks_tensors_is_refused_before_anything_is_written() {
         "{error}"
     );
 }
+
+#[test]
+fn a_header_of_more_than_65_535_bytes_is_written() {
+    // A format's width ends there: a checkpoint of many small tensors panicked.
+    let dir = tempfile::tempdir().unwrap();
+    let name = |index: usize| format!("m.model.layers.{index}.self_attn.q_proj.lora.a");
+    let tensors = (0..1000).map(|index| NamedTensor {
+        name: name(index),
+        shape: vec![1],
+        read: Box::new(move || Ok(vec![index as f32])),
+    });
+    write_shards(dir.path(), tensors.collect(), WeightDtype::F32, u64::MAX).unwrap();
+    let tensors = all_tensors(dir.path());
+    assert_eq!(tensors.len(), 1000);
+    assert_eq!(tensors[&name(999)], (vec![1], vec![999.0]));
+}

@@ -4,9 +4,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use aligner_data::AlignerManifest;
-use aligner_model::ModelConfig;
 use aligner_model::weights::gguf::GgufValue;
-use aligner_model::weights::gguf_export::{GgufModel, GgufVocab, needs_embedding_twice, write_gguf};
+use aligner_model::weights::gguf_export::{
+    GgufModel, GgufVocab, context_tokens, needs_embedding_twice, write_gguf,
+};
 use serde_json::Value;
 
 use super::place::{io, text_file};
@@ -43,7 +44,7 @@ pub(super) fn write(
     let mut files = vec![out.to_path_buf()];
     if let Some(manifest) = &source.manifest {
         let path = out.with_extension("Modelfile");
-        text_file(&path, &modelfile(out, manifest, &config, &vocab))?;
+        text_file(&path, &modelfile(out, manifest, context_tokens(&config)?, &vocab))?;
         files.push(path);
     }
     let mut bytes = 0;
@@ -108,7 +109,7 @@ fn own_chat_template(dir: &Path) -> Option<String> {
 
 /// `ollama create NAME -f FILE.Modelfile`, then a chat of two messages: the question by the user, the answer by the
 /// assistant.
-fn modelfile(gguf: &Path, manifest: &AlignerManifest, config: &ModelConfig, vocab: &GgufVocab) -> String {
+fn modelfile(gguf: &Path, manifest: &AlignerManifest, context_tokens: usize, vocab: &GgufVocab) -> String {
     let file = gguf.file_name().unwrap_or_default().to_string_lossy();
     let template = &manifest.template;
     let mut out = format!(
@@ -126,7 +127,7 @@ fn modelfile(gguf: &Path, manifest: &AlignerManifest, config: &ModelConfig, voca
         id = template.id(),
         fingerprint = manifest.template_fingerprint,
         go = template.to_go_template(),
-        context = config.max_positions.min(MOST_CONTEXT),
+        context = context_tokens.min(MOST_CONTEXT),
     );
     for stop in &vocab.stops {
         // Writing to a string cannot fail.

@@ -35,7 +35,10 @@ pub fn write_safetensors_as(path: &Path, tensors: Vec<NamedTensor>, dtype: Weigh
         // Data that starts at a multiple of eight can be mapped and read as f32 in place.
         let padded = header.len().next_multiple_of(8);
         file.write_all(&(padded as u64).to_le_bytes()).map_err(io())?;
-        write!(file, "{header:padded$}").map_err(io())?;
+        file.write_all(header.as_bytes()).map_err(io())?;
+        // Not by a format's width, which ends at 65 535.
+        file.write_all(&b"       "[..padded - header.len()])
+            .map_err(io())?;
         for tensor in tensors {
             // In pieces: the bytes of a whole embedding would be a second copy of it.
             for values in (tensor.read)()?.chunks(1 << 16) {

@@ -57,6 +57,14 @@ pub fn needs_embedding_twice(config: &ModelConfig) -> Result<bool> {
     Ok(tensors::needs_output(Arch::of(config)?, config))
 }
 
+/// Tokens of context within which llama.cpp computes what the model computes: the model's own, or fewer.
+///
+/// # Errors
+/// When llama.cpp does not run the configuration.
+pub fn context_tokens(config: &ModelConfig) -> Result<usize> {
+    Ok(Arch::of(config)?.context(config).0)
+}
+
 /// Writes a file beside its place and renames it: `path` is complete or as it was before. Returns notes about what the
 /// file says otherwise than the model.
 ///
