@@ -36,7 +36,8 @@ def torch_save(value, **how):
 shutil.rmtree(here / "seeds", ignore_errors=True)
 seed("safetensors", "three", save(tensors, metadata={"format": "pt"}))
 seed("safetensors", "empty", save({}))
-seed("gguf", "types", (golden / "gguf/types.gguf").read_bytes())
+for name in ["types", "qwen2", "gemma", "llama-rope-freqs"]:
+    seed("gguf", name, (golden / f"gguf/{name}.gguf").read_bytes())
 
 views = collections.OrderedDict(flat=torch.arange(6.0))
 views["turned"] = torch.nn.Parameter(views["flat"].view(2, 3).t())

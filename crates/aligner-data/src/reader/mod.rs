@@ -117,7 +117,7 @@ impl RowReader<'static> {
 
 impl<'a> RowReader<'a> {
     /// The longest row that is read, in bytes.
-    pub const MAX_ROW_BYTES: usize = 64 << 20;
+    pub const MAX_ROW_BYTES: usize = 16 << 20;
 
     /// Reads from anything; `name` stands for the file in messages.
     ///
