@@ -2,7 +2,7 @@
 //!
 //! Reported as bytes a second of the tensors that must be read and written once; `fused` and `composed` do the same work.
 
-use aligner_bench::{HIDDEN, INTERMEDIATE};
+use aligner_bench::{HIDDEN, INTERMEDIATE, VOCABULARY};
 use aligner_model::kernels::{self, AdamWStep, AttentionSettings, Heads, reference};
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{
@@ -51,6 +51,36 @@ fn rms_norm(criterion: &mut Criterion) {
         inputs,
         (fused, composed),
     );
+}
+
+/// A decode step's products; bytes are those of the weight.
+fn linear_of_one_row(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("linear_of_one_row");
+    for (name, input, output) in [
+        ("query", HIDDEN, HIDDEN),
+        ("gate", HIDDEN, INTERMEDIATE),
+        ("down", INTERMEDIATE, HIDDEN),
+        ("head", HIDDEN, VOCABULARY),
+    ] {
+        let (x, weight) = (random([1, input]), random([input, output]));
+        group.throughput(Throughput::Bytes((input * output * size_of::<f32>()) as u64));
+        group.bench_function(format!("{name}/fused"), |bencher| {
+            bencher.iter(|| kernels::linear(x.clone(), weight.clone(), None));
+        });
+        group.bench_function(format!("{name}/composed"), |bencher| {
+            bencher.iter(|| x.clone().matmul(weight.clone()));
+        });
+        if name != "head" {
+            continue;
+        }
+        let embedding: Tensor<2> = random([output, input]);
+        group.bench_function("tied head/fused", |bencher| {
+            bencher.iter(|| kernels::linear_transposed(x.clone(), embedding.clone()));
+        });
+        group.bench_function("tied head/composed", |bencher| {
+            bencher.iter(|| x.clone().matmul(embedding.clone().transpose()));
+        });
+    }
 }
 
 fn causal_attention(criterion: &mut Criterion) {
@@ -142,5 +172,12 @@ fn adamw(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, rms_norm, causal_attention, swiglu, adamw);
+criterion_group!(
+    benches,
+    linear_of_one_row,
+    rms_norm,
+    causal_attention,
+    swiglu,
+    adamw
+);
 criterion_main!(benches);

@@ -64,6 +64,14 @@ impl CausalLm for DecoderLm {
     }
 
     fn forward(&self, ids: &[u32], cache: &mut KvCache, keep: usize) -> Result<Vec<f32>> {
+        // On one of the threads that share out each operation: from any other thread, every one of a token's hundreds of
+        // operations would put this thread to sleep and wake it again.
+        rayon::scope(|_| self.logits(ids, cache, keep))
+    }
+}
+
+impl DecoderLm {
+    fn logits(&self, ids: &[u32], cache: &mut KvCache, keep: usize) -> Result<Vec<f32>> {
         let values: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
         let input = Tensor::<2, Int>::from_data(TensorData::new(values, [1, ids.len()]), &self.device);
         let hidden = self.decoder.forward(input, Some(cache));

@@ -6,6 +6,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
+use crate::kernels;
 use crate::nn::{Block, CausalMask, KvCache, Projection, RmsNorm, RmsNormConfig, Rope, Rotation, Step};
 use crate::weights;
 
@@ -160,7 +161,7 @@ impl CausalDecoder {
     pub fn logits_of_rows(&self, rows: Tensor<2>) -> Tensor<2> {
         let logits = match &self.lm_head {
             Some(head) => head.forward(rows),
-            None => rows.matmul(self.embed_tokens.weight.val().transpose()),
+            None => kernels::linear_transposed(rows, self.embed_tokens.weight.val()),
         };
         match self.scales.logit_softcap {
             Some(cap) => (logits / cap).tanh() * cap,

@@ -221,7 +221,9 @@ impl Session {
             // What is dropped is a function of seed and step, so that a resumed run drops the same.
             self.device.seed(self.state.seed.wrapping_add(step));
         }
-        let computed = TrainStep::step(model, batch);
+        // On one of the threads that share out each operation: from any other one, each of a step's many operations would
+        // put this thread to sleep and wake it again.
+        let computed = rayon::scope(|_| TrainStep::step(model, batch));
         let (gradients, mut output) = (computed.grads, computed.item);
         if let Some(reason) = output.failure.take() {
             return Err(TrainError::Device { step, reason });
@@ -298,7 +300,7 @@ impl Session {
         } else {
             1.0
         };
-        self.optimizer.step(model, gradients, lr, scale)
+        rayon::scope(|_| self.optimizer.step(model, gradients, lr, scale))
     }
 
     fn validate(&mut self, model: &TrainedModel, valid: &[StepBatch], screen: &mut dyn Screen) -> Result<()> {

@@ -9,6 +9,7 @@
 
 mod adamw;
 mod attention;
+mod few_rows;
 mod flex;
 mod math;
 mod matmul;
@@ -18,6 +19,7 @@ mod swiglu;
 
 pub use adamw::{AdamWStep, adamw, squared_norm};
 pub use attention::{AttentionSettings, Heads, causal_attention};
+pub use few_rows::{linear, linear_transposed};
 pub use rms_norm::rms_norm;
 pub use swiglu::swiglu;
 

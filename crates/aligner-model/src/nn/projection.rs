@@ -2,8 +2,9 @@
 
 use burn::module::{Module, Param};
 use burn::nn::{Dropout, Initializer};
-use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor};
+
+use crate::kernels;
 
 /// `x W + b`, and with an adapter `+ scale · dropout(x) A B`.
 #[derive(Module, Debug)]
@@ -49,7 +50,7 @@ impl Projection {
             let low = lora.dropout.forward(x.clone()).matmul(lora.a.val());
             low.matmul(lora.b.val()) * lora.scale
         });
-        let out = linear(x, self.weight.val(), self.bias.as_ref().map(Param::val));
+        let out = kernels::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val));
         match update {
             Some(update) => out + update,
             None => out,
