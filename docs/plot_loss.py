@@ -37,12 +37,18 @@ for step in range(0, last + 1, max(1, round(last / 80) * 10)):
 out.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 8}" text-anchor="middle" fill="#444444">optimizer step</text>')
 out.append(f'<path d="{path(train)}" fill="none" stroke="#1f6fb4" stroke-width="1.5"/>')
 out.append(f'<path d="{path(valid)}" fill="none" stroke="#d1571c" stroke-width="2"/>')
+labelled = -last
 for step, loss in valid:
     out.append(f'<circle cx="{x(step):.1f}" cy="{y(loss):.1f}" r="4" fill="#d1571c"/>')
-    out.append(f'<text x="{min(x(step) + 6, WIDTH - RIGHT - 34):.1f}" y="{y(loss) - 8:.1f}" fill="#d1571c">{loss:.3f}</text>')
+    if step - labelled >= last / 12 or step == last:  # labels of neighbours would lie on each other
+        left = step - labelled < last / 12
+        anchor, shift = ("end", -8) if step == last else ("start", 8)
+        out.append(f'<text x="{x(step) + (0 if left else shift):.1f}" y="{y(loss) + (22 if left else -8):.1f}" '
+                   f'text-anchor="{anchor}" fill="#d1571c">{loss:.3f}</text>')
+        labelled = step
 for row, (colour, text) in enumerate([("#1f6fb4", "training loss"), ("#d1571c", "validation loss")]):
     at = TOP + 14 + 20 * row
-    out.append(f'<line x1="{WIDTH - 190}" x2="{WIDTH - 162}" y1="{at - 4}" y2="{at - 4}" stroke="{colour}" stroke-width="2"/>')
-    out.append(f'<text x="{WIDTH - 154}" y="{at}" fill="#222222">{text}, nats a token</text>')
+    out.append(f'<line x1="{WIDTH - 250}" x2="{WIDTH - 222}" y1="{at - 4}" y2="{at - 4}" stroke="{colour}" stroke-width="2"/>')
+    out.append(f'<text x="{WIDTH - 214}" y="{at}" fill="#222222">{text}, nats a token</text>')
 out.append("</svg>")
 open(sys.argv[2], "w").write("\n".join(out) + "\n")
