@@ -529,3 +529,20 @@ fn llama_cpp_corrects_as_the_real_model_does() {
         println!("{name}: {same} of {} corrections the same", rows.len());
     }
 }
+
+#[test]
+fn an_adapter_over_a_model_of_the_hub_names_it_and_not_a_place_on_this_machine() {
+    let lab = Lab::new(&PromptTemplate::default());
+    let adapter = lab.adapter();
+    let mut manifest = AlignerManifest::read(&adapter).unwrap().unwrap();
+    let peft = options(ExportFormat::Peft, ExportDtype::F32);
+    let base_named = |out: &str, manifest: &AlignerManifest| {
+        manifest.write(&adapter).unwrap();
+        export(&adapter, &lab.out(out), &peft).unwrap();
+        LoraAdapter::read(&lab.out(out)).unwrap().base_model.unwrap()
+    };
+    manifest.base_model = "org/name@0123abcd".into();
+    assert_eq!(base_named("hub", &manifest), "org/name");
+    manifest.base_model = "base".into();
+    assert_eq!(base_named("local", &manifest), lab.model().to_string_lossy());
+}

@@ -49,11 +49,22 @@ pub(super) fn write_adapter(
             source.own.display()
         )));
     };
+    let mut adapter = adapter.clone();
+    if let Some(name) = hub_name(source) {
+        // Where the base lies on this machine says nothing on another one.
+        adapter.base_model = Some(name);
+    }
     directory(out, |dir| {
         adapter.write_as(dir, dtype)?;
         companions(source, dir, &mut notes)
     })?;
     listed(out, notes)
+}
+
+/// The base's name on the Hub, when it came from there: `org/name` of the `org/name@COMMIT` that training recorded.
+fn hub_name(source: &Source) -> Option<String> {
+    let (name, _) = source.manifest.as_ref()?.base_model.split_once('@')?;
+    (name.split('/').count() == 2).then(|| name.to_string())
 }
 
 /// Tokenizer, manifest, chat template.
