@@ -1,6 +1,6 @@
 //! [`CausalLm`] by Burn's decoder.
 
-use aligner_model::{CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError};
+use aligner_model::{CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError, on_pool};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::causal_lm::CausalLm;
@@ -64,9 +64,7 @@ impl CausalLm for DecoderLm {
     }
 
     fn forward(&self, ids: &[u32], cache: &mut KvCache, keep: usize) -> Result<Vec<f32>> {
-        // On one of the threads that share out each operation: from any other thread, every one of a token's hundreds of
-        // operations would put this thread to sleep and wake it again.
-        rayon::scope(|_| self.logits(ids, cache, keep))
+        on_pool(|| self.logits(ids, cache, keep))
     }
 }
 

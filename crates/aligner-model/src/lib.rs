@@ -44,6 +44,7 @@ pub mod kernels;
 pub mod lora;
 mod loss;
 pub mod nn;
+mod pool;
 mod read;
 pub mod weights;
 
@@ -57,4 +58,5 @@ pub use error::{ModelError, Result};
 pub use lora::{LoraAdapter, LoraConfig, TargetModules};
 pub use loss::Targets;
 pub use nn::KvCache;
+pub use pool::on_pool;
 pub use weights::{Loaded, load_dir, save_dir};

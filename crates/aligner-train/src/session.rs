@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use aligner_data::{AlignerManifest, Tokenizer};
-use aligner_model::CausalDecoder;
 use aligner_model::weights::named_parameters;
+use aligner_model::{CausalDecoder, on_pool};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
@@ -221,9 +221,7 @@ impl Session {
             // What is dropped is a function of seed and step, so that a resumed run drops the same.
             self.device.seed(self.state.seed.wrapping_add(step));
         }
-        // On one of the threads that share out each operation: from any other one, each of a step's many operations would
-        // put this thread to sleep and wake it again.
-        let computed = rayon::scope(|_| TrainStep::step(model, batch));
+        let computed = on_pool(|| TrainStep::step(model, batch));
         let (gradients, mut output) = (computed.grads, computed.item);
         if let Some(reason) = output.failure.take() {
             return Err(TrainError::Device { step, reason });
@@ -300,7 +298,7 @@ impl Session {
         } else {
             1.0
         };
-        rayon::scope(|_| self.optimizer.step(model, gradients, lr, scale))
+        on_pool(|| self.optimizer.step(model, gradients, lr, scale))
     }
 
     fn validate(&mut self, model: &TrainedModel, valid: &[StepBatch], screen: &mut dyn Screen) -> Result<()> {
