@@ -62,7 +62,7 @@ pub enum DataCommand {
 /// Arguments of `train`; what is not given comes from `--config` or has its default.
 #[derive(Debug, Default, Args)]
 pub struct TrainArgs {
-    /// Model directory to start from (Hugging Face layout), or org/name@revision of the Hub.
+    /// Model directory to start from (Hugging Face layout), or org/name or org/name@revision of the Hub.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Training rows; may be given several times.
@@ -169,7 +169,7 @@ pub struct TrainArgs {
 /// Which model, and how it is run.
 #[derive(Debug, Args)]
 pub struct ModelArgs {
-    /// Model directory, run, or org/name@revision of the Hugging Face Hub (default: the latest run's).
+    /// Model directory, run, org/name or org/name@revision of the Hugging Face Hub (default: the latest run's).
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
     /// Adapter (PEFT's directory) over the model.
