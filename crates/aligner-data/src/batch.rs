@@ -2,13 +2,10 @@
 
 use crate::encode::Example;
 
-/// Rows of token ids, padded on the right to the longest.
-///
-/// Padding is id 0: a causal model's tokens never see what comes after them, and padding carries no loss.
+/// Rows of token ids, packed: one behind the other, without padding.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     ids: Vec<u32>,
-    width: usize,
     /// Prompt length and length of each row, in tokens.
     spans: Vec<(usize, usize)>,
 }
@@ -16,25 +13,15 @@ pub struct Batch {
 impl Batch {
     /// A batch of these rows.
     pub fn new<'a>(examples: impl IntoIterator<Item = Example<'a>>) -> Self {
-        let examples: Vec<Example<'a>> = examples.into_iter().collect();
-        let width = examples
-            .iter()
-            .map(|example| example.ids.len())
-            .max()
-            .unwrap_or(0);
-        let mut ids = Vec::with_capacity(width * examples.len());
-        for example in &examples {
-            ids.extend_from_slice(example.ids);
-            ids.resize(ids.len() + width - example.ids.len(), 0);
+        let mut batch = Self::default();
+        for example in examples {
+            batch.ids.extend_from_slice(example.ids);
+            batch.spans.push((example.prompt_len, example.ids.len()));
         }
-        let spans = examples
-            .iter()
-            .map(|example| (example.prompt_len, example.ids.len()))
-            .collect();
-        Self { ids, width, spans }
+        batch
     }
 
-    /// Token ids, row-major `[rows, width]`.
+    /// Token ids of all rows.
     pub fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -44,14 +31,14 @@ impl Batch {
         self.spans.len()
     }
 
-    /// Tokens of the longest row.
-    pub fn width(&self) -> usize {
-        self.width
+    /// The length of each row, in tokens.
+    pub fn lengths(&self) -> impl Iterator<Item = usize> + '_ {
+        self.spans.iter().map(|&(_, len)| len)
     }
 
-    /// Tokens that are not padding.
+    /// Tokens of all rows.
     pub fn tokens(&self) -> usize {
-        self.spans.iter().map(|(_, len)| len).sum()
+        self.ids.len()
     }
 
     /// Tokens that carry loss.
@@ -59,15 +46,15 @@ impl Batch {
         self.spans.iter().map(|(prompt, len)| len - prompt).sum()
     }
 
-    /// For each token that carries loss: the flat position that predicts it (the one before it), and its id.
+    /// For each token that carries loss: the position that predicts it (the one before it), and its id.
     pub fn targets(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
-        self.spans
-            .iter()
-            .enumerate()
-            .flat_map(move |(row, &(prompt, len))| {
-                let start = row * self.width;
-                (prompt..len).map(move |at| ((start + at - 1) as u32, self.ids[start + at]))
-            })
+        let starts = self.spans.iter().scan(0, |start, &(_, len)| {
+            *start += len;
+            Some(*start - len)
+        });
+        self.spans.iter().zip(starts).flat_map(move |(&(prompt, len), start)| {
+            (start + prompt..start + len).map(move |at| ((at - 1) as u32, self.ids[at]))
+        })
     }
 }
 
@@ -87,11 +74,9 @@ mod tests {
                 prompt_len: 2,
             },
         ]);
-        assert_eq!(batch.ids(), [5, 6, 7, 8, 9, 4, 3, 0]);
-        assert_eq!(
-            (batch.rows(), batch.width(), batch.tokens(), batch.target_tokens()),
-            (2, 4, 7, 3)
-        );
+        assert_eq!(batch.ids(), [5, 6, 7, 8, 9, 4, 3]);
+        assert_eq!((batch.rows(), batch.tokens(), batch.target_tokens()), (2, 7, 3));
+        assert_eq!(batch.lengths().collect::<Vec<_>>(), [4, 3]);
         assert_eq!(batch.targets().collect::<Vec<_>>(), [(1, 7), (2, 8), (5, 3)]);
     }
 }

@@ -6,8 +6,10 @@ use burn::tensor::{Device, Int, Tensor};
 
 use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
-use crate::kernels;
-use crate::nn::{Block, CausalMask, KvCache, Projection, RmsNorm, RmsNormConfig, Rope, Rotation, Step};
+use crate::kernels::{self, HeadLayout, Sequences};
+use crate::nn::{
+    Block, CausalMask, KvCache, Packed, Projection, RmsNorm, RmsNormConfig, Rope, Rotation, Rotations, Step,
+};
 use crate::weights;
 
 /// A causal language model without its tokenizer: ids in, hidden states or logits out.
@@ -30,6 +32,7 @@ pub struct CausalDecoder {
     local_rope: Option<Rope>,
     #[module(skip)]
     scales: Scales,
+    recompute: bool,
     kv_heads: usize,
     head_dim: usize,
 }
@@ -65,6 +68,7 @@ impl CausalDecoder {
                 logit_softcap: config.logit_softcap,
                 has_layer_without_rope: config.layer_kinds.iter().any(|kind| kind.rope == LayerRope::None),
             },
+            recompute: false,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
         }
@@ -90,6 +94,13 @@ impl CausalDecoder {
         )
     }
 
+    /// Computes each layer's activations again in the backward pass instead of keeping them: a fifth more time for a fraction
+    /// of the memory. Off at first.
+    pub fn with_recompute(mut self, recompute: bool) -> Self {
+        self.recompute = recompute;
+        self
+    }
+
     /// Runs the blocks and the final norm over `ids`, behind the tokens of `cache` when one is given.
     ///
     /// Sequences of a batch that are shorter than `tokens` are padded on the right: a causal model's tokens never see
@@ -102,43 +113,75 @@ impl CausalDecoder {
     /// # Panics
     /// When the cache has no room for `tokens` more, or was made for another batch: both are errors of the caller, which
     /// knows the lengths.
-    pub fn forward(&self, ids: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
-        let [_, tokens] = ids.dims();
+    pub fn forward(&self, ids: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let [batch, tokens] = ids.dims();
+        let Some(cache) = cache else {
+            let ids = ids.reshape([batch * tokens]);
+            let hidden = self.forward_packed(ids, &Sequences::equal(batch, tokens));
+            return hidden.reshape([batch as i64, tokens as i64, -1]);
+        };
         let device = ids.device();
-        let start = cache.as_ref().map_or(0, |cache| cache.len());
-        if let Some(cache) = &cache {
-            assert!(
-                start + tokens <= cache.capacity(),
-                "the cache holds {} tokens",
-                cache.capacity()
-            );
-        }
+        let start = cache.len();
+        assert!(
+            start + tokens <= cache.capacity(),
+            "the cache holds {} tokens",
+            cache.capacity()
+        );
         let step = Step {
-            rotation: self.rope.rotation(start, tokens, &device),
-            local_rotation: self
-                .local_rope
-                .as_ref()
-                .map(|rope| rope.rotation(start, tokens, &device)),
-            no_rotation: self
-                .scales
-                .has_layer_without_rope
-                .then(|| Rotation::none(tokens, &device)),
+            rotations: self.rotations(start, tokens, &device),
             mask: CausalMask::new(start, tokens, &device),
             start,
         };
-        let mut x = self.embed_tokens.forward(ids);
-        if let Some(scale) = self.scales.embedding {
-            x = x * scale;
+        let mut x = self.embed(ids);
+        for (block, cache) in self.layers.iter().zip(cache.layers_mut()) {
+            x = block.forward(x, &step, cache);
         }
-        let mut layer_caches = cache.as_mut().map(|cache| cache.layers_mut());
-        for block in &self.layers {
-            x = block.forward(x, &step, layer_caches.as_mut().and_then(Iterator::next));
-        }
-        drop(layer_caches);
-        if let Some(cache) = cache {
-            cache.advance(tokens);
-        }
+        cache.advance(tokens);
         self.norm.forward(x)
+    }
+
+    /// Runs the blocks and the final norm over sequences that lie one behind the other, without padding: each is computed as
+    /// if it were alone.
+    ///
+    /// # Shapes
+    /// - `ids`: `[tokens]`, those of all `sequences`
+    /// - output: `[tokens, hidden_size]`
+    ///
+    /// # Panics
+    /// When the lengths do not add up to `tokens`.
+    pub fn forward_packed(&self, ids: Tensor<1, Int>, sequences: &Sequences) -> Tensor<2> {
+        let [tokens] = ids.dims();
+        assert_eq!(sequences.tokens(), tokens, "tokens of the sequences");
+        let packed = Packed {
+            rotations: self.rotations(0, sequences.longest(), &ids.device()),
+            sequences: sequences.clone(),
+            recompute: self.recompute,
+        };
+        let x = self.embed(ids.unsqueeze::<2>());
+        let [_, _, width] = x.dims();
+        let x = x.reshape([tokens, width]);
+        let x = self.layers.iter().fold(x, |x, block| block.forward_packed(x, &packed));
+        self.norm.forward(x)
+    }
+
+    fn rotations(&self, start: usize, tokens: usize, device: &Device) -> Rotations {
+        let none = self.scales.has_layer_without_rope;
+        Rotations {
+            global: self.rope.rotation(start, tokens, device),
+            local: self.local_rope.as_ref().map(|rope| rope.rotation(start, tokens, device)),
+            none: none.then(|| Rotation::none(tokens, device)),
+        }
+    }
+
+    /// # Shapes
+    /// - `ids`: `[batch, tokens]`
+    /// - output: `[batch, tokens, hidden_size]`
+    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+        let x = self.embed_tokens.forward(ids);
+        match self.scales.embedding {
+            Some(scale) => x * scale,
+            None => x,
+        }
     }
 
     /// Scores of every token of the vocabulary as the next one, before the softmax.
@@ -167,6 +210,24 @@ impl CausalDecoder {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
         }
+    }
+
+    /// Sum of `−log p(id)` of each row's token, in nats: `[1]`.
+    ///
+    /// # Shapes
+    /// - `rows`: `[rows, hidden_size]`
+    pub(crate) fn nll_of_rows(&self, rows: Tensor<2>, ids: &[u32]) -> Tensor<1> {
+        let (weight, layout) = match &self.lm_head {
+            _ if self.scales.logit_softcap.is_some() => {
+                return kernels::reference::logits_nll(self.logits_of_rows(rows), ids);
+            }
+            Some(head) if head.lora.is_some() || head.bias.is_some() => {
+                return kernels::reference::logits_nll(self.logits_of_rows(rows), ids);
+            }
+            Some(head) => (head.weight.val(), HeadLayout::ByInput),
+            None => (self.embed_tokens.weight.val(), HeadLayout::ByToken),
+        };
+        kernels::token_nll(rows, weight, layout, ids)
     }
 
     /// The linear layers of the blocks with their names, such as `model.layers.0.self_attn.q_proj`.

@@ -1,12 +1,12 @@
 //! The training loss: negative log-likelihood of the target tokens alone.
 
-use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
+use burn::tensor::{Int, Tensor};
 
 use crate::decoder::CausalDecoder;
 
 /// Which hidden states are scored, and against which token.
 ///
-/// `rows[k]` is an index into the flattened `[batch · tokens]` hidden states, `ids[k]` the token that follows there. Only
+/// `rows[k]` is an index into the hidden states `[tokens]` of all sequences, `ids[k]` the token that follows there. Only
 /// these rows pass through the output projection: a prompt's tokens cost no logits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Targets {
@@ -35,20 +35,11 @@ impl CausalDecoder {
     /// divides by the number of target tokens of the whole optimizer step.
     ///
     /// # Shapes
-    /// - `hidden_states`: `[batch, tokens, hidden_size]`
+    /// - `hidden_states`: `[tokens, hidden_size]`, of all sequences
     /// - output: `[1]`
-    pub fn target_nll(&self, hidden_states: Tensor<3>, targets: &Targets) -> Tensor<1> {
-        let device = hidden_states.device();
-        let [batch, tokens, width] = hidden_states.dims();
-        let rows = indices(&targets.rows, &device);
-        let logits = self.logits_of_rows(hidden_states.reshape([batch * tokens, width]).select(0, rows));
-        let ids = indices(&targets.ids, &device).unsqueeze_dim::<2>(1);
-        -log_softmax(logits, 1).gather(1, ids).sum()
+    pub fn target_nll(&self, hidden_states: Tensor<2>, targets: &Targets) -> Tensor<1> {
+        let rows: Vec<i32> = targets.rows.iter().map(|&row| row as i32).collect();
+        let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &hidden_states.device());
+        self.nll_of_rows(hidden_states.select(0, rows), &targets.ids)
     }
-}
-
-fn indices(values: &[u32], device: &Device) -> Tensor<1, Int> {
-    let values: Vec<i32> = values.iter().map(|&value| value as i32).collect();
-    let len = values.len();
-    Tensor::from_data(TensorData::new(values, [len]), device)
 }

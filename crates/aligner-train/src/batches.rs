@@ -10,11 +10,11 @@ use burn::tensor::Device;
 /// The rows of one optimizer step, or of one validation batch.
 #[derive(Debug, Clone)]
 pub struct StepBatch {
-    /// Rows that go through the model at once, padded on the right.
+    /// Rows that go through the model at once.
     pub micro_batches: Vec<Batch>,
     /// Tokens that carry loss, in all of them.
     pub target_tokens: u64,
-    /// Tokens that are not padding, in all of them.
+    /// Tokens of all of them.
     pub tokens: u64,
     /// Where the step's first row stood.
     pub start: Cursor,

@@ -39,3 +39,17 @@ pub(super) fn unique(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
 pub(super) fn width(tensor: &FloatTensor<Flex>) -> usize {
     tensor.shape().as_slice().last().copied().unwrap_or(1)
 }
+
+/// The tensor, copied when its elements do not lie in row-major order.
+pub(super) fn contiguous(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
+    if tensor.as_slice::<f32>().is_some() {
+        tensor
+    } else {
+        tensor.to_contiguous()
+    }
+}
+
+/// Elements of a [`contiguous`] tensor.
+pub(super) fn elements(tensor: Option<&FloatTensor<Flex>>) -> Option<&[f32]> {
+    tensor?.as_slice::<f32>()
+}

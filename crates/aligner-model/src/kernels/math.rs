@@ -61,6 +61,26 @@ pub(super) fn sum2(a: &[f32], b: &[f32], f: impl Fn(f32, f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest
 }
 
+/// The highest element; NaN when there is one, so that a damaged model does not pass for a sound one.
+#[inline(always)]
+pub(super) fn maximum(x: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for lane in 0..16 {
+            // Not `max`: it would drop a NaN.
+            lanes[lane] = if chunk[lane] <= lanes[lane] {
+                lanes[lane]
+            } else {
+                chunk[lane]
+            };
+        }
+    }
+    let pick = |highest: f32, &x: &f32| if x <= highest { highest } else { x };
+    let highest = lanes.iter().fold(f32::NEG_INFINITY, pick);
+    rest.iter().fold(highest, pick)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

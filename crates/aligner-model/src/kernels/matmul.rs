@@ -1,4 +1,4 @@
-//! Small matrix products over slices, for kernels that hold their own scratch.
+//! Matrix products over slices, for kernels that hold their own memory: small ones on the calling thread, large ones on all.
 
 use gemm::{Parallelism, gemm};
 
@@ -55,6 +55,52 @@ pub(super) fn matmul(out: &mut [f32], row_stride: usize, a: Matrix<'_>, b: Matri
     unsafe { matmul_into(out.as_mut_ptr(), row_stride, a, b, accumulate) };
 }
 
+/// What a large product does with what is in the output.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Update {
+    /// `out = a · b`
+    Set,
+    /// `out += scale · a · b`
+    Add(f32),
+}
+
+/// `a · b` on all threads, into an output without gaps between its rows.
+///
+/// # Panics
+/// When shapes do not fit together or reach beyond their slices.
+pub(super) fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, update: Update) {
+    assert_eq!(a.columns, b.rows, "inner dimensions");
+    assert!(a.rows * b.columns <= out.len(), "output");
+    // SAFETY: the output's extent was just checked, and it is borrowed for writing.
+    unsafe { multiply(out.as_mut_ptr(), b.columns, a, b, update, threads(a, b)) };
+}
+
+/// `a · b` on all threads, as new memory that is written once.
+pub(super) fn new_product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
+    assert_eq!(a.columns, b.rows, "inner dimensions");
+    let len = a.rows * b.columns;
+    let mut out = Vec::with_capacity(len);
+    if a.columns == 0 {
+        out.resize(len, 0.0);
+        return out;
+    }
+    // SAFETY: the product writes all `len` elements, for which there is room, without reading them.
+    unsafe {
+        multiply(out.as_mut_ptr(), b.columns, a, b, Update::Set, threads(a, b));
+        out.set_len(len);
+    }
+    out
+}
+
+/// Handing a product over to other threads costs as much as computing a small one.
+fn threads(a: Matrix<'_>, b: Matrix<'_>) -> Parallelism {
+    if a.rows * a.columns * b.columns < 1 << 20 {
+        Parallelism::None
+    } else {
+        Parallelism::Rayon(0)
+    }
+}
+
 /// [`matmul`] into memory of which other threads write other columns.
 ///
 /// # Safety
@@ -67,6 +113,21 @@ pub(super) unsafe fn matmul_into(
     b: Matrix<'_>,
     accumulate: bool,
 ) {
+    let update = if accumulate { Update::Add(1.0) } else { Update::Set };
+    // SAFETY: the caller's promise is the same.
+    unsafe { multiply(out, row_stride, a, b, update, Parallelism::None) };
+}
+
+/// # Safety
+/// As [`matmul_into`].
+unsafe fn multiply(
+    out: *mut f32,
+    row_stride: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    update: Update,
+    threads: Parallelism,
+) {
     for matrix in [a, b] {
         let reach = extent(
             matrix.rows,
@@ -77,6 +138,10 @@ pub(super) unsafe fn matmul_into(
         assert!(reach <= matrix.data.len(), "a matrix reaches beyond its slice");
     }
     let stride = |stride: usize| stride as isize;
+    let (accumulate, scale) = match update {
+        Update::Set => (false, 1.0),
+        Update::Add(scale) => (true, scale),
+    };
     // SAFETY: both inputs lie inside their slices as checked above; the caller vouches for the output.
     unsafe {
         gemm(
@@ -94,11 +159,11 @@ pub(super) unsafe fn matmul_into(
             stride(b.column_stride),
             stride(b.row_stride),
             1.0,
-            1.0,
+            scale,
             false,
             false,
             false,
-            Parallelism::None,
+            threads,
         );
     }
 }

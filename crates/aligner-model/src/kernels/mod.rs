@@ -9,19 +9,32 @@
 
 mod adamw;
 mod attention;
+mod buffers;
 mod few_rows;
 mod flex;
+mod linear;
 mod math;
 mod matmul;
+mod mlp;
 pub mod reference;
 mod rms_norm;
+mod self_attention;
+mod sequences;
+mod slots;
 mod swiglu;
+mod token_nll;
 
 pub use adamw::{AdamWStep, adamw, squared_norm};
 pub use attention::{AttentionSettings, Heads, causal_attention};
+pub use buffers::release_buffers;
 pub use few_rows::{linear, linear_transposed};
-pub use rms_norm::rms_norm;
+pub use linear::{Linear, LowRank};
+pub use mlp::{Gate, MlpInputs, MlpSettings, mlp};
+pub use rms_norm::{Norm, rms_norm};
+pub use self_attention::{SelfAttentionInputs, SelfAttentionSettings, self_attention};
+pub use sequences::Sequences;
 pub use swiglu::swiglu;
+pub use token_nll::{HeadLayout, token_nll};
 
 use burn::tensor::{DType, Device, Tensor};
 

@@ -2,10 +2,13 @@
 
 use burn::tensor::{
     Bool, DType, Device, Int, Tensor,
-    activation::{silu, softmax},
+    activation::{gelu_approximate, log_softmax, silu, softmax},
 };
 
-use super::{AdamWStep, AttentionSettings};
+use super::{
+    AdamWStep, AttentionSettings, Gate, HeadLayout, MlpInputs, MlpSettings, Norm, SelfAttentionInputs,
+    SelfAttentionSettings, Sequences,
+};
 
 /// `x / sqrt(mean(x²) + epsilon) · weight` over the last dimension, in f32 whatever the input.
 ///
@@ -27,32 +30,150 @@ pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     silu(gate) * up
 }
 
-/// [`causal_attention`](super::causal_attention) of Burn's own operations; all scores exist at once.
+/// `x + down(activation(gate(norm(x))) · up(norm(x)))`.
 ///
 /// # Shapes
-/// - `query`: `[batch, tokens, heads · head_dim]`
-/// - `key`, `value`: `[batch, tokens, kv_heads · head_dim]`
-/// - `cos`, `sin`: `[tokens, rotary_dim / 2]`
+/// - `x`, output: `[tokens, hidden]`
+pub fn mlp(x: Tensor<2>, inputs: MlpInputs, settings: MlpSettings) -> Tensor<2> {
+    let normed = through(inputs.norm, x.clone());
+    let (gate, up) = (inputs.gate.forward(normed.clone()), inputs.up.forward(normed));
+    let inner = match settings.activation {
+        Gate::Silu => swiglu(gate, up),
+        Gate::GeluTanh => gelu_approximate(gate) * up,
+    };
+    let out = inputs.down.forward(inner);
+    if settings.residual { x + out } else { out }
+}
+
+fn through(norm: Option<Norm>, x: Tensor<2>) -> Tensor<2> {
+    match norm {
+        Some(Norm { weight, epsilon }) => rms_norm(x, weight, epsilon),
+        None => x,
+    }
+}
+
+/// `x + output(attention(…))`, see [`self_attention`](super::self_attention).
+///
+/// # Shapes
+/// - `x`, output: `[tokens, hidden]`
+pub fn self_attention(
+    x: Tensor<2>,
+    inputs: SelfAttentionInputs,
+    sequences: &Sequences,
+    settings: SelfAttentionSettings,
+) -> Tensor<2> {
+    let normed = through(inputs.norm, x.clone());
+    let context = super::causal_attention(
+        inputs.query.forward(normed.clone()),
+        inputs.key.forward(normed.clone()),
+        inputs.value.forward(normed),
+        inputs.rotation,
+        sequences,
+        settings.attention,
+    );
+    let out = inputs.output.forward(context);
+    if settings.residual { x + out } else { out }
+}
+
+/// [`causal_attention`](super::causal_attention) of Burn's own operations; all scores of a sequence exist at once.
+///
+/// Sequences of different lengths are padded on the right for it: a causal model's tokens never see what comes after them.
+///
+/// # Shapes
+/// - `query`: `[tokens, heads · head_dim]`
+/// - `key`, `value`: `[tokens, kv_heads · head_dim]`
+/// - `cos`, `sin`: `[longest, rotary_dim / 2]`
 /// - output: as `query`
 pub fn causal_attention(
-    query: Tensor<3>,
-    key: Tensor<3>,
-    value: Tensor<3>,
+    query: Tensor<2>,
+    key: Tensor<2>,
+    value: Tensor<2>,
     (cos, sin): (Tensor<2>, Tensor<2>),
+    sequences: &Sequences,
     settings: AttentionSettings,
-) -> Tensor<3> {
+) -> Tensor<2> {
     let heads = settings.heads;
-    let hidden = causal_mask((0, query.dims()[1]), settings.window, &query.device());
+    let [tokens, width] = query.dims();
+    let (batch, longest) = (sequences.lengths().len(), sequences.longest());
+    let device = query.device();
+    let hidden = causal_mask((0, longest), settings.window, &device);
+    let padding = Padding::of(sequences, &device);
     let turn = |x| rotate(x, cos.clone(), sin.clone());
-    let query = turn(split_heads(query, heads.heads));
-    let key = turn(split_heads(key, heads.kv_heads));
-    merge_heads(attention(
-        query,
-        key,
-        split_heads(value, heads.kv_heads),
+    let split = |x: Tensor<2>, heads| {
+        let width = x.dims()[1];
+        split_heads(padding.put(x).reshape([batch, longest, width]), heads)
+    };
+    let context = attention(
+        turn(split(query, heads.heads)),
+        turn(split(key, heads.kv_heads)),
+        split(value, heads.kv_heads),
         hidden,
         settings,
-    ))
+    );
+    let context = merge_heads(context).reshape([batch * longest, width]);
+    padding.take(context).reshape([tokens, width])
+}
+
+/// Between packed rows and rows padded to the longest sequence; nothing where all are of one length.
+struct Padding {
+    rows: Option<(Tensor<1, Int>, Tensor<1, Int>)>,
+}
+
+impl Padding {
+    fn of(sequences: &Sequences, device: &Device) -> Self {
+        let longest = sequences.longest();
+        if sequences.lengths().iter().all(|&length| length == longest) {
+            return Self { rows: None };
+        }
+        let (mut padded, mut packed) = (Vec::<i32>::new(), Vec::<i32>::new());
+        for (index, (start, length)) in sequences.spans().enumerate() {
+            // What padding holds does not matter: the sequence's last row is as good as any.
+            padded.extend((0..longest).map(|at| (start + at.min(length.saturating_sub(1))) as i32));
+            packed.extend((0..length).map(|at| (index * longest + at) as i32));
+        }
+        let upload = |rows: Vec<i32>| Tensor::from_ints(rows.as_slice(), device);
+        Self {
+            rows: Some((upload(padded), upload(packed))),
+        }
+    }
+
+    fn put(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.rows {
+            Some((padded, _)) => x.select(0, padded.clone()),
+            None => x,
+        }
+    }
+
+    fn take(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.rows {
+            Some((_, packed)) => x.select(0, packed.clone()),
+            None => x,
+        }
+    }
+}
+
+/// `−Σ log softmax(rows · weight)[id]`, see [`token_nll`](super::token_nll).
+///
+/// # Shapes
+/// - `rows`: `[targets, hidden]`, `weight`: `[vocab, hidden]` or `[hidden, vocab]`
+/// - output: `[1]`
+pub fn token_nll(rows: Tensor<2>, weight: Tensor<2>, layout: HeadLayout, ids: &[u32]) -> Tensor<1> {
+    let logits = match layout {
+        HeadLayout::ByToken => rows.matmul(weight.transpose()),
+        HeadLayout::ByInput => rows.matmul(weight),
+    };
+    logits_nll(logits, ids)
+}
+
+/// `−Σ log softmax(logits)[id]`.
+///
+/// # Shapes
+/// - `logits`: `[targets, vocab]`
+/// - output: `[1]`
+pub fn logits_nll(logits: Tensor<2>, ids: &[u32]) -> Tensor<1> {
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    let ids = Tensor::<1, Int>::from_ints(ids.as_slice(), &logits.device()).unsqueeze_dim::<2>(1);
+    -log_softmax(logits, 1).gather(1, ids).sum()
 }
 
 /// # Shapes

@@ -10,7 +10,7 @@ use burn::backend::{
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::flex::{PIECE, tensor, width, with_slice};
+use super::flex::{PIECE, tensor, with_slice};
 use super::math::{sum2, vectorized};
 use super::{reference, runs_fused};
 
@@ -27,6 +27,25 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
     }
     let out = <Dispatch as RmsNormOps>::rms_norm(x.into_dispatch(), weight.into_dispatch(), epsilon as f32);
     Tensor::from_dispatch(out)
+}
+
+/// A norm as a larger operation takes it.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    /// `[hidden]`
+    pub weight: Tensor<1>,
+    /// Added to the mean square.
+    pub epsilon: f64,
+}
+
+impl Norm {
+    /// Weight and epsilon, for an operation that takes them apart.
+    pub(super) fn into_parts(norm: Option<Self>) -> (Option<Tensor<1>>, f32) {
+        match norm {
+            Some(Self { weight, epsilon }) => (Some(weight), epsilon as f32),
+            None => (None, 0.0),
+        }
+    }
 }
 
 /// The operation as an extension of a backend.
@@ -53,57 +72,60 @@ fn inverse_root(row: &[f32], epsilon: f32) -> f32 {
 }
 
 fn forward(x: &FloatTensor<Flex>, weight: &FloatTensor<Flex>, epsilon: f32) -> FloatTensor<Flex> {
-    let (shape, width) = (x.shape(), width(x));
     let out = with_slice(x, |x| {
         with_slice(weight, |weight| {
             let mut out = vec![0.0; x.len()];
-            let piece = rows_per_piece(width) * width;
-            out.par_chunks_mut(piece.max(1))
-                .zip(x.par_chunks(piece.max(1)))
-                .for_each(|(out, x)| {
-                    vectorized!((
-                        out: &'a mut [f32], x: &'a [f32], weight: &'a [f32], width: usize, epsilon: f32
-                    ) -> () {
-                        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                            let r = inverse_root(x, epsilon);
-                            for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
-                                *out = x * r * weight;
-                            }
-                        }
-                    });
-                });
+            forward_rows(x, weight, epsilon, &mut out);
             out
         })
     });
-    tensor(out, shape)
+    tensor(out, x.shape())
+}
+
+/// The norm of each row of `x`, which are as wide as `weight`.
+pub(super) fn forward_rows(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f32]) {
+    let width = weight.len();
+    let piece = (rows_per_piece(width) * width).max(1);
+    out.par_chunks_mut(piece)
+        .zip(x.par_chunks(piece))
+        .for_each(|(out, x)| {
+            vectorized!((
+                out: &'a mut [f32], x: &'a [f32], weight: &'a [f32], width: usize, epsilon: f32
+            ) -> () {
+                for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                    let r = inverse_root(x, epsilon);
+                    for ((out, &x), &weight) in out.iter_mut().zip(x).zip(weight) {
+                        *out = x * r * weight;
+                    }
+                }
+            });
+        });
 }
 
 /// Gradients of input and weight.
-///
-/// With `r = 1/sqrt(mean(x²) + ε)`: `dx = r·w·dy − x·r³·mean(dy·w·x)` and `dw = Σ_rows dy·x·r`.
 fn backward(
     x: &FloatTensor<Flex>,
     weight: &FloatTensor<Flex>,
     dy: &FloatTensor<Flex>,
     epsilon: f32,
 ) -> (FloatTensor<Flex>, FloatTensor<Flex>) {
-    let (shape, weight_shape, width) = (x.shape(), weight.shape(), width(x));
     let (dx, dw) = with_slice(x, |x| {
         with_slice(weight, |weight| {
-            with_slice(dy, |dy| backward_slices(x, weight, dy, epsilon, width))
+            with_slice(dy, |dy| {
+                let mut dx = vec![0.0; x.len()];
+                let dw = backward_rows(x, weight, epsilon, dy, &mut dx);
+                (dx, dw)
+            })
         })
     });
-    (tensor(dx, shape), tensor(dw, weight_shape))
+    (tensor(dx, x.shape()), tensor(dw, weight.shape()))
 }
 
-fn backward_slices(
-    x: &[f32],
-    weight: &[f32],
-    dy: &[f32],
-    epsilon: f32,
-    width: usize,
-) -> (Vec<f32>, Vec<f32>) {
-    let mut dx = vec![0.0; x.len()];
+/// Adds the gradient of the rows to `dx` and returns that of the weight.
+///
+/// With `r = 1/sqrt(mean(x²) + ε)`: `dx += r·w·dy − x·r³·mean(dy·w·x)` and `dw = Σ_rows dy·x·r`.
+pub(super) fn backward_rows(x: &[f32], weight: &[f32], epsilon: f32, dy: &[f32], dx: &mut [f32]) -> Vec<f32> {
+    let width = weight.len();
     let piece = (rows_per_piece(width) * width).max(1);
     let partial: Vec<Vec<f32>> = (
         dx.par_chunks_mut(piece),
@@ -112,23 +134,22 @@ fn backward_slices(
     )
         .into_par_iter()
         .map(|(dx, x, dy)| {
-            let mut dw = vec![0.0; width];
-            let sums = dw.as_mut_slice();
+            let (mut dw, mut scaled) = (vec![0.0; width], vec![0.0; width]);
+            let (sums, scaled) = (dw.as_mut_slice(), scaled.as_mut_slice());
             vectorized!((
-                x: &'a [f32], dy: &'a [f32], dx: &'a mut [f32], sums: &'a mut [f32], weight: &'a [f32],
-                width: usize, epsilon: f32
+                x: &'a [f32], dy: &'a [f32], dx: &'a mut [f32], sums: &'a mut [f32], scaled: &'a mut [f32],
+                weight: &'a [f32], width: usize, epsilon: f32
             ) -> () {
                 let rows = x.chunks_exact(width).zip(dy.chunks_exact(width)).zip(dx.chunks_exact_mut(width));
                 for ((x, dy), dx) in rows {
                     let r = inverse_root(x, epsilon);
                     for i in 0..width {
                         sums[i] += dy[i] * x[i] * r;
-                        // The product is parked in dx, which is overwritten below.
-                        dx[i] = dy[i] * weight[i];
+                        scaled[i] = dy[i] * weight[i];
                     }
-                    let slope = r * r * r * sum2(dx, x, |a, b| a * b) / width as f32;
-                    for (dx, &x) in dx.iter_mut().zip(x) {
-                        *dx = *dx * r - x * slope;
+                    let slope = r * r * r * sum2(scaled, x, |a, b| a * b) / width as f32;
+                    for i in 0..width {
+                        dx[i] += scaled[i] * r - x[i] * slope;
                     }
                 }
             });
@@ -139,7 +160,32 @@ fn backward_slices(
     for part in &partial {
         dw.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
     }
-    (dx, dw)
+    dw
+}
+
+/// Gradients of `x` and of the norm's weight in an operation on `norm(x)`, to whose output `x` may be added.
+///
+/// `gradient` is that of `norm(x)`, and `residual` that of the output when `x` is added to it.
+pub(super) fn input_gradients(
+    x: &[f32],
+    norm: Option<(&[f32], f32)>,
+    gradient: Option<&[f32]>,
+    residual: Option<&[f32]>,
+) -> [Option<Vec<f32>>; 2] {
+    let Some(gradient) = gradient else {
+        return [None, None];
+    };
+    let mut dx = residual.map_or_else(|| vec![0.0; x.len()], <[f32]>::to_vec);
+    match norm {
+        Some((weight, epsilon)) => {
+            let dw = backward_rows(x, weight, epsilon, gradient, &mut dx);
+            [Some(dx), Some(dw)]
+        }
+        None => {
+            dx.iter_mut().zip(gradient).for_each(|(dx, gradient)| *dx += gradient);
+            [Some(dx), None]
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -6,9 +6,13 @@ use burn::config::Config;
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 
+use super::block::Packed;
 use super::{LayerCache, Projection, RmsNorm, RmsNormConfig, Rotation};
 use crate::config::{LayerKind, ModelConfig, QkNorm};
-use crate::kernels::{AttentionSettings, Heads, causal_attention, reference};
+use crate::kernels::{
+    AttentionSettings, Heads, SelfAttentionInputs, SelfAttentionSettings, Sequences, causal_attention, reference,
+    self_attention,
+};
 
 /// Configuration of [`Attention`].
 #[derive(Config, Debug)]
@@ -132,6 +136,51 @@ impl AttentionConfig {
 }
 
 impl Attention {
+    /// `x + attention(norm(x))` as one operation, or without `x`; `None` when it is none that exists as one.
+    ///
+    /// # Shapes
+    /// - `x`: `[tokens, hidden_size]`
+    /// - output: as `x`
+    pub fn fused(
+        &self,
+        x: &Tensor<2>,
+        norm: Option<&RmsNorm>,
+        residual: bool,
+        (rotation, packed): (&Rotation, &Packed),
+    ) -> Option<Tensor<2>> {
+        if self.q_norm.is_some() || self.settings.softcap.is_some() {
+            return None;
+        }
+        let inputs = SelfAttentionInputs {
+            norm: norm.map(RmsNorm::as_input),
+            query: self.q_proj.as_linear()?,
+            key: self.k_proj.as_linear()?,
+            value: self.v_proj.as_linear()?,
+            output: self.o_proj.as_linear()?,
+            rotation: rotation.clone().into_parts(),
+        };
+        let settings = SelfAttentionSettings {
+            attention: self.settings,
+            residual,
+            recompute: packed.recompute,
+        };
+        Some(self_attention(x.clone(), inputs, &packed.sequences, settings))
+    }
+
+    /// Attends from each token of packed sequences to itself and the tokens before it in its sequence.
+    ///
+    /// # Shapes
+    /// - `x`: `[tokens, hidden_size]`
+    /// - output: as `x`
+    pub fn forward_packed(&self, x: Tensor<2>, rotation: &Rotation, sequences: &Sequences) -> Tensor<2> {
+        let query = self.normed_rows(&self.q_norm, self.q_proj.forward(x.clone()));
+        let key = self.normed_rows(&self.k_norm, self.k_proj.forward(x.clone()));
+        let value = self.v_proj.forward(x);
+        let rotation = rotation.clone().into_parts();
+        let context = causal_attention(query, key, value, rotation, sequences, self.settings);
+        self.o_proj.forward(context)
+    }
+
     /// Attends from each token of `x` to itself, the tokens before it in `x`, and the `start` tokens of `cache`.
     ///
     /// # Shapes
@@ -142,33 +191,36 @@ impl Attention {
         x: Tensor<3>,
         rotation: &Rotation,
         mask: &CausalMask,
-        cache: Option<(usize, &mut LayerCache)>,
+        (start, cache): (usize, &mut LayerCache),
     ) -> Tensor<3> {
         let settings = self.settings;
         let query = self.normed(&self.q_norm, self.q_proj.forward_sequences(x.clone()));
         let key = self.normed(&self.k_norm, self.k_proj.forward_sequences(x.clone()));
         let value = self.v_proj.forward_sequences(x);
-        let context = match cache {
-            None => causal_attention(query, key, value, rotation.clone().into_parts(), settings),
-            Some((start, cache)) => {
-                let query = rotation.apply(reference::split_heads(query, settings.heads.heads));
-                let key = rotation.apply(reference::split_heads(key, settings.heads.kv_heads));
-                let value = reference::split_heads(value, settings.heads.kv_heads);
-                let (key, value) = cache.append(start, key, value);
-                let hidden = mask.get(settings.window);
-                reference::merge_heads(reference::attention(query, key, value, hidden, settings))
-            }
-        };
+        let query = rotation.apply(reference::split_heads(query, settings.heads.heads));
+        let key = rotation.apply(reference::split_heads(key, settings.heads.kv_heads));
+        let value = reference::split_heads(value, settings.heads.kv_heads);
+        let (key, value) = cache.append(start, key, value);
+        let hidden = mask.get(settings.window);
+        let context = reference::merge_heads(reference::attention(query, key, value, hidden, settings));
         self.o_proj.forward_sequences(context)
+    }
+
+    /// # Shapes
+    /// - `x`, output: `[tokens, heads · head_dim]`
+    fn normed_rows(&self, norm: &Option<RmsNorm>, x: Tensor<2>) -> Tensor<2> {
+        let Some(norm) = norm else { return x };
+        let [tokens, width] = x.dims();
+        let [norm_width] = norm.weight.dims();
+        norm.forward(x.reshape([tokens * width / norm_width, norm_width]))
+            .reshape([tokens, width])
     }
 
     /// # Shapes
     /// - `x`, output: `[batch, tokens, heads · head_dim]`
     fn normed(&self, norm: &Option<RmsNorm>, x: Tensor<3>) -> Tensor<3> {
-        let Some(norm) = norm else { return x };
         let [batch, tokens, width] = x.dims();
-        let [norm_width] = norm.weight.dims();
-        norm.forward(x.reshape([batch, tokens, width / norm_width, norm_width]))
+        self.normed_rows(norm, x.reshape([batch * tokens, width]))
             .reshape([batch, tokens, width])
     }
 }

@@ -7,31 +7,50 @@ use super::{
     Attention, AttentionConfig, CausalMask, LayerCache, Mlp, MlpConfig, RmsNorm, RmsNormConfig, Rotation,
 };
 use crate::config::{LayerKind, LayerRope, ModelConfig, NormPlacement};
+use crate::kernels::Sequences;
 
-/// What all layers of one forward pass share.
+/// The rotations of one forward pass.
+#[derive(Debug, Clone)]
+pub struct Rotations {
+    /// Rotary angles of the new tokens.
+    pub global: Rotation,
+    /// Those of layers with a window, where they are others.
+    pub local: Option<Rotation>,
+    /// No rotation, where there are layers without one.
+    pub none: Option<Rotation>,
+}
+
+impl Rotations {
+    fn of(&self, rope: LayerRope) -> &Rotation {
+        let own = match rope {
+            LayerRope::Global => None,
+            LayerRope::Local => self.local.as_ref(),
+            LayerRope::None => self.none.as_ref(),
+        };
+        own.unwrap_or(&self.global)
+    }
+}
+
+/// What all layers of a pass over packed sequences share.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// The rotations of as many positions as the longest sequence has.
+    pub rotations: Rotations,
+    /// Which rows belong together.
+    pub sequences: Sequences,
+    /// Keep each layer's inputs alone for the backward pass.
+    pub recompute: bool,
+}
+
+/// What all layers of a pass over new tokens behind a cache share.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// Rotary angles of the new tokens.
-    pub rotation: Rotation,
-    /// Those of layers with a window, where they are others.
-    pub local_rotation: Option<Rotation>,
-    /// No rotation, where there are layers without one.
-    pub no_rotation: Option<Rotation>,
+    /// The rotations of the new tokens.
+    pub rotations: Rotations,
     /// Which tokens see which.
     pub mask: CausalMask,
     /// Tokens already in the cache.
     pub start: usize,
-}
-
-impl Step {
-    fn rotation(&self, rope: LayerRope) -> &Rotation {
-        let own = match rope {
-            LayerRope::Global => None,
-            LayerRope::Local => self.local_rotation.as_ref(),
-            LayerRope::None => self.no_rotation.as_ref(),
-        };
-        own.unwrap_or(&self.rotation)
-    }
 }
 
 /// Attention and MLP, each added to the residual stream, with norms before, after or around them.
@@ -77,27 +96,68 @@ impl Block {
         }
     }
 
+    /// Norm behind the attention, and norm before the MLP.
+    fn middle_norms(&self) -> (Option<&RmsNorm>, Option<&RmsNorm>) {
+        let middle = Some(&self.post_attention_layernorm);
+        match self.post_feedforward_layernorm {
+            Some(_) => (middle, self.pre_feedforward_layernorm.as_ref()),
+            None => (None, middle),
+        }
+    }
+
     /// # Shapes
     /// - `x`: `[batch, tokens, hidden_size]`
     /// - output: as `x`
-    pub fn forward(&self, x: Tensor<3>, step: &Step, cache: Option<&mut LayerCache>) -> Tensor<3> {
+    pub fn forward(&self, x: Tensor<3>, step: &Step, cache: &mut LayerCache) -> Tensor<3> {
         let after = self.post_feedforward_layernorm.as_ref();
-        let middle = &self.post_attention_layernorm;
-        let (behind_attention, before_mlp) = match after {
-            Some(_) => (Some(middle), self.pre_feedforward_layernorm.as_ref()),
-            None => (None, Some(middle)),
-        };
-        let cache = cache.map(|cache| (step.start, cache));
+        let (behind_attention, before_mlp) = self.middle_norms();
         let normed = through(self.input_layernorm.as_ref(), x.clone());
-        let rotation = step.rotation(self.rope);
-        let attended = self.self_attn.forward(normed, rotation, &step.mask, cache);
+        let rotation = step.rotations.of(self.rope);
+        let attended = self.self_attn.forward(normed, rotation, &step.mask, (step.start, cache));
         let x = x + through(behind_attention, attended);
         let inner = self.mlp.forward(through(before_mlp, x.clone()));
         x + through(after, inner)
     }
+
+    /// [`forward`](Self::forward) over packed sequences without a cache.
+    ///
+    /// # Shapes
+    /// - `x`: `[tokens, hidden_size]`
+    /// - output: as `x`
+    pub fn forward_packed(&self, x: Tensor<2>, packed: &Packed) -> Tensor<2> {
+        let (behind_attention, before_mlp) = self.middle_norms();
+        let rotation = packed.rotations.of(self.rope);
+        let before = self.input_layernorm.as_ref();
+        let x = add(x, behind_attention, |x, residual| {
+            self.self_attn
+                .fused(x, before, residual, (rotation, packed))
+                .ok_or_else(|| {
+                    let normed = through(before, x.clone());
+                    self.self_attn.forward_packed(normed, rotation, &packed.sequences)
+                })
+        });
+        add(x, self.post_feedforward_layernorm.as_ref(), |x, residual| {
+            self.mlp
+                .fused(x, before_mlp, residual, packed.recompute)
+                .ok_or_else(|| self.mlp.forward_rows(through(before_mlp, x.clone())))
+        })
+    }
 }
 
-fn through(norm: Option<&RmsNorm>, x: Tensor<3>) -> Tensor<3> {
+/// `x + norm(part(x))`; `part` may add `x` itself where there is no norm behind it (`Ok`), or leave it to be added (`Err`).
+fn add(
+    x: Tensor<2>,
+    norm: Option<&RmsNorm>,
+    part: impl FnOnce(&Tensor<2>, bool) -> Result<Tensor<2>, Tensor<2>>,
+) -> Tensor<2> {
+    match (part(&x, norm.is_none()), norm) {
+        (Ok(sum), None) => sum,
+        (Ok(out) | Err(out), Some(norm)) => x + norm.forward(out),
+        (Err(out), None) => x + out,
+    }
+}
+
+fn through<const D: usize>(norm: Option<&RmsNorm>, x: Tensor<D>) -> Tensor<D> {
     match norm {
         Some(norm) => norm.forward(x),
         None => x,

@@ -7,9 +7,9 @@ use burn::tensor::{
     activation::{gelu, gelu_approximate},
 };
 
-use super::Projection;
+use super::{Projection, RmsNorm};
 use crate::config::Activation;
-use crate::kernels;
+use crate::kernels::{self, Gate, MlpInputs, MlpSettings};
 
 /// Configuration of [`Mlp`].
 #[derive(Config, Debug)]
@@ -50,17 +50,51 @@ impl MlpConfig {
 }
 
 impl Mlp {
+    /// `x + mlp(norm(x))` as one operation, or without `x`; `None` when it is none that exists as one.
+    ///
+    /// # Shapes
+    /// - `x`: `[tokens, hidden_size]`
+    /// - output: as `x`
+    pub fn fused(&self, x: &Tensor<2>, norm: Option<&RmsNorm>, residual: bool, recompute: bool) -> Option<Tensor<2>> {
+        let activation = match self.activation {
+            Activation::Silu => Gate::Silu,
+            Activation::GeluTanh => Gate::GeluTanh,
+            Activation::Gelu => return None,
+        };
+        let inputs = MlpInputs {
+            norm: norm.map(RmsNorm::as_input),
+            gate: self.gate_proj.as_linear()?,
+            up: self.up_proj.as_linear()?,
+            down: self.down_proj.as_linear()?,
+        };
+        let settings = MlpSettings {
+            activation,
+            residual,
+            recompute,
+        };
+        Some(kernels::mlp(x.clone(), inputs, settings))
+    }
+
     /// # Shapes
     /// - `x`: `[batch, tokens, hidden_size]`
     /// - output: as `x`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward_sequences(x.clone());
-        let up = self.up_proj.forward_sequences(x);
+        let [batch, tokens, width] = x.dims();
+        self.forward_rows(x.reshape([batch * tokens, width]))
+            .reshape([batch, tokens, width])
+    }
+
+    /// # Shapes
+    /// - `x`: `[tokens, hidden_size]`
+    /// - output: as `x`
+    pub fn forward_rows(&self, x: Tensor<2>) -> Tensor<2> {
+        let gate = self.gate_proj.forward(x.clone());
+        let up = self.up_proj.forward(x);
         let inner = match self.activation {
             Activation::Silu => kernels::swiglu(gate, up),
             Activation::Gelu => gelu(gate) * up,
             Activation::GeluTanh => gelu_approximate(gate) * up,
         };
-        self.down_proj.forward_sequences(inner)
+        self.down_proj.forward(inner)
     }
 }

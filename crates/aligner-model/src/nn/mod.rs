@@ -9,7 +9,7 @@ mod projection;
 mod rope;
 
 pub use attention::{Attention, AttentionConfig, CausalMask};
-pub use block::{Block, Step};
+pub use block::{Block, Packed, Rotations, Step};
 pub use cache::{KvCache, LayerCache};
 pub use mlp::{Mlp, MlpConfig};
 pub use norm::{RmsNorm, RmsNormConfig};

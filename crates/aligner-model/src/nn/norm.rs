@@ -49,12 +49,20 @@ impl RmsNormConfig {
 }
 
 impl RmsNorm {
+    /// The norm as an input of a larger operation.
+    pub fn as_input(&self) -> kernels::Norm {
+        let weight = self.weight.val();
+        kernels::Norm {
+            weight: if self.offset { weight + 1.0 } else { weight },
+            epsilon: self.epsilon,
+        }
+    }
+
     /// # Shapes
     /// - `x`: `[..., hidden_size]`
     /// - output: as `x`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let weight = self.weight.val();
-        let weight = if self.offset { weight + 1.0 } else { weight };
-        kernels::rms_norm(x, weight, self.epsilon)
+        let kernels::Norm { weight, epsilon } = self.as_input();
+        kernels::rms_norm(x, weight, epsilon)
     }
 }

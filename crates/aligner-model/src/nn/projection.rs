@@ -57,6 +57,23 @@ impl Projection {
         }
     }
 
+    /// The layer as an input of a larger operation; `None` when it drops inputs of its adapter at random just now.
+    pub fn as_linear(&self) -> Option<kernels::Linear> {
+        let drops = |lora: &Lora| lora.dropout.prob > 0.0 && self.weight.device().is_autodiff();
+        if self.lora.as_ref().is_some_and(drops) {
+            return None;
+        }
+        Some(kernels::Linear {
+            weight: self.weight.val(),
+            bias: self.bias.as_ref().map(Param::val),
+            lora: self.lora.as_ref().map(|lora| kernels::LowRank {
+                a: lora.a.val(),
+                b: lora.b.val(),
+                scale: lora.scale,
+            }),
+        })
+    }
+
     /// [`forward`](Self::forward) over the rows of all sequences at once.
     ///
     /// As one matrix the weight's gradient is one product; by sequences it would be a product each and a sum over them.

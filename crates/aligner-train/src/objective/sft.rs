@@ -1,7 +1,7 @@
 //! Supervised fine-tuning: cross-entropy on the correction's tokens alone.
 
 use aligner_data::Batch;
-use aligner_model::{CausalDecoder, Targets};
+use aligner_model::{CausalDecoder, Sequences, Targets};
 use burn::tensor::{Int, Tensor, TensorData};
 
 use super::Objective;
@@ -16,8 +16,9 @@ impl Objective for Sft {
     fn loss_sum(&self, decoder: &CausalDecoder, batch: &Batch) -> Tensor<1> {
         let device = decoder.norm.weight.val().device();
         let ids: Vec<i32> = batch.ids().iter().map(|&id| id as i32).collect();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [batch.rows(), batch.width()]), &device);
+        let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [batch.tokens()]), &device);
+        let sequences = Sequences::new(batch.lengths().collect::<Vec<_>>());
         let (rows, targets) = batch.targets().unzip();
-        decoder.target_nll(decoder.forward(ids, None), &Targets { rows, ids: targets })
+        decoder.target_nll(decoder.forward_packed(ids, &sequences), &Targets { rows, ids: targets })
     }
 }

@@ -1,72 +1,50 @@
 //! Gradients of queries, keys and values.
 
-use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
-use rayon::prelude::*;
-
-use super::super::flex::{tensor, with_slice};
+use super::super::buffers::Buffer;
 use super::super::math::{sum2, vectorized};
 use super::super::matmul::{Matrix, matmul};
-use super::AttentionSettings;
-use super::inputs::{Angles, BLOCK, Inputs, Output, Scratch, blocks, probabilities, with_inputs};
+use super::inputs::{BLOCK, Inputs, Output, Scratch, Work, blocks, probabilities};
 
-/// Gradients of query, key and value.
-pub(super) fn backward(
-    query: &FloatTensor<Flex>,
-    key: &FloatTensor<Flex>,
-    value: &FloatTensor<Flex>,
-    (angles, settings): (&Angles, AttentionSettings),
-    dy: &FloatTensor<Flex>,
-) -> [FloatTensor<Flex>; 3] {
-    let (query_shape, key_shape, batch) = (query.shape(), key.shape(), query.shape()[0]);
-    let heads = settings.heads;
-    let [dq, dk, dv] = with_slice(dy, |dy| {
-        with_inputs([query, key, value], angles, settings, |inputs| {
-            assert_eq!(dy.len(), inputs.query.len(), "gradient");
-            let mut grads =
-                [inputs.query.len(), inputs.key.len(), inputs.key.len()].map(|len| vec![0.0; len]);
-            let outputs = grads.each_mut().map(|grad| Output(grad.as_mut_ptr()));
-            (0..batch * heads.kv_heads).into_par_iter().for_each_init(
-                || (Scratch::new(&inputs), HeadGradients::new(&inputs)),
-                |(scratch, grads), job| {
-                    let job = (job / heads.kv_heads, job % heads.kv_heads);
-                    backward_head(&inputs, dy, job, scratch, grads);
-                    grads.write(&inputs, job, outputs);
-                },
-            );
-            grads
-        })
+/// Writes the gradients of queries, keys and values, given that of the output.
+pub(in super::super) fn backward(work: &Work<'_>, dy: &[f32], [dq, dk, dv]: [&mut [f32]; 3]) {
+    assert_eq!(dy.len(), work.query.len(), "gradient");
+    assert_eq!(
+        (dq.len(), dk.len(), dv.len()),
+        (work.query.len(), work.key.len(), work.value.len()),
+        "gradients"
+    );
+    let outputs = [dq, dk, dv].map(|gradient| Output(gradient.as_mut_ptr()));
+    work.for_each_head(|inputs, kv_head| {
+        let mut gradients = HeadGradients::new(&inputs);
+        backward_head(&inputs, dy, kv_head, &mut Scratch::new(&inputs), &mut gradients);
+        gradients.write(&inputs, kv_head, outputs);
     });
-    [
-        tensor(dq, query_shape),
-        tensor(dk, key_shape.clone()),
-        tensor(dv, key_shape),
-    ]
 }
 
 /// Gradients of one key and value head and its query heads, as rows close together.
 struct HeadGradients {
     /// `[group, tokens, head_dim]`
-    query: Vec<f32>,
+    query: Buffer,
     /// `[tokens, head_dim]`
-    key: Vec<f32>,
+    key: Buffer,
     /// `[tokens, head_dim]`
-    value: Vec<f32>,
+    value: Buffer,
     /// Gradients of a block's probabilities, then of its scores.
-    scores: Vec<f32>,
+    scores: Buffer,
 }
 
 impl HeadGradients {
     fn new(inputs: &Inputs<'_>) -> Self {
         let rows = inputs.tokens * inputs.heads.head_dim;
         Self {
-            query: vec![0.0; inputs.group() * rows],
-            key: vec![0.0; rows],
-            value: vec![0.0; rows],
-            scores: vec![0.0; BLOCK.min(inputs.tokens) * inputs.tokens],
+            query: Buffer::take(inputs.group() * rows),
+            key: Buffer::take(rows),
+            value: Buffer::take(rows),
+            scores: Buffer::take(BLOCK.min(inputs.tokens) * inputs.tokens),
         }
     }
 
-    fn write(&self, inputs: &Inputs<'_>, (batch, kv_head): (usize, usize), [dq, dk, dv]: [Output; 3]) {
+    fn write(&self, inputs: &Inputs<'_>, kv_head: usize, [dq, dk, dv]: [Output; 3]) {
         let (width, group) = (inputs.heads.head_dim, inputs.group());
         let scatter = |rows: &[f32], out: Output, at: usize, stride: usize| {
             for (index, row) in rows.chunks_exact(width).enumerate() {
@@ -75,11 +53,11 @@ impl HeadGradients {
                 unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), out.at(at + index * stride), width) };
             }
         };
-        let key_at = inputs.key_at(batch, kv_head);
+        let key_at = inputs.key_at(kv_head);
         scatter(&self.key, dk, key_at, inputs.key_stride());
         scatter(&self.value, dv, key_at, inputs.key_stride());
         for (index, rows) in self.query.chunks_exact(inputs.tokens * width).enumerate() {
-            let at = inputs.query_at(batch, kv_head * group + index);
+            let at = inputs.query_at(kv_head * group + index);
             scatter(rows, dq, at, inputs.query_stride());
         }
     }
@@ -89,18 +67,18 @@ impl HeadGradients {
 fn backward_head(
     inputs: &Inputs<'_>,
     dy: &[f32],
-    (batch, kv_head): (usize, usize),
+    kv_head: usize,
     scratch: &mut Scratch,
     grads: &mut HeadGradients,
 ) {
     let (width, tokens, group) = (inputs.heads.head_dim, inputs.tokens, inputs.group());
     let (query_stride, key_stride) = (inputs.query_stride(), inputs.key_stride());
-    let key_at = inputs.key_at(batch, kv_head);
+    let key_at = inputs.key_at(kv_head);
     inputs.rotated(&inputs.key[key_at..], key_stride, 1.0, &mut scratch.key);
     grads.key.fill(0.0);
     grads.value.fill(0.0);
     for (index, dq) in grads.query.chunks_exact_mut(tokens * width).enumerate() {
-        let query_at = inputs.query_at(batch, kv_head * group + index);
+        let query_at = inputs.query_at(kv_head * group + index);
         inputs.rotated(
             &inputs.query[query_at..],
             query_stride,

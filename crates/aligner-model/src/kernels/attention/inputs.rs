@@ -1,10 +1,13 @@
 //! What the work of one head reads, where it lies, and the scores of a block of queries.
 
-use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
+use burn::backend::{Flex, tensor::FloatTensor};
+use rayon::prelude::*;
 
-use super::super::flex::with_slice;
-use super::super::math::{exp, sum2, vectorized};
+use super::super::buffers::Buffer;
+use super::super::flex::{contiguous, elements};
+use super::super::math::{exp, maximum, sum2, vectorized};
 use super::super::matmul::{Matrix, matmul};
+use super::super::sequences::Sequences;
 use super::{AttentionSettings, Heads};
 
 /// Queries whose scores are held at once.
@@ -12,12 +15,27 @@ pub(super) const BLOCK: usize = 64;
 
 /// The rotation of each position.
 #[derive(Debug, Clone)]
-pub(super) struct Angles {
-    pub cos: FloatTensor<Flex>,
-    pub sin: FloatTensor<Flex>,
+pub(in super::super) struct Angles {
+    cos: FloatTensor<Flex>,
+    sin: FloatTensor<Flex>,
 }
 
-/// Everything one head's work reads.
+impl Angles {
+    pub fn new(cos: FloatTensor<Flex>, sin: FloatTensor<Flex>) -> Self {
+        Self {
+            cos: contiguous(cos),
+            sin: contiguous(sin),
+        }
+    }
+
+    /// Cosines and sines.
+    pub fn elements(&self) -> (&[f32], &[f32]) {
+        let [cos, sin] = [&self.cos, &self.sin].map(|angles| elements(Some(angles)).unwrap_or_default());
+        (cos, sin)
+    }
+}
+
+/// Everything one head's work on one sequence reads.
 #[derive(Clone, Copy)]
 pub(super) struct Inputs<'a> {
     pub query: &'a [f32],
@@ -25,6 +43,10 @@ pub(super) struct Inputs<'a> {
     pub value: &'a [f32],
     pub cos: &'a [f32],
     pub sin: &'a [f32],
+    /// Pairs of dimensions that are rotated.
+    pub half: usize,
+    /// First row of the sequence, and its tokens.
+    pub start: usize,
     pub tokens: usize,
     pub heads: Heads,
     pub scale: f32,
@@ -45,23 +67,18 @@ impl Inputs<'_> {
         self.heads.heads / self.heads.kv_heads
     }
 
-    /// Pairs of dimensions that are rotated.
-    fn half(&self) -> usize {
-        self.cos.len() / self.tokens.max(1)
+    /// Where a query head's elements of the sequence's first token lie; the same in the output.
+    pub fn query_at(&self, head: usize) -> usize {
+        self.start * self.query_stride() + head * self.heads.head_dim
     }
 
-    /// Where a query head's first element lies; the same in the output.
-    pub fn query_at(&self, batch: usize, head: usize) -> usize {
-        batch * self.tokens * self.query_stride() + head * self.heads.head_dim
-    }
-
-    pub fn key_at(&self, batch: usize, kv_head: usize) -> usize {
-        batch * self.tokens * self.key_stride() + kv_head * self.heads.head_dim
+    pub fn key_at(&self, kv_head: usize) -> usize {
+        self.start * self.key_stride() + kv_head * self.heads.head_dim
     }
 
     /// A head's rotated rows, times `scale`, close together.
     pub fn rotated(&self, x: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-        let (width, half) = (self.heads.head_dim, self.half());
+        let (width, half) = (self.heads.head_dim, self.half);
         let angles = self.cos.chunks_exact(half).zip(self.sin.chunks_exact(half));
         for ((x, out), (cos, sin)) in x.chunks(stride).zip(out.chunks_exact_mut(width)).zip(angles) {
             vectorized!((
@@ -85,7 +102,7 @@ impl Inputs<'_> {
 
     /// Turns a gradient of rotated rows back: the rotation by the negative angle, times `scale`.
     pub fn unrotate(&self, x: &mut [f32], scale: f32) {
-        let (width, half) = (self.heads.head_dim, self.half());
+        let (width, half) = (self.heads.head_dim, self.half);
         let angles = self.cos.chunks_exact(half).zip(self.sin.chunks_exact(half));
         for (x, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
             vectorized!((x: &'a mut [f32], cos: &'a [f32], sin: &'a [f32], scale: f32) -> () {
@@ -126,40 +143,20 @@ fn causal_softmax(scores: &mut [f32], columns: usize, first_row: usize, window: 
     });
 }
 
-/// The highest element; NaN when there is one, so that a damaged model does not pass for a sound one.
-#[inline(always)]
-fn maximum(x: &[f32]) -> f32 {
-    let mut lanes = [f32::NEG_INFINITY; 16];
-    let (chunks, rest) = x.as_chunks::<16>();
-    for chunk in chunks {
-        for lane in 0..16 {
-            // Not `max`: it would drop a NaN.
-            lanes[lane] = if chunk[lane] <= lanes[lane] {
-                lanes[lane]
-            } else {
-                chunk[lane]
-            };
-        }
-    }
-    let pick = |highest: f32, &x: &f32| if x <= highest { highest } else { x };
-    let highest = lanes.iter().fold(f32::NEG_INFINITY, pick);
-    rest.iter().fold(highest, pick)
-}
-
-/// Scratch of one thread's work.
+/// Scratch of one thread's work on one sequence.
 pub(super) struct Scratch {
-    pub query: Vec<f32>,
-    pub key: Vec<f32>,
-    pub scores: Vec<f32>,
+    pub query: Buffer,
+    pub key: Buffer,
+    pub scores: Buffer,
 }
 
 impl Scratch {
     pub fn new(inputs: &Inputs<'_>) -> Self {
         let rows = inputs.tokens * inputs.heads.head_dim;
         Self {
-            query: vec![0.0; rows],
-            key: vec![0.0; rows],
-            scores: vec![0.0; BLOCK.min(inputs.tokens) * inputs.tokens],
+            query: Buffer::take(rows),
+            key: Buffer::take(rows),
+            scores: Buffer::take(BLOCK.min(inputs.tokens) * inputs.tokens),
         }
     }
 }
@@ -202,56 +199,65 @@ impl Output {
     }
 }
 
-pub(super) fn with_inputs<R>(
-    [query, key, value]: [&FloatTensor<Flex>; 3],
-    angles: &Angles,
-    settings: AttentionSettings,
-    run: impl FnOnce(Inputs<'_>) -> R,
-) -> R {
-    let tokens = query.shape()[1];
-    with_slice(query, |query| {
-        with_slice(key, |key| {
-            with_slice(value, |value| {
-                with_slice(&angles.cos, |cos| {
-                    with_slice(&angles.sin, |sin| {
-                        let inputs = Inputs {
-                            query,
-                            key,
-                            value,
-                            cos,
-                            sin,
-                            tokens,
-                            heads: settings.heads,
-                            scale: settings.scale as f32,
-                            window: settings.window.unwrap_or(usize::MAX),
-                        };
-                        check(&inputs);
-                        run(inputs)
-                    })
-                })
-            })
-        })
-    })
+/// Queries, keys and values of all sequences, and what is done with them.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Work<'a> {
+    pub query: &'a [f32],
+    pub key: &'a [f32],
+    pub value: &'a [f32],
+    /// Cosines and sines of as many positions as the longest sequence has tokens.
+    pub angles: (&'a [f32], &'a [f32]),
+    pub sequences: &'a Sequences,
+    pub settings: AttentionSettings,
 }
 
-/// The shapes that the writes through [`Output`] rely on.
-fn check(inputs: &Inputs<'_>) {
-    let Heads {
-        heads,
-        kv_heads,
-        head_dim,
-    } = inputs.heads;
-    assert!(
-        head_dim.is_multiple_of(2) && heads.is_multiple_of(kv_heads),
-        "{:?}",
-        inputs.heads
-    );
-    let rows = inputs.query.len() / (heads * head_dim);
-    assert_eq!(inputs.query.len(), rows * heads * head_dim, "query");
-    assert!(rows.is_multiple_of(inputs.tokens.max(1)), "query");
-    assert_eq!(inputs.key.len(), rows * kv_heads * head_dim, "key");
-    assert_eq!(inputs.value.len(), rows * kv_heads * head_dim, "value");
-    assert!(inputs.half() > 0 && 2 * inputs.half() <= head_dim, "rotary_dim");
-    assert_eq!(inputs.cos.len(), inputs.tokens * inputs.half(), "cos");
-    assert_eq!(inputs.cos.len(), inputs.sin.len(), "sin");
+impl<'a> Work<'a> {
+    /// One job for each sequence and key and value head; `run` gets the sequence's inputs and the head.
+    pub fn for_each_head(&self, run: impl Fn(Inputs<'_>, usize) + Sync) {
+        let half = self.check();
+        let kv_heads = self.settings.heads.kv_heads;
+        let spans: Vec<(usize, usize)> = self.sequences.spans().filter(|&(_, tokens)| tokens > 0).collect();
+        (0..spans.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|job| {
+            let (start, tokens) = spans[job / kv_heads];
+            let (cos, sin) = self.angles;
+            let inputs = Inputs {
+                query: self.query,
+                key: self.key,
+                value: self.value,
+                cos: &cos[..tokens * half],
+                sin: &sin[..tokens * half],
+                half,
+                start,
+                tokens,
+                heads: self.settings.heads,
+                scale: self.settings.scale as f32,
+                window: self.settings.window.unwrap_or(usize::MAX),
+            };
+            run(inputs, job % kv_heads);
+        });
+    }
+
+    /// The shapes that the writes through [`Output`] rely on; returns half of the rotated dimensions.
+    fn check(&self) -> usize {
+        let Heads {
+            heads,
+            kv_heads,
+            head_dim,
+        } = self.settings.heads;
+        assert!(
+            head_dim.is_multiple_of(2) && heads.is_multiple_of(kv_heads),
+            "{:?}",
+            self.settings.heads
+        );
+        let (rows, longest) = (self.sequences.tokens(), self.sequences.longest());
+        assert_eq!(self.query.len(), rows * heads * head_dim, "query");
+        assert_eq!(self.key.len(), rows * kv_heads * head_dim, "key");
+        assert_eq!(self.value.len(), rows * kv_heads * head_dim, "value");
+        let (cos, sin) = self.angles;
+        let half = cos.len() / longest.max(1);
+        assert!(longest == 0 || (half > 0 && 2 * half <= head_dim), "rotary_dim");
+        assert_eq!(cos.len(), longest * half, "cos");
+        assert_eq!(cos.len(), sin.len(), "sin");
+        half
+    }
 }

@@ -12,12 +12,16 @@ use burn::backend::autodiff::NodeId;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
+use burn::backend::{
+    Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
+};
 use burn::tensor::Tensor;
 
-use self::backward::backward;
-use self::forward::forward;
-use self::inputs::Angles;
+pub(super) use self::backward::backward;
+pub(super) use self::forward::forward;
+pub(super) use self::inputs::{Angles, Work};
+use super::flex::{contiguous, elements, tensor};
+use super::sequences::Sequences;
 use super::{reference, runs_fused};
 
 /// How the width of queries, keys and values is cut into heads.
@@ -44,22 +48,24 @@ pub struct AttentionSettings {
     pub softcap: Option<f64>,
 }
 
-/// `softmax(scale · rotate(q) rotate(k)ᵀ) v`, each token attending to itself and the tokens before it.
+/// `softmax(scale · rotate(q) rotate(k)ᵀ) v`, each token attending to itself and the tokens before it in its sequence.
 ///
 /// # Shapes
-/// - `query`: `[batch, tokens, heads · head_dim]`
-/// - `key`, `value`: `[batch, tokens, kv_heads · head_dim]`
-/// - `cos`, `sin`: `[tokens, rotary_dim / 2]`, of which no gradient is taken; the dimensions behind `rotary_dim` stay
+/// - `query`: `[tokens, heads · head_dim]`
+/// - `key`, `value`: `[tokens, kv_heads · head_dim]`
+/// - `cos`, `sin`: `[longest, rotary_dim / 2]`, of which no gradient is taken, for the positions of the longest sequence; the
+///   dimensions behind `rotary_dim` stay
 /// - output: as `query`
 pub fn causal_attention(
-    query: Tensor<3>,
-    key: Tensor<3>,
-    value: Tensor<3>,
+    query: Tensor<2>,
+    key: Tensor<2>,
+    value: Tensor<2>,
     (cos, sin): (Tensor<2>, Tensor<2>),
+    sequences: &Sequences,
     settings: AttentionSettings,
-) -> Tensor<3> {
+) -> Tensor<2> {
     if settings.softcap.is_some() || ![&query, &key, &value].into_iter().all(runs_fused) {
-        return reference::causal_attention(query, key, value, (cos, sin), settings);
+        return reference::causal_attention(query, key, value, (cos, sin), sequences, settings);
     }
     let out = <Dispatch as AttentionOps>::causal_attention(
         query.into_dispatch(),
@@ -67,7 +73,7 @@ pub fn causal_attention(
         value.into_dispatch(),
         cos.into_dispatch(),
         sin.into_dispatch(),
-        settings,
+        (sequences.clone(), settings),
     );
     Tensor::from_dispatch(out)
 }
@@ -82,7 +88,7 @@ pub trait AttentionOps: Backend {
         value: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
-        settings: AttentionSettings,
+        plan: (Sequences, AttentionSettings),
     ) -> FloatTensor<Self>;
 }
 
@@ -93,27 +99,59 @@ impl AttentionOps for Flex {
         value: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
-        settings: AttentionSettings,
+        plan: (Sequences, AttentionSettings),
     ) -> FloatTensor<Self> {
-        forward(&query, &key, &value, &Angles { cos, sin }, settings)
+        let inputs = [query, key, value].map(contiguous);
+        output(&inputs, &Angles::new(cos, sin), &plan)
     }
+}
+
+fn work<'a>(
+    inputs: &'a [FloatTensor<Flex>; 3],
+    angles: &'a Angles,
+    (sequences, settings): &'a (Sequences, AttentionSettings),
+) -> Work<'a> {
+    let [query, key, value] = inputs.each_ref().map(|input| elements(Some(input)).unwrap_or_default());
+    Work {
+        query,
+        key,
+        value,
+        angles: angles.elements(),
+        sequences,
+        settings: *settings,
+    }
+}
+
+fn output(
+    inputs: &[FloatTensor<Flex>; 3],
+    angles: &Angles,
+    plan: &(Sequences, AttentionSettings),
+) -> FloatTensor<Flex> {
+    let work = work(inputs, angles, plan);
+    let mut out = vec![0.0; work.query.len()];
+    forward(&work, &mut out);
+    tensor(out, inputs[0].shape())
 }
 
 #[derive(Debug)]
 struct AttentionBackward;
 
 impl Backward<Flex, 3> for AttentionBackward {
-    type State = ([NodeId; 3], Angles, AttentionSettings);
+    type State = ([NodeId; 3], Angles, (Sequences, AttentionSettings));
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
-        let dy = grads.consume::<Flex>(&ops.node);
-        let (nodes, angles, settings) = ops.state;
-        let [query, key, value]: [FloatTensor<Flex>; 3] =
-            nodes.map(|node| checkpointer.retrieve_node_output(node));
-        let gradients = backward(&query, &key, &value, (&angles, settings), &dy);
-        for (parent, gradient) in ops.parents.into_iter().zip(gradients) {
+        let dy = contiguous(grads.consume::<Flex>(&ops.node));
+        let (nodes, angles, plan) = ops.state;
+        let inputs: [FloatTensor<Flex>; 3] =
+            nodes.map(|node| contiguous(checkpointer.retrieve_node_output(node)));
+        let work = work(&inputs, &angles, &plan);
+        let mut gradients = [work.query, work.key, work.value].map(|input| vec![0.0; input.len()]);
+        let [dq, dk, dv] = &mut gradients;
+        backward(&work, elements(Some(&dy)).unwrap_or_default(), [dq, dk, dv]);
+        let shapes = inputs.map(|input| input.shape());
+        for ((parent, gradient), shape) in ops.parents.into_iter().zip(gradients).zip(shapes) {
             if let Some(node) = parent {
-                grads.register::<Flex>(node.id, gradient);
+                grads.register::<Flex>(node.id, tensor(gradient, shape));
             }
         }
     }
@@ -126,22 +164,12 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
         value: FloatTensor<Self>,
         cos: FloatTensor<Self>,
         sin: FloatTensor<Self>,
-        settings: AttentionSettings,
+        plan: (Sequences, AttentionSettings),
     ) -> FloatTensor<Self> {
-        let angles = Angles {
-            cos: cos.into_primitive(),
-            sin: sin.into_primitive(),
+        let angles = Angles::new(cos.into_primitive(), sin.into_primitive());
+        let run = |inputs: [FloatTensor<Self>; 3], angles: &Angles| {
+            output(&inputs.map(|input| contiguous(input.into_primitive())), angles, &plan)
         };
-        let run =
-            |query: FloatTensor<Self>, key: FloatTensor<Self>, value: FloatTensor<Self>, angles: &Angles| {
-                forward(
-                    &query.into_primitive(),
-                    &key.into_primitive(),
-                    &value.into_primitive(),
-                    angles,
-                    settings,
-                )
-            };
         match AttentionBackward
             .prepare::<C>([query.node(), key.node(), value.node()])
             .compute_bound()
@@ -149,10 +177,10 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
         {
             OpsKind::Tracked(mut prep) => {
                 let nodes = [&query, &key, &value].map(|tensor| prep.checkpoint(tensor));
-                let out = run(query, key, value, &angles);
-                prep.finish((nodes, angles, settings), out)
+                let out = run([query, key, value], &angles);
+                prep.finish((nodes, angles, plan.clone()), out)
             }
-            OpsKind::UnTracked(prep) => prep.finish(run(query, key, value, &angles)),
+            OpsKind::UnTracked(prep) => prep.finish(run([query, key, value], &angles)),
         }
     }
 }

@@ -1,0 +1,101 @@
+//! Memory that is used again: activations and scratch of one layer serve the next.
+//!
+//! A fresh buffer costs more than filling it: the kernel clears each of its pages on first use, and that is a third of a naive
+//! training step. A [`Buffer`] goes back to a shelf when it is dropped and comes back with whatever was in it.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::{Mutex, PoisonError};
+
+/// Buffers nobody uses, smallest first.
+static SHELF: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+
+/// A slice of `f32` with unspecified contents at first.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    memory: Vec<f32>,
+    len: usize,
+}
+
+impl Buffer {
+    /// Memory for `len` elements, with whatever was there before.
+    pub fn take(len: usize) -> Self {
+        let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = shelf.partition_point(|memory| memory.len() < len);
+        // One that is far larger would be missed by whoever needs it.
+        let fits = shelf.get(first).is_some_and(|memory| memory.len() <= len + len / 2);
+        let memory = if fits { shelf.remove(first) } else { Vec::new() };
+        drop(shelf);
+        let memory = if fits { memory } else { vec![0.0; rounded(len)] };
+        Self { memory, len }
+    }
+
+    /// A copy of `values`.
+    pub fn copy_of(values: &[f32]) -> Self {
+        let mut buffer = Self::take(values.len());
+        buffer.copy_from_slice(values);
+        buffer
+    }
+}
+
+/// Batches of slightly different length share buffers: sizes are rounded up by at most an eighth.
+fn rounded(len: usize) -> usize {
+    let step = (len.next_power_of_two() / 16).max(64);
+    len.next_multiple_of(step)
+}
+
+impl Deref for Buffer {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[..self.len]
+    }
+}
+
+impl DerefMut for Buffer {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[..self.len]
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        Self::copy_of(self)
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        let memory = std::mem::take(&mut self.memory);
+        let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = shelf.partition_point(|other| other.len() < memory.len());
+        shelf.insert(at, memory);
+    }
+}
+
+/// Gives the memory of unused buffers back: after training, or before a batch of quite another size.
+pub fn release_buffers() {
+    SHELF.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_rounded_by_an_eighth_at_most() {
+        for len in [1usize, 63, 64, 1000, 1025, 4096, 5000, 1_000_000] {
+            let got = rounded(len);
+            assert!(got >= len && got <= (len + len / 8).max(64), "{len} {got}");
+        }
+    }
+
+    #[test]
+    fn a_buffer_has_the_length_asked_for_and_keeps_what_is_written() {
+        let mut a = Buffer::take(1000);
+        a.fill(3.0);
+        let b = a.clone();
+        drop(a);
+        let again = Buffer::take(900);
+        assert_eq!((again.len(), b.len(), b[999]), (900, 1000, 3.0));
+    }
+}
