@@ -3,7 +3,7 @@
 //! Reported as bytes a second of the tensors that must be read and written once; `fused` and `composed` do the same work.
 
 use aligner_bench::{HIDDEN, INTERMEDIATE, VOCABULARY};
-use aligner_model::kernels::{self, AdamWStep, AttentionSettings, Heads, reference};
+use aligner_model::kernels::{self, AdamWStep, AttentionSettings, Heads, Sequences, reference};
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
@@ -96,10 +96,11 @@ fn causal_attention(criterion: &mut Criterion) {
         softcap: None,
     };
     let key_width = heads.kv_heads * heads.head_dim;
-    let [query, key, value] = [HIDDEN, key_width, key_width].map(|width| random([1, TOKENS, width]));
+    let [query, key, value] = [HIDDEN, key_width, key_width].map(|width| random([TOKENS, width]));
     let angles = random([TOKENS, heads.head_dim / 2]);
+    let sequences = Sequences::new([TOKENS]);
     type Attention =
-        fn(Tensor<3>, Tensor<3>, Tensor<3>, (Tensor<2>, Tensor<2>), AttentionSettings) -> Tensor<3>;
+        fn(Tensor<2>, Tensor<2>, Tensor<2>, (Tensor<2>, Tensor<2>), &Sequences, AttentionSettings) -> Tensor<2>;
     let mut group = criterion.benchmark_group("causal_attention");
     // Queries are read and the output written; keys and values are a third of them each.
     group.throughput(Throughput::Bytes(
@@ -109,8 +110,8 @@ fn causal_attention(criterion: &mut Criterion) {
         ("fused", kernels::causal_attention as Attention),
         ("composed", reference::causal_attention as Attention),
     ] {
-        let apply = |[query, key, value]: [Tensor<3>; 3], angles: Tensor<2>| {
-            run(query, key, value, (angles.clone().cos(), angles.sin()), settings)
+        let apply = |[query, key, value]: [Tensor<2>; 3], angles: Tensor<2>| {
+            run(query, key, value, (angles.clone().cos(), angles.sin()), &sequences, settings)
         };
         let inputs = [&query, &key, &value].map(Clone::clone);
         group.bench_function(format!("forward/{name}"), |bencher| {

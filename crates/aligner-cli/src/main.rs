@@ -3,6 +3,7 @@
 //! The command has no logic of its own: it turns what was typed into what is meant and calls the libraries. stdout is
 //! data, stderr is for people. Exit status: 0 done, 1 failed, 2 asked wrongly.
 
+mod allocator;
 mod args;
 mod commands;
 mod error;
@@ -16,11 +17,6 @@ use clap::Parser;
 
 use args::{Cli, Command, DataCommand};
 use error::CliError;
-
-/// glibc gives freed memory back to the system, and every tensor of the next step pays for it again in page faults;
-/// mimalloc keeps it.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -4,7 +4,10 @@
 
 mod common;
 
-use aligner_model::kernels::{self, AdamWStep, AttentionSettings, Heads, reference};
+use aligner_model::kernels::{
+    self, AdamWStep, AttentionSettings, Gate, HeadLayout, Heads, Linear, LowRank, MlpInputs, MlpSettings, Norm,
+    SelfAttentionInputs, SelfAttentionSettings, Sequences, reference,
+};
 use burn::tensor::{Device, Distribution, Tensor};
 use common::{assert_close, host};
 use proptest::prelude::*;
@@ -15,12 +18,16 @@ fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
 
 /// Relative to the largest value, as sums of many terms differ by their order.
 fn assert_alike<const D: usize>(fused: Tensor<D>, composed: Tensor<D>, what: &str) {
+    assert_alike_within(fused, composed, 4e-6, what);
+}
+
+fn assert_alike_within<const D: usize>(fused: Tensor<D>, composed: Tensor<D>, tolerance: f32, what: &str) {
     assert_eq!(fused.dims(), composed.dims(), "{what}");
     let (fused, composed) = (host(fused), host(composed));
     let largest = composed
         .iter()
         .fold(0.5f32, |largest, value| largest.max(value.abs()));
-    assert_close(&fused, &composed, 4e-6 * largest, what);
+    assert_close(&fused, &composed, tolerance * largest, what);
 }
 
 /// Runs `operation` on two leaves, weighs the output by fixed random numbers, and returns output and both gradients.
@@ -35,6 +42,99 @@ fn with_gradients<const A: usize, const B: usize>(
     let out = operation(a.clone(), b.clone());
     let grads = (out.clone() * weigh.clone().autodiff()).sum().backward();
     (out.inner(), a.grad(&grads).unwrap(), b.grad(&grads).unwrap())
+}
+
+/// Runs `operation` on leaves, weighs the output by fixed random numbers, and returns output and all gradients.
+fn gradients(
+    leaves: &[&Tensor<2>],
+    weigh: &Tensor<2>,
+    operation: impl Fn(Vec<Tensor<2>>) -> Tensor<2>,
+) -> Vec<Tensor<2>> {
+    let leaves: Vec<Tensor<2>> = leaves
+        .iter()
+        .map(|&leaf| leaf.clone().autodiff().require_grad())
+        .collect();
+    let out = operation(leaves.clone());
+    let grads = (out.clone() * weigh.clone().autodiff()).sum().backward();
+    let gradients = leaves.iter().map(|leaf| leaf.grad(&grads).unwrap());
+    std::iter::once(out.inner()).chain(gradients).collect()
+}
+
+fn assert_all_alike(fused: Vec<Tensor<2>>, composed: Vec<Tensor<2>>) {
+    assert_eq!(fused.len(), composed.len());
+    for (index, (fused, composed)) in fused.into_iter().zip(composed).enumerate() {
+        let what = if index == 0 { "value".to_string() } else { format!("gradient of input {}", index - 1) };
+        assert_alike_within(fused, composed, 2e-5, &what);
+    }
+}
+
+/// Which parts an operation has.
+#[derive(Debug, Clone, Copy)]
+struct Parts {
+    norm: bool,
+    bias: bool,
+    lora: bool,
+    residual: bool,
+    gelu: bool,
+}
+
+impl Arbitrary for Parts {
+    type Parameters = ();
+    type Strategy = BoxedStrategy<Self>;
+
+    fn arbitrary_with((): ()) -> Self::Strategy {
+        any::<[bool; 5]>()
+            .prop_map(|[norm, bias, lora, residual, gelu]| Self {
+                norm,
+                bias,
+                lora,
+                residual,
+                gelu,
+            })
+            .boxed()
+    }
+}
+
+impl Parts {
+    const RANK: usize = 3;
+    const SCALE: f64 = 0.7;
+
+    fn norm(&self, width: usize, device: &Device) -> Option<Tensor<2>> {
+        self.norm.then(|| random([1, width], device))
+    }
+
+    /// Weight, bias, A and B, those that there are; scaled so that what they give stays of the size of what goes in.
+    fn linear(&self, input: usize, output: usize, device: &Device) -> Vec<Tensor<2>> {
+        let scale = 0.5 / (input as f64).sqrt();
+        let mut tensors = vec![random([input, output], device) * scale];
+        if self.bias {
+            tensors.push(random([1, output], device));
+        }
+        if self.lora {
+            tensors.push(random([input, Self::RANK], device) * scale);
+            tensors.push(random([Self::RANK, output], device) * 0.3);
+        }
+        tensors
+    }
+
+    fn take_norm(&self, tensors: &mut impl Iterator<Item = Tensor<2>>) -> Option<Norm> {
+        self.norm.then(|| Norm {
+            weight: tensors.next().unwrap().flatten(0, 1),
+            epsilon: 1e-5,
+        })
+    }
+
+    fn take_linear(&self, tensors: &mut impl Iterator<Item = Tensor<2>>) -> Linear {
+        Linear {
+            weight: tensors.next().unwrap(),
+            bias: self.bias.then(|| tensors.next().unwrap().flatten(0, 1)),
+            lora: self.lora.then(|| LowRank {
+                a: tensors.next().unwrap(),
+                b: tensors.next().unwrap(),
+                scale: Self::SCALE,
+            }),
+        }
+    }
 }
 
 proptest! {
@@ -78,25 +178,104 @@ proptest! {
     }
 
     #[test]
-    fn causal_attention(batch in 1usize..3, tokens in 1usize..150, kv_heads in 1usize..4, group in 1usize..4,
-        half in 1usize..20, unrotated in 0usize..4, window in prop::option::of(1usize..80)) {
+    fn causal_attention(lengths in prop::collection::vec(1usize..150, 1..4), kv_heads in 1usize..4,
+        group in 1usize..4, half in 1usize..20, unrotated in 0usize..4, window in prop::option::of(1usize..80)) {
         let device = Device::flex();
         let head_dim = 2 * (half + unrotated);
         let heads = Heads { heads: kv_heads * group, kv_heads, head_dim };
         let settings = AttentionSettings { heads, scale: 0.3, window, softcap: None };
-        let [query, weigh] = [0; 2].map(|_| random([batch, tokens, kv_heads * group * head_dim], &device));
-        let [key, value] = [0; 2].map(|_| random([batch, tokens, kv_heads * head_dim], &device));
-        let angle = random([tokens, half], &device);
-        let run = |attention: fn(Tensor<3>, Tensor<3>, Tensor<3>, (Tensor<2>, Tensor<2>), AttentionSettings) -> Tensor<3>| {
-            let [query, key, value] = [&query, &key, &value].map(|x| x.clone().autodiff().require_grad());
+        let sequences = Sequences::new(lengths);
+        let tokens = sequences.tokens();
+        let [query, weigh] = [0; 2].map(|_| random([tokens, kv_heads * group * head_dim], &device));
+        let [key, value] = [0; 2].map(|_| random([tokens, kv_heads * head_dim], &device));
+        let angle = random([sequences.longest(), half], &device);
+        type Attention = fn(Tensor<2>, Tensor<2>, Tensor<2>, (Tensor<2>, Tensor<2>), &Sequences, AttentionSettings)
+            -> Tensor<2>;
+        let run = |attention: Attention| {
             let angle = angle.clone().autodiff();
-            let out = attention(query.clone(), key.clone(), value.clone(), (angle.clone().cos(), angle.sin()), settings);
-            let grads = (out.clone() * weigh.clone().autodiff()).sum().backward();
-            [out.inner(), query.grad(&grads).unwrap(), key.grad(&grads).unwrap(), value.grad(&grads).unwrap()]
+            gradients(&[&query, &key, &value], &weigh, |inputs| {
+                let [query, key, value] = inputs.try_into().unwrap();
+                attention(query, key, value, (angle.clone().cos(), angle.clone().sin()), &sequences, settings)
+            })
         };
-        let (fused, composed) = (run(kernels::causal_attention), run(reference::causal_attention));
-        for ((fused, composed), what) in fused.into_iter().zip(composed).zip(["value", "query", "key", "value's gradient"]) {
-            assert_alike(fused, composed, what);
+        assert_all_alike(run(kernels::causal_attention), run(reference::causal_attention));
+    }
+
+    #[test]
+    fn mlp(tokens in 1usize..70, hidden in 1usize..60, inner in 1usize..90, parts in any::<Parts>()) {
+        let device = Device::flex();
+        let x = random([tokens, hidden], &device);
+        let (norm, [gate, up, down]) = (parts.norm(hidden, &device),
+            [(hidden, inner), (hidden, inner), (inner, hidden)].map(|(i, o)| parts.linear(i, o, &device)));
+        let mut leaves = vec![&x];
+        leaves.extend(norm.iter().chain(&gate).chain(&up).chain(&down));
+        let weigh = random([tokens, hidden], &device);
+        let run = |mlp: fn(Tensor<2>, MlpInputs, MlpSettings) -> Tensor<2>, recompute: bool| {
+            gradients(&leaves, &weigh, |inputs| {
+                let mut inputs = inputs.into_iter();
+                let x = inputs.next().unwrap();
+                let norm = parts.take_norm(&mut inputs);
+                let [gate, up, down] = [0; 3].map(|_| parts.take_linear(&mut inputs));
+                let activation = if parts.gelu { Gate::GeluTanh } else { Gate::Silu };
+                mlp(x, MlpInputs { norm, gate, up, down },
+                    MlpSettings { activation, residual: parts.residual, recompute })
+            })
+        };
+        let composed = run(reference::mlp, false);
+        assert_all_alike(run(kernels::mlp, false), composed.clone());
+        assert_all_alike(run(kernels::mlp, true), composed);
+    }
+
+    #[test]
+    fn self_attention(lengths in prop::collection::vec(1usize..90, 1..4), hidden in 1usize..60, kv_heads in 1usize..3,
+        group in 1usize..3, half in 1usize..12, parts in any::<Parts>()) {
+        let device = Device::flex();
+        let heads = Heads { heads: kv_heads * group, kv_heads, head_dim: 2 * half };
+        let attention = AttentionSettings { heads, scale: 0.3, window: None, softcap: None };
+        let sequences = Sequences::new(lengths);
+        let tokens = sequences.tokens();
+        let (queries, keys) = (heads.heads * heads.head_dim, kv_heads * heads.head_dim);
+        let x = random([tokens, hidden], &device);
+        let (norm, linears) = (parts.norm(hidden, &device),
+            [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
+                .map(|(i, o)| parts.linear(i, o, &device)));
+        let mut leaves = vec![&x];
+        leaves.extend(norm.iter().chain(linears.iter().flatten()));
+        let (weigh, angle) = (random([tokens, hidden], &device), random([sequences.longest(), half], &device).autodiff());
+        type Operation = fn(Tensor<2>, SelfAttentionInputs, &Sequences, SelfAttentionSettings) -> Tensor<2>;
+        let run = |operation: Operation, recompute: bool| {
+            gradients(&leaves, &weigh, |inputs| {
+                let mut inputs = inputs.into_iter();
+                let x = inputs.next().unwrap();
+                let norm = parts.take_norm(&mut inputs);
+                let [query, key, value, output] = [0; 4].map(|_| parts.take_linear(&mut inputs));
+                let rotation = (angle.clone().cos(), angle.clone().sin());
+                operation(x, SelfAttentionInputs { norm, query, key, value, output, rotation }, &sequences,
+                    SelfAttentionSettings { attention, residual: parts.residual, recompute })
+            })
+        };
+        let composed = run(reference::self_attention, false);
+        assert_all_alike(run(kernels::self_attention, false), composed.clone());
+        assert_all_alike(run(kernels::self_attention, true), composed);
+    }
+
+    #[test]
+    fn token_nll(targets in 0usize..40, hidden in 1usize..50, vocab in 1usize..400, by_token in prop::bool::ANY) {
+        let device = Device::flex();
+        let (layout, shape) = if by_token { (HeadLayout::ByToken, [vocab, hidden]) }
+            else { (HeadLayout::ByInput, [hidden, vocab]) };
+        let (rows, weight) = (random([targets, hidden], &device), random(shape, &device));
+        let ids: Vec<u32> = (0..targets).map(|i| (i * 7919 % vocab) as u32).collect();
+        let run = |nll: fn(Tensor<2>, Tensor<2>, HeadLayout, &[u32]) -> Tensor<1>| {
+            gradients(&[&rows, &weight], &Tensor::from_floats([[0.37]], &device), |inputs| {
+                let [rows, weight] = inputs.try_into().unwrap();
+                nll(rows, weight, layout, &ids).unsqueeze()
+            })
+        };
+        if targets > 0 {
+            assert_all_alike(run(kernels::token_nll), run(reference::token_nll));
+        } else {
+            prop_assert_eq!(host(kernels::token_nll(rows, weight, layout, &[])), vec![0.0]);
         }
     }
 

@@ -10,7 +10,7 @@
 
 mod common;
 
-use aligner_model::{Targets, load_dir, save_dir};
+use aligner_model::{Sequences, Targets, load_dir, save_dir};
 use burn::tensor::Device;
 use common::{VARIANTS, assert_close, golden, greedy, host, ids, of_fixed_rotation, saved_logits};
 
@@ -47,7 +47,9 @@ fn loss_equals_transformers() {
     let device = Device::flex();
     for variant in VARIANTS {
         let (model, golden) = golden(variant, &device);
-        let hidden = model.decoder.forward(ids(&[&golden.second], &device), None);
+        let input = ids(&[&golden.second], &device).flatten::<1>(0, 1);
+        let sequences = Sequences::new([golden.second.len()]);
+        let hidden = model.decoder.forward_packed(input, &sequences);
         let rows = (0..golden.second.len() as u32 - 1).collect();
         let nll = model.decoder.target_nll(
             hidden,
@@ -125,6 +127,22 @@ fn a_padded_batch_equals_its_rows_alone() {
             let alone = model.decoder.forward(ids(&[tokens], &device), None);
             let of_batch = batch.clone().narrow(0, row, 1).narrow(1, 0, tokens.len());
             assert_close(&host(of_batch), &host(alone), 1e-5, variant);
+        }
+    }
+}
+
+#[test]
+fn packed_sequences_equal_each_alone() {
+    let device = Device::flex();
+    for variant in of_fixed_rotation() {
+        let (model, golden) = golden(variant, &device);
+        let parts: [&[u32]; 3] = [&golden.first, &golden.second, &golden.first];
+        let sequences = Sequences::new(parts.map(<[u32]>::len));
+        let input = ids(&[&parts.concat()], &device).flatten::<1>(0, 1);
+        let packed = model.decoder.forward_packed(input, &sequences);
+        for ((start, length), tokens) in sequences.spans().zip(parts) {
+            let alone = model.decoder.forward(ids(&[tokens], &device), None);
+            assert_close(&host(packed.clone().narrow(0, start, length)), &host(alone), 1e-5, variant);
         }
     }
 }

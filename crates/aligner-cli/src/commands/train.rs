@@ -14,10 +14,11 @@ use super::demo;
 use crate::args::{TrainArgs, template};
 use crate::error::{CliError, Result, stdout_error};
 use crate::terminal::{Throttle, say};
-use crate::{hub, runs};
+use crate::{allocator, hub, runs};
 
 /// Trains, resumes, or trains the embedded default.
 pub fn run(args: &TrainArgs) -> Result<()> {
+    allocator::keep_freed_memory();
     if args.resume {
         return resume_run(args);
     }

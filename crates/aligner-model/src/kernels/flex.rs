@@ -1,7 +1,8 @@
 //! Plain slices in and out of Flex tensors.
 
-use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
+use burn::backend::{Flex, tensor::FloatTensor};
 use burn::tensor::{Shape, TensorData};
+use rayon::prelude::*;
 
 /// Elements of one unit of parallel work: large enough to hide the hand-over, small enough to share out.
 pub(super) const PIECE: usize = 1 << 14;
@@ -35,9 +36,9 @@ pub(super) fn unique(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
     }
 }
 
-/// Width of the last dimension.
-pub(super) fn width(tensor: &FloatTensor<Flex>) -> usize {
-    tensor.shape().as_slice().last().copied().unwrap_or(1)
+/// A copy made by all threads.
+pub(super) fn copied(values: &[f32]) -> Vec<f32> {
+    values.par_iter().with_min_len(PIECE).copied().collect()
 }
 
 /// The tensor, copied when its elements do not lie in row-major order.

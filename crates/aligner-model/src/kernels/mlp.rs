@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::buffers::Buffer;
-use super::flex::{PIECE, contiguous, elements, tensor};
+use super::flex::{PIECE, contiguous, copied, elements, tensor};
 use super::linear::{Linear, SLOTS, Weights};
 use super::math::{sigmoid, vectorized};
 use super::matmul::Update;
@@ -161,7 +161,7 @@ impl<'a> Work<'a> {
         activate(self.plan.settings.activation, &inner.gate, &inner.up, &mut gated);
         let shape = [self.rows, self.down.output];
         let out = if self.plan.settings.residual {
-            let mut out = self.x.to_vec();
+            let mut out = copied(self.x);
             self.down.forward(&gated, self.rows, &mut out, Update::Add(1.0));
             out
         } else {

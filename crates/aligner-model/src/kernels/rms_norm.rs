@@ -10,7 +10,7 @@ use burn::backend::{
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::flex::{PIECE, tensor, with_slice};
+use super::flex::{PIECE, copied, tensor, with_slice};
 use super::math::{sum2, vectorized};
 use super::{reference, runs_fused};
 
@@ -175,7 +175,7 @@ pub(super) fn input_gradients(
     let Some(gradient) = gradient else {
         return [None, None];
     };
-    let mut dx = residual.map_or_else(|| vec![0.0; x.len()], <[f32]>::to_vec);
+    let mut dx = residual.map_or_else(|| vec![0.0; x.len()], copied);
     match norm {
         Some((weight, epsilon)) => {
             let dw = backward_rows(x, weight, epsilon, gradient, &mut dx);

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 
 use super::attention::{self, Angles, AttentionSettings};
 use super::buffers::Buffer;
-use super::flex::{contiguous, elements, tensor};
+use super::flex::{contiguous, copied, elements, tensor};
 use super::linear::{Linear, SLOTS, Weights};
 use super::matmul::Update;
 use super::sequences::Sequences;
@@ -205,7 +205,7 @@ impl<'a> Work<'a> {
         drop(normed);
         let shape = [self.rows, self.output.output];
         let out = if self.plan.settings.residual {
-            let mut out = self.x.to_vec();
+            let mut out = copied(self.x);
             self.output.forward(&inner.context, self.rows, &mut out, Update::Add(1.0));
             out
         } else {

@@ -15,13 +15,13 @@ use rayon::prelude::*;
 use std::sync::Arc;
 
 use super::buffers::Buffer;
-use super::flex::{contiguous, elements, tensor};
+use super::flex::{PIECE, contiguous, elements, tensor};
 use super::math::{exp, sum2, vectorized};
 use super::matmul::{Matrix, Update, product};
 use super::{reference, runs_fused};
 
-/// Logits that exist at once: 64 MiB of them.
-const LOGITS: usize = 1 << 24;
+/// Logits that exist at once: 32 MiB of them.
+const LOGITS: usize = 1 << 23;
 
 /// How the matrix of an output projection lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl TokenNllOps for Flex {
 }
 
 /// Gradients of rows and weight for a gradient of 1 of the loss.
-type HeadGradients = [Option<Buffer>; 2];
+type HeadGradients = [Option<Vec<f32>>; 2];
 
 /// The loss, and the gradients that are `wanted`.
 fn loss(
@@ -90,11 +90,8 @@ fn loss(
         HeadLayout::ByToken => Matrix::new(weight, vocab, hidden, hidden).transposed(),
         HeadLayout::ByInput => Matrix::new(weight, hidden, vocab, vocab),
     };
-    let mut d_rows = wanted[0].then(|| Buffer::take(rows.len()));
-    let mut d_weight = wanted[1].then(|| Buffer::take(weight.len()));
-    if let Some(gradient) = d_weight.as_mut().filter(|_| ids.is_empty()) {
-        gradient.fill(0.0);
-    }
+    let mut d_rows = wanted[0].then(|| vec![0.0; rows.len()]);
+    let mut d_weight = wanted[1].then(|| vec![0.0; weight.len()]);
     let chunk = (LOGITS / vocab.max(1)).max(1);
     let mut total = 0.0f64;
     for (index, ids) in ids.chunks(chunk).enumerate() {
@@ -109,10 +106,9 @@ fn loss(
             product(out, gradient, head.transposed(), Update::Set);
         }
         if let Some(d_weight) = &mut d_weight {
-            let update = if index == 0 { Update::Set } else { Update::Add(1.0) };
             match layout {
-                HeadLayout::ByToken => product(d_weight, gradient.transposed(), part, update),
-                HeadLayout::ByInput => product(d_weight, part.transposed(), gradient, update),
+                HeadLayout::ByToken => product(d_weight, gradient.transposed(), part, Update::Add(1.0)),
+                HeadLayout::ByInput => product(d_weight, part.transposed(), gradient, Update::Add(1.0)),
             }
         }
     }
@@ -156,9 +152,11 @@ impl Backward<Flex, 2> for TokenNllBackward {
         let factor = elements(Some(&dy)).and_then(|dy| dy.first().copied()).unwrap_or(0.0);
         let (gradients, shapes) = ops.state;
         for ((parent, gradient), shape) in ops.parents.into_iter().zip(gradients).zip(shapes) {
-            if let (Some(node), Some(gradient)) = (parent, gradient) {
-                let scaled = gradient.par_iter().map(|gradient| gradient * factor).collect();
-                grads.register::<Flex>(node.id, tensor(scaled, shape));
+            if let (Some(node), Some(mut gradient)) = (parent, gradient) {
+                gradient.par_chunks_mut(PIECE).for_each(|gradient| {
+                    gradient.iter_mut().for_each(|gradient| *gradient *= factor);
+                });
+                grads.register::<Flex>(node.id, tensor(gradient, shape));
             }
         }
     }

@@ -213,7 +213,7 @@ pub(in super::super) struct Work<'a> {
 
 impl<'a> Work<'a> {
     /// One job for each sequence and key and value head; `run` gets the sequence's inputs and the head.
-    pub fn for_each_head(&self, run: impl Fn(Inputs<'_>, usize) + Sync) {
+    pub(super) fn for_each_head(&self, run: impl Fn(Inputs<'_>, usize) + Sync) {
         let half = self.check();
         let kv_heads = self.settings.heads.kv_heads;
         let spans: Vec<(usize, usize)> = self.sequences.spans().filter(|&(_, tokens)| tokens > 0).collect();
