@@ -113,10 +113,24 @@ impl<'a> Weights<'a> {
         ))
     }
 
-    /// The layer's output for `rows` rows of `x`, set or added to `out`.
-    pub fn forward(&self, x: &[f32], rows: usize, out: &mut [f32], update: Update) {
+    /// The layer's output for `rows` rows of `x`.
+    pub fn new_forward(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let x = Matrix::new(x, rows, self.input, self.input);
-        product(out, x, self.matrix(), update);
+        let mut out = new_product(x, self.matrix());
+        self.add_rest(x, &mut out);
+        out
+    }
+
+    /// The layer's output for `rows` rows of `x`, added to `out`.
+    pub fn add_forward(&self, x: &[f32], rows: usize, out: &mut [f32]) {
+        let x = Matrix::new(x, rows, self.input, self.input);
+        product(out, x, self.matrix(), Update::Add(1.0));
+        self.add_rest(x, out);
+    }
+
+    /// Adds the adapter's update and the bias.
+    fn add_rest(&self, x: Matrix<'_>, out: &mut [f32]) {
+        let rows = x.rows;
         if let Some((a, b, rank)) = self.low_rank() {
             let mut low = Buffer::take(rows * rank);
             product(&mut low, x, a, Update::Set);

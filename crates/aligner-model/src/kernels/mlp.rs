@@ -118,8 +118,8 @@ struct Work<'a> {
 /// The inner projections, `[tokens, inner]`.
 #[derive(Debug, Clone)]
 struct Inner {
-    gate: Buffer,
-    up: Buffer,
+    gate: Vec<f32>,
+    up: Vec<f32>,
 }
 
 impl<'a> Work<'a> {
@@ -146,11 +146,10 @@ impl<'a> Work<'a> {
     }
 
     fn inner(&self, normed: &[f32]) -> Inner {
-        let len = self.rows * self.gate.output;
-        let (mut gate, mut up) = (Buffer::take(len), Buffer::take(len));
-        self.gate.forward(normed, self.rows, &mut gate, Update::Set);
-        self.up.forward(normed, self.rows, &mut up, Update::Set);
-        Inner { gate, up }
+        Inner {
+            gate: self.gate.new_forward(normed, self.rows),
+            up: self.up.new_forward(normed, self.rows),
+        }
     }
 
     fn forward(&self) -> (FloatTensor<Flex>, Inner) {
@@ -162,12 +161,10 @@ impl<'a> Work<'a> {
         let shape = [self.rows, self.down.output];
         let out = if self.plan.settings.residual {
             let mut out = copied(self.x);
-            self.down.forward(&gated, self.rows, &mut out, Update::Add(1.0));
+            self.down.add_forward(&gated, self.rows, &mut out);
             out
         } else {
-            let mut out = vec![0.0; self.rows * self.down.output];
-            self.down.forward(&gated, self.rows, &mut out, Update::Set);
-            out
+            self.down.new_forward(&gated, self.rows)
         };
         (tensor(out, shape.into()), inner)
     }

@@ -139,11 +139,13 @@ struct Work<'a> {
 /// What lies between the projections, `[tokens, …]`.
 #[derive(Debug, Clone)]
 struct Inner {
-    query: Buffer,
-    key: Buffer,
-    value: Buffer,
+    query: Vec<f32>,
+    key: Vec<f32>,
+    value: Vec<f32>,
     /// The attention's output.
-    context: Buffer,
+    context: Vec<f32>,
+    /// Logarithms of the softmaxes' denominators, `[heads, tokens]`.
+    log_sums: Vec<f32>,
 }
 
 impl<'a> Work<'a> {
@@ -183,19 +185,17 @@ impl<'a> Work<'a> {
     }
 
     fn inner(&self, normed: &[f32]) -> Inner {
-        let project = |linear: &Weights<'_>| {
-            let mut out = Buffer::take(self.rows * linear.output);
-            linear.forward(normed, self.rows, &mut out, Update::Set);
-            out
-        };
-        let [query, key, value] = [&self.query, &self.key, &self.value].map(project);
-        let mut context = Buffer::take(query.len());
-        attention::forward(&self.attention([&query, &key, &value]), &mut context);
+        let [query, key, value] =
+            [&self.query, &self.key, &self.value].map(|linear| linear.new_forward(normed, self.rows));
+        let work = self.attention([&query, &key, &value]);
+        let (mut context, mut log_sums) = (vec![0.0; query.len()], vec![0.0; work.notes()]);
+        attention::forward(&work, &mut context, &mut log_sums);
         Inner {
             query,
             key,
             value,
             context,
+            log_sums,
         }
     }
 
@@ -206,12 +206,10 @@ impl<'a> Work<'a> {
         let shape = [self.rows, self.output.output];
         let out = if self.plan.settings.residual {
             let mut out = copied(self.x);
-            self.output.forward(&inner.context, self.rows, &mut out, Update::Add(1.0));
+            self.output.add_forward(&inner.context, self.rows, &mut out);
             out
         } else {
-            let mut out = vec![0.0; self.rows * self.output.output];
-            self.output.forward(&inner.context, self.rows, &mut out, Update::Set);
-            out
+            self.output.new_forward(&inner.context, self.rows)
         };
         (tensor(out, shape.into()), inner)
     }
@@ -227,14 +225,15 @@ impl<'a> Work<'a> {
         let mut context_gradient = Buffer::take(inner.context.len());
         let dx = Some((&mut *context_gradient, Update::Set));
         let of_output = self.output.backward(&inner.context, dy, rows, dx, slots(3));
-        let Inner { query, key, value, .. } = inner;
-        let [mut dq, mut dk, mut dv] = [&query, &key, &value].map(|part| Buffer::take(part.len()));
-        attention::backward(
-            &self.attention([&query, &key, &value]),
-            &context_gradient,
-            [&mut dq, &mut dk, &mut dv],
-        );
-        drop((query, key, value, context_gradient));
+        let parts = [&*inner.query, &inner.key, &inner.value];
+        let [mut dq, mut dk, mut dv] = parts.map(|part| Buffer::take(part.len()));
+        let given = attention::Given {
+            out: &inner.context,
+            log_sums: &inner.log_sums,
+            dy: &context_gradient,
+        };
+        attention::backward(&self.attention(parts), given, [&mut dq, &mut dk, &mut dv]);
+        drop((inner, context_gradient));
 
         let below = wanted[0] || wanted[1];
         let mut gradient = Buffer::take(if below { self.x.len() } else { 0 });

@@ -1,13 +1,26 @@
 //! Gradients of queries, keys and values.
 
 use super::super::buffers::Buffer;
-use super::super::math::{sum2, vectorized};
+use super::super::math::{exp, sum2, vectorized};
 use super::super::matmul::{Matrix, matmul};
-use super::inputs::{BLOCK, Inputs, Output, Scratch, Work, blocks, probabilities};
+use super::inputs::{BLOCK, Inputs, Output, Scratch, Work, blocks, scores, seen};
 
-/// Writes the gradients of queries, keys and values, given that of the output.
-pub(in super::super) fn backward(work: &Work<'_>, dy: &[f32], [dq, dk, dv]: [&mut [f32]; 3]) {
-    assert_eq!(dy.len(), work.query.len(), "gradient");
+/// What the forward pass gave, and the gradient of its output.
+#[derive(Clone, Copy)]
+pub(in super::super) struct Given<'a> {
+    /// As long as the queries.
+    pub out: &'a [f32],
+    /// `[heads, tokens]`
+    pub log_sums: &'a [f32],
+    /// As long as the queries.
+    pub dy: &'a [f32],
+}
+
+/// Writes the gradients of queries, keys and values.
+pub(in super::super) fn backward(work: &Work<'_>, given: Given<'_>, [dq, dk, dv]: [&mut [f32]; 3]) {
+    assert_eq!(given.dy.len(), work.query.len(), "gradient");
+    assert_eq!(given.out.len(), work.query.len(), "output");
+    assert_eq!(given.log_sums.len(), work.notes(), "log sums");
     assert_eq!(
         (dq.len(), dk.len(), dv.len()),
         (work.query.len(), work.key.len(), work.value.len()),
@@ -16,7 +29,7 @@ pub(in super::super) fn backward(work: &Work<'_>, dy: &[f32], [dq, dk, dv]: [&mu
     let outputs = [dq, dk, dv].map(|gradient| Output(gradient.as_mut_ptr()));
     work.for_each_head(|inputs, kv_head| {
         let mut gradients = HeadGradients::new(&inputs);
-        backward_head(&inputs, dy, kv_head, &mut Scratch::new(&inputs), &mut gradients);
+        backward_head(&inputs, given, kv_head, &mut Scratch::new(&inputs), &mut gradients);
         gradients.write(&inputs, kv_head, outputs);
     });
 }
@@ -63,10 +76,13 @@ impl HeadGradients {
     }
 }
 
-/// With `P` the probabilities: `dV = Pᵀ dY`, `dP = dY Vᵀ`, `dS = P ∘ (dP − rowsum(P ∘ dP))`, `dQ = dS K`, `dK = dSᵀ Q`.
+/// With `P` the probabilities: `dV = Pᵀ dY`, `dP = dY Vᵀ`, `dS = P ∘ (dP − rowsum(dY ∘ Y))`, `dQ = dS K`, `dK = dSᵀ Q`.
+///
+/// `P = e^(S − log_sums)` needs neither the highest score nor the sum of a row; `rowsum(P ∘ dP) = rowsum(dY ∘ Y)` is a sum
+/// over a head's width instead of over all keys (Dao 2023, arXiv 2307.08691, algorithm 2).
 fn backward_head(
     inputs: &Inputs<'_>,
-    dy: &[f32],
+    given: Given<'_>,
     kv_head: usize,
     scratch: &mut Scratch,
     grads: &mut HeadGradients,
@@ -77,8 +93,11 @@ fn backward_head(
     inputs.rotated(&inputs.key[key_at..], key_stride, 1.0, &mut scratch.key);
     grads.key.fill(0.0);
     grads.value.fill(0.0);
+    let mut means = [0.0f32; BLOCK];
     for (index, dq) in grads.query.chunks_exact_mut(tokens * width).enumerate() {
-        let query_at = inputs.query_at(kv_head * group + index);
+        let head = kv_head * group + index;
+        let query_at = inputs.query_at(head);
+        let log_sums = &given.log_sums[inputs.notes_at(head)..][..tokens];
         inputs.rotated(
             &inputs.query[query_at..],
             query_stride,
@@ -87,9 +106,20 @@ fn backward_head(
         );
         for (first, end) in blocks(tokens) {
             let rows = end - first;
-            probabilities(inputs, scratch, (first, end));
-            let weights = &scratch.scores[..rows * end];
-            let dy = Matrix::new(&dy[query_at + first * query_stride..], rows, width, query_stride);
+            let at = query_at + first * query_stride;
+            let [dy, out] = [given.dy, given.out].map(|x| Matrix::new(&x[at..], rows, width, query_stride));
+            row_dots(dy, out, &mut means[..rows]);
+            let weights = scores(inputs, scratch, (first, end));
+            let values = Matrix::new(&inputs.value[key_at..], end, width, key_stride);
+            let gradients = &mut grads.scores[..rows * end];
+            matmul(gradients, end, dy, values.transposed(), false);
+            let notes = Notes {
+                first_row: first,
+                window: inputs.window,
+                log_sums: &log_sums[first..end],
+                means: &means[..rows],
+            };
+            softmax_backward(gradients, weights, end, notes);
             matmul(
                 &mut grads.value,
                 width,
@@ -97,33 +127,56 @@ fn backward_head(
                 dy,
                 true,
             );
-            let values = Matrix::new(&inputs.value[key_at..], end, width, key_stride);
-            let scores = &mut grads.scores[..rows * end];
-            matmul(scores, end, dy, values.transposed(), false);
-            softmax_backward(scores, weights, end);
-            let scores = Matrix::new(scores, rows, end, end);
+            let gradients = Matrix::new(gradients, rows, end, end);
             matmul(
                 &mut dq[first * width..],
                 width,
-                scores,
+                gradients,
                 Matrix::new(&scratch.key, end, width, width),
                 false,
             );
             let queries = Matrix::new(&scratch.query[first * width..], rows, width, width);
-            matmul(&mut grads.key, width, scores.transposed(), queries, true);
+            matmul(&mut grads.key, width, gradients.transposed(), queries, true);
         }
         inputs.unrotate(dq, inputs.scale);
     }
     inputs.unrotate(&mut grads.key, 1.0);
 }
 
-/// Turns gradients of probabilities into gradients of scores, in place.
-fn softmax_backward(gradient: &mut [f32], weights: &[f32], columns: usize) {
-    vectorized!((gradient: &'a mut [f32], weights: &'a [f32], columns: usize) -> () {
-        for (gradient, weights) in gradient.chunks_exact_mut(columns).zip(weights.chunks_exact(columns)) {
-            let mean = sum2(gradient, weights, |g, w| g * w);
-            for (gradient, &weight) in gradient.iter_mut().zip(weights) {
-                *gradient = weight * (*gradient - mean);
+/// The dot product of each row of `a` with that of `b`.
+fn row_dots(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
+    vectorized!((a: Matrix<'a>, b: Matrix<'a>, out: &'a mut [f32]) -> () {
+        for (row, out) in out.iter_mut().enumerate() {
+            let row = |x: &Matrix<'a>| &x.data[row * x.row_stride..][..x.columns];
+            *out = sum2(row(&a), row(&b), |a, b| a * b);
+        }
+    });
+}
+
+/// What is known of the rows of a block.
+struct Notes<'a> {
+    first_row: usize,
+    window: usize,
+    log_sums: &'a [f32],
+    /// `rowsum(dY ∘ Y)`
+    means: &'a [f32],
+}
+
+/// Turns scores into probabilities, and gradients of probabilities into those of scores, both in place.
+fn softmax_backward(gradient: &mut [f32], scores: &mut [f32], columns: usize, notes: Notes<'_>) {
+    vectorized!((gradient: &'a mut [f32], scores: &'a mut [f32], columns: usize, notes: Notes<'a>) -> () {
+        let Notes { first_row, window, log_sums, means } = notes;
+        let rows = gradient.chunks_exact_mut(columns).zip(scores.chunks_exact_mut(columns)).enumerate();
+        for (index, (gradient, scores)) in rows {
+            let seen = seen(first_row, index, window);
+            for row in [&mut *gradient, &mut *scores] {
+                row[..seen.start].fill(0.0);
+                row[seen.end..].fill(0.0);
+            }
+            let (log_sum, mean) = (log_sums[index], means[index]);
+            for (gradient, score) in gradient[seen.clone()].iter_mut().zip(&mut scores[seen]) {
+                *score = exp(*score - log_sum);
+                *gradient = *score * (*gradient - mean);
             }
         }
     });

@@ -45,6 +45,8 @@ pub(super) struct Inputs<'a> {
     pub sin: &'a [f32],
     /// Pairs of dimensions that are rotated.
     pub half: usize,
+    /// Tokens of all sequences.
+    pub all_tokens: usize,
     /// First row of the sequence, and its tokens.
     pub start: usize,
     pub tokens: usize,
@@ -54,6 +56,11 @@ pub(super) struct Inputs<'a> {
 }
 
 impl Inputs<'_> {
+    /// Where the notes on a query head's tokens lie, `[heads, tokens]` of all sequences.
+    pub fn notes_at(&self, head: usize) -> usize {
+        head * self.all_tokens + self.start
+    }
+
     /// Distance of a token's query from the next token's.
     pub fn query_stride(&self) -> usize {
         self.heads.heads * self.heads.head_dim
@@ -122,25 +129,40 @@ impl Inputs<'_> {
     }
 }
 
-/// Turns each row of scores into probabilities; row `i` sees the last `window` of the first `first_row + i + 1` columns,
-/// the others become 0.
-fn causal_softmax(scores: &mut [f32], columns: usize, first_row: usize, window: usize) {
-    vectorized!((scores: &'a mut [f32], columns: usize, first_row: usize, window: usize) -> () {
+/// The columns that row `index` of a block sees, whose first row is `first_row` of the sequence.
+#[inline(always)]
+pub(super) fn seen(first_row: usize, index: usize, window: usize) -> std::ops::Range<usize> {
+    let end = first_row + index + 1;
+    end.saturating_sub(window)..end
+}
+
+/// Turns each row of scores into `e^(score − highest)` where it sees, and 0 elsewhere; notes the logarithm of the sum of
+/// `e^score` and one over the sum of what it wrote.
+fn exponentials(scores: &mut [f32], columns: usize, block: Block<'_>) {
+    vectorized!((scores: &'a mut [f32], columns: usize, block: Block<'a>) -> () {
+        let Block { first_row, window, log_sums, inverse_sums } = block;
         for (index, row) in scores.chunks_exact_mut(columns).enumerate() {
-            let (seen, hidden) = row.split_at_mut(first_row + index + 1);
-            let (past, seen) = seen.split_at_mut(seen.len().saturating_sub(window));
-            past.fill(0.0);
-            let highest = maximum(seen);
-            for x in seen.iter_mut() {
+            let seen = seen(first_row, index, window);
+            row[..seen.start].fill(0.0);
+            row[seen.end..].fill(0.0);
+            let row = &mut row[seen];
+            let highest = maximum(row);
+            for x in row.iter_mut() {
                 *x = exp(*x - highest);
             }
-            let inverse = 1.0 / sum2(seen, seen, |x, _| x);
-            for x in seen.iter_mut() {
-                *x *= inverse;
-            }
-            hidden.fill(0.0);
+            let sum = sum2(row, row, |x, _| x);
+            log_sums[index] = highest + sum.ln();
+            inverse_sums[index] = 1.0 / sum;
         }
     });
+}
+
+/// A block of queries, and what is noted of each.
+struct Block<'a> {
+    first_row: usize,
+    window: usize,
+    log_sums: &'a mut [f32],
+    inverse_sums: &'a mut [f32],
 }
 
 /// Scratch of one thread's work on one sequence.
@@ -168,8 +190,8 @@ pub(super) fn blocks(tokens: usize) -> impl Iterator<Item = (usize, usize)> {
         .map(move |first| (first, (first + BLOCK).min(tokens)))
 }
 
-/// Probabilities of the queries `first..end` over the first `end` keys, into the front of `scores`.
-pub(super) fn probabilities<'a>(
+/// Scores of the queries `first..end` over the first `end` keys, into the front of `scores`.
+pub(super) fn scores<'a>(
     inputs: &Inputs<'_>,
     scratch: &'a mut Scratch,
     (first, end): (usize, usize),
@@ -179,7 +201,24 @@ pub(super) fn probabilities<'a>(
     let queries = Matrix::new(&scratch.query[first * width..], end - first, width, width);
     let keys = Matrix::new(&scratch.key, end, width, width);
     matmul(scores, end, queries, keys.transposed(), false);
-    causal_softmax(scores, end, first, inputs.window);
+    scores
+}
+
+/// [`scores`] as weights that are not divided by their sums yet; `log_sums` and `inverse_sums` are those of the block.
+pub(super) fn weights<'a>(
+    inputs: &Inputs<'_>,
+    scratch: &'a mut Scratch,
+    (first, end): (usize, usize),
+    [log_sums, inverse_sums]: [&mut [f32]; 2],
+) -> &'a mut [f32] {
+    let block = Block {
+        first_row: first,
+        window: inputs.window,
+        log_sums,
+        inverse_sums,
+    };
+    let scores = scores(inputs, scratch, (first, end));
+    exponentials(scores, end, block);
     scores
 }
 
@@ -212,6 +251,11 @@ pub(in super::super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
+    /// Notes on all tokens of all query heads.
+    pub fn notes(&self) -> usize {
+        self.settings.heads.heads * self.sequences.tokens()
+    }
+
     /// One job for each sequence and key and value head; `run` gets the sequence's inputs and the head.
     pub(super) fn for_each_head(&self, run: impl Fn(Inputs<'_>, usize) + Sync) {
         let half = self.check();
@@ -227,6 +271,7 @@ impl<'a> Work<'a> {
                 cos: &cos[..tokens * half],
                 sin: &sin[..tokens * half],
                 half,
+                all_tokens: self.sequences.tokens(),
                 start,
                 tokens,
                 heads: self.settings.heads,

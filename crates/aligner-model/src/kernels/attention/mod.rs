@@ -17,7 +17,7 @@ use burn::backend::{
 };
 use burn::tensor::Tensor;
 
-pub(super) use self::backward::backward;
+pub(super) use self::backward::{Given, backward};
 pub(super) use self::forward::forward;
 pub(super) use self::inputs::{Angles, Work};
 use super::flex::{contiguous, elements, tensor};
@@ -102,7 +102,7 @@ impl AttentionOps for Flex {
         plan: (Sequences, AttentionSettings),
     ) -> FloatTensor<Self> {
         let inputs = [query, key, value].map(contiguous);
-        output(&inputs, &Angles::new(cos, sin), &plan)
+        output(&inputs, &Angles::new(cos, sin), &plan).0
     }
 }
 
@@ -126,28 +126,49 @@ fn output(
     inputs: &[FloatTensor<Flex>; 3],
     angles: &Angles,
     plan: &(Sequences, AttentionSettings),
-) -> FloatTensor<Flex> {
+) -> (FloatTensor<Flex>, Vec<f32>) {
     let work = work(inputs, angles, plan);
-    let mut out = vec![0.0; work.query.len()];
-    forward(&work, &mut out);
-    tensor(out, inputs[0].shape())
+    let (mut out, mut log_sums) = (vec![0.0; work.query.len()], vec![0.0; work.notes()]);
+    forward(&work, &mut out, &mut log_sums);
+    (tensor(out, inputs[0].shape()), log_sums)
 }
 
 #[derive(Debug)]
 struct AttentionBackward;
 
-impl Backward<Flex, 3> for AttentionBackward {
-    type State = ([NodeId; 3], Angles, (Sequences, AttentionSettings));
+/// What the backward pass needs.
+#[derive(Debug, Clone)]
+struct State {
+    inputs: [NodeId; 3],
+    angles: Angles,
+    out: FloatTensor<Flex>,
+    log_sums: Vec<f32>,
+    plan: (Sequences, AttentionSettings),
+}
 
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
+impl Backward<Flex, 3> for AttentionBackward {
+    type State = State;
+
+    fn backward(self, ops: Ops<State, 3>, grads: &mut Gradients, checkpointer: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let (nodes, angles, plan) = ops.state;
+        let State {
+            inputs,
+            angles,
+            out,
+            log_sums,
+            plan,
+        } = ops.state;
         let inputs: [FloatTensor<Flex>; 3] =
-            nodes.map(|node| contiguous(checkpointer.retrieve_node_output(node)));
+            inputs.map(|node| contiguous(checkpointer.retrieve_node_output(node)));
         let work = work(&inputs, &angles, &plan);
         let mut gradients = [work.query, work.key, work.value].map(|input| vec![0.0; input.len()]);
         let [dq, dk, dv] = &mut gradients;
-        backward(&work, elements(Some(&dy)).unwrap_or_default(), [dq, dk, dv]);
+        let given = Given {
+            out: elements(Some(&out)).unwrap_or_default(),
+            log_sums: &log_sums,
+            dy: elements(Some(&dy)).unwrap_or_default(),
+        };
+        backward(&work, given, [dq, dk, dv]);
         let shapes = inputs.map(|input| input.shape());
         for ((parent, gradient), shape) in ops.parents.into_iter().zip(gradients).zip(shapes) {
             if let Some(node) = parent {
@@ -177,10 +198,17 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
         {
             OpsKind::Tracked(mut prep) => {
                 let nodes = [&query, &key, &value].map(|tensor| prep.checkpoint(tensor));
-                let out = run([query, key, value], &angles);
-                prep.finish((nodes, angles, plan.clone()), out)
+                let (out, log_sums) = run([query, key, value], &angles);
+                let state = State {
+                    inputs: nodes,
+                    angles,
+                    out: out.clone(),
+                    log_sums,
+                    plan: plan.clone(),
+                };
+                prep.finish(state, out)
             }
-            OpsKind::UnTracked(prep) => prep.finish(run([query, key, value], &angles)),
+            OpsKind::UnTracked(prep) => prep.finish(run([query, key, value], &angles).0),
         }
     }
 }
