@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use aligner_data::{Columns, OnBadRow, PromptTemplate};
+use aligner_data::{Columns, Format, OnBadRow, Prefer, PromptTemplate};
 use aligner_infer::SamplingParams;
 use aligner_infer::export::{ExportDtype, ExportFormat};
 use aligner_model::DeviceSpec;
@@ -57,6 +57,8 @@ pub enum DataCommand {
     Check(CheckArgs),
     /// Show a row's tokens and which of them carry loss.
     Show(ShowArgs),
+    /// Write rows of any format as question/answer/correction rows.
+    Convert(ConvertArgs),
 }
 
 /// Arguments of `train`; what is not given comes from `--config` or has its default.
@@ -116,6 +118,9 @@ pub struct TrainArgs {
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP")]
     pub columns: Option<String>,
+    /// What the rows are: qac, hh-rlhf, alpaca, … (default: told by their columns).
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<Format>,
     /// Seed of the order of the rows (default: 42).
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -189,6 +194,9 @@ pub struct RowArgs {
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP", default_value = "")]
     pub columns: Columns,
+    /// What the rows are: qac, hh-rlhf, alpaca, … (default: told by their columns).
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<Format>,
     /// Rows that cannot be read: stop or skip.
     #[arg(long, value_name = "POLICY", default_value = "stop")]
     pub on_bad_row: RowPolicy,
@@ -230,7 +238,7 @@ pub struct CorrectArgs {
     /// Print the correction as changes of the answer.
     #[arg(long, conflicts_with = "input")]
     pub diff: bool,
-    /// Rows with question and answer (JSON array or lines, plain or gzipped).
+    /// Rows with question and answer (JSON, CSV or Parquet).
     #[arg(long, value_name = "FILE", conflicts_with = "question")]
     pub input: Option<PathBuf>,
     /// Where the corrected rows go, one JSON object a line; continued when it exists (default: stdout).
@@ -357,6 +365,9 @@ pub struct CheckArgs {
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP", default_value = "")]
     pub columns: Columns,
+    /// What the rows are: qac, hh-rlhf, alpaca, … (default: told by their columns).
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<Format>,
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
@@ -380,6 +391,32 @@ pub struct ShowArgs {
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP", default_value = "")]
     pub columns: Columns,
+    /// What the rows are: qac, hh-rlhf, alpaca, … (default: told by their columns).
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<Format>,
+}
+
+/// Arguments of `data convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The files; each may be of another format.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// File to write: JSON lines, gzipped when it ends in .gz.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// How rows are read.
+    #[command(flatten)]
+    pub rows: RowArgs,
+    /// PKU-SafeRLHF: the correction is the response that was called safer, or better.
+    #[arg(long, value_name = "WHICH", default_value = "safer")]
+    pub prefer: Prefer,
+    /// Give rows without a correction their answer as one, for a warm-up on identity.
+    #[arg(long)]
+    pub identity: bool,
+    /// Replace --out.
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// A template as it is typed: the name of a built-in one, or a file with its text.

@@ -58,7 +58,14 @@ impl CliError {
             Self::Data(error)
             | Self::Infer(InferError::Data(error))
             | Self::Train(TrainError::Data(error)) => {
-                matches!(error, DataError::Template { .. } | DataError::Columns { .. })
+                matches!(
+                    error,
+                    DataError::Template { .. }
+                        | DataError::Columns { .. }
+                        | DataError::UnknownFormat { .. }
+                        | DataError::Prefer(_)
+                        | DataError::Exists(_)
+                )
             }
             Self::Model(error)
             | Self::Infer(InferError::Model(error))

@@ -37,6 +37,9 @@ fn main() -> ExitCode {
         Command::Data {
             command: DataCommand::Show(args),
         } => commands::data::show(&args),
+        Command::Data {
+            command: DataCommand::Convert(args),
+        } => commands::convert::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

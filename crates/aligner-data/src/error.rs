@@ -49,7 +49,7 @@ pub enum DataError {
     /// A row cannot be used.
     #[error("{0} (use --on-bad-row skip to leave such rows out and count them)")]
     BadRow(RowError),
-    /// A file is not a JSON array of rows, nor JSON lines.
+    /// A file has no rows that could be read.
     #[error("{}: {reason}", path.display())]
     Format {
         /// The file.
@@ -96,6 +96,20 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is no format of that name.
+    #[error("{name:?} is not a format of rows; formats are {}", known.join(", "))]
+    UnknownFormat {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<&'static str>,
+    },
+    /// A preference that rows do not have.
+    #[error("{0:?} is not a preference; preferences are safer, better")]
+    Prefer(String),
+    /// A file is there already.
+    #[error("{} exists already; --overwrite replaces it", .0.display())]
+    Exists(PathBuf),
     /// A tokenizer cannot be used.
     #[error("tokenizer in {}: {reason}", path.display())]
     Tokenizer {

@@ -27,9 +27,11 @@
 mod batch;
 mod chat_template;
 mod check;
+mod convert;
 mod dataset;
 mod encode;
 mod error;
+mod format;
 mod manifest;
 mod order;
 mod reader;
@@ -40,9 +42,11 @@ mod tokenizer;
 
 pub use batch::Batch;
 pub use check::{CheckReport, Lengths, check_file};
+pub use convert::{ConvertOptions, ConvertReport, convert_files};
 pub use dataset::Dataset;
 pub use encode::{Encoder, Example};
 pub use error::{DataError, Result, RowError};
+pub use format::{Format, Prefer};
 pub use manifest::{AlignerManifest, Stage};
 pub use order::{Cursor, Order};
 pub use reader::{OnBadRow, ReadOptions, RowReader, SkipLog};

@@ -33,6 +33,11 @@ impl Materials {
             columns: config.columns.parse::<Columns>()?,
             fields: Fields::Triple,
             on_bad_row: policy(config.on_bad_row),
+            format: match config.format.as_str() {
+                "" => None,
+                name => Some(name.parse()?),
+            },
+            ..ReadOptions::default()
         };
         let load = |files| Dataset::load(files, &encoder, &options, policy(config.on_long_row)).map(Arc::new);
         let train = load(&config.data)?;

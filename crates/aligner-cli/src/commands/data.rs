@@ -26,6 +26,7 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     };
     let options = ReadOptions {
         columns: args.columns.clone(),
+        format: args.format,
         ..ReadOptions::default()
     };
     let report = check_file(&args.file, &options, encoder.as_ref())?;
@@ -57,6 +58,8 @@ pub fn show(args: &ShowArgs) -> Result<()> {
         columns: args.columns.clone(),
         fields: Fields::Triple,
         on_bad_row: OnBadRow::Stop,
+        format: args.format,
+        ..ReadOptions::default()
     };
     let record = RowReader::open(&args.file, options)?.nth(args.row);
     let record = record.ok_or_else(|| {

@@ -108,6 +108,7 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     set(&mut config.on_long_row, &args.on_long_row);
     set(&mut config.on_bad_row, &args.on_bad_row);
     set(&mut config.columns, &args.columns);
+    set(&mut config.format, &args.format.map(|format| format.to_string()));
     set(&mut config.seed, &args.seed);
     set(&mut config.shuffle, &args.shuffle);
     set(&mut config.save_every, &args.save_every);

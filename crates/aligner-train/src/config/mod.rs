@@ -29,6 +29,8 @@ pub struct TrainConfig {
     pub template: TemplateChoice,
     /// Column mapping, `question=prompt,answer=response`; empty: columns carry our names.
     pub columns: String,
+    /// What the rows are, as `aligner_data::Format` names it; empty: told by the columns of each file's first row.
+    pub format: String,
     /// What to do with a row that cannot be read.
     pub on_bad_row: RowPolicy,
     /// What to do with a row that is longer than `max_length`.
@@ -89,6 +91,7 @@ impl Default for TrainConfig {
             device: "cpu".into(),
             template: TemplateChoice::Builtin("correction".into()),
             columns: String::new(),
+            format: String::new(),
             on_bad_row: RowPolicy::Stop,
             on_long_row: RowPolicy::Stop,
             max_length: 2048,
@@ -244,7 +247,7 @@ impl TrainConfig {
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 31] = [
     "model",
     "data",
     "valid",
@@ -252,6 +255,7 @@ const KEYS: [&str; 30] = [
     "device",
     "template",
     "columns",
+    "format",
     "on_bad_row",
     "on_long_row",
     "max_length",

@@ -1,0 +1,51 @@
+//! What was left out, and why.
+
+use crate::error::RowError;
+
+/// Rows that were left out.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SkipLog {
+    count: u64,
+    unsuitable: u64,
+    first: Vec<RowError>,
+}
+
+impl SkipLog {
+    /// Rows whose reasons are remembered; all are counted.
+    pub const REMEMBERED: usize = 100;
+
+    /// How many rows were left out.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many of them are rows as they should be, in which there is no pair of answers for us: transcripts that do not
+    /// share their beginning, responses without a counterpart. They are left out whatever is done with bad rows.
+    pub fn unsuitable(&self) -> u64 {
+        self.unsuitable
+    }
+
+    /// The first of them, with the reasons.
+    pub fn first(&self) -> &[RowError] {
+        &self.first
+    }
+
+    pub(crate) fn push(&mut self, error: RowError) {
+        self.count += 1;
+        if self.first.len() < Self::REMEMBERED {
+            self.first.push(error);
+        }
+    }
+
+    pub(crate) fn push_unsuitable(&mut self, error: RowError) {
+        self.unsuitable += 1;
+        self.push(error);
+    }
+
+    pub(crate) fn extend(&mut self, other: &Self) {
+        self.count += other.count;
+        self.unsuitable += other.unsuitable;
+        let room = Self::REMEMBERED - self.first.len();
+        self.first.extend(other.first.iter().take(room).cloned());
+    }
+}
