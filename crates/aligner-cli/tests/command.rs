@@ -323,6 +323,15 @@ fn what_is_asked_wrongly_exits_with_two_and_says_what_would_be_right() {
             "score --model base --template edit --input few.jsonl --columns x=y",
             "fields are question",
         ),
+        (
+            "score --model base --template edit --input few.jsonl --format csv",
+            "formats are qac, hh-rlhf",
+        ),
+        ("data convert few.jsonl --out train.jsonl", "--overwrite"),
+        (
+            "data convert few.jsonl --out new.jsonl --prefer best",
+            "preferences are safer, better",
+        ),
         ("frobnicate", "unrecognized subcommand"),
     ] {
         let message = lab.fails(2, arguments);
@@ -330,6 +339,38 @@ fn what_is_asked_wrongly_exits_with_two_and_says_what_would_be_right() {
     }
     std::fs::write(lab.path("run.toml"), "micro_bach = 3").unwrap();
     assert!(lab.fails(2, "train --config run.toml").contains("`micro_batch`"));
+}
+
+/// Rows as hh-rlhf publishes them, converted, and as they are: checked, scored and trained on they are the same.
+#[test]
+fn published_rows_are_read_by_every_command_and_converted() {
+    let lab = Lab::new();
+    let turn = |reply: &str| format!("\n\nHuman: Has Ada 4 pens?\n\nAssistant: {reply}");
+    let row = |chosen: &str, rejected: &str| serde_json::json!({"chosen": turn(chosen), "rejected": turn(rejected)});
+    let other = serde_json::json!({"chosen": turn("No."), "rejected": "\n\nHuman: Why?\n\nAssistant: No."});
+    let rows = [row("Yes.", "No."), other, row("Ada has.", "Ada has not.")];
+    let rows: Vec<String> = rows.iter().map(Value::to_string).collect();
+    std::fs::write(lab.path("hh.jsonl"), rows.join("\n")).unwrap();
+    let output = lab.run("data convert hh.jsonl --out qac.jsonl.gz");
+    let told = text(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert_eq!(output.stdout, b"qac.jsonl.gz\n");
+    for part in [
+        "hh.jsonl: hh-rlhf",
+        "3 rows read, 2 written, 1 left out",
+        "hh.jsonl:2: row 1: ",
+        "differ before",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let score = |file: &str| lab.ok(&format!("score --model base --template edit --input {file}"));
+    assert_eq!(score("hh.jsonl --format hh-rlhf"), score("qac.jsonl.gz"));
+    assert_eq!(score("hh.jsonl"), score("qac.jsonl.gz"));
+    lab.ok("data show hh.jsonl --row 1 --model base");
+    lab.ok("data check qac.jsonl.gz");
+    lab.ok("train --model base --data hh.jsonl --format hh-rlhf --out run --steps 1 --no-dashboard");
+    let config = std::fs::read_to_string(lab.path("run/run.toml")).unwrap();
+    assert!(config.contains("format = \"hh-rlhf\""), "{config}");
 }
 
 #[test]

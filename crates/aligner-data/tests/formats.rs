@@ -440,6 +440,27 @@ fn csv_is_rfc_4180() {
 }
 
 #[test]
+fn lines_of_csv_are_counted_whatever_ends_them() {
+    for end in ["\n", "\r\n"] {
+        for last in ["", end] {
+            let rows = [
+                "question,answer,correction",
+                "q,a,c",
+                "",
+                "q,\"b",
+                "b\",c",
+                "q,d,c",
+            ]
+            .join(end)
+                + last;
+            let outcome = read_text("rows.csv", &rows, ReadOptions::default()).unwrap();
+            let lines: Vec<u64> = outcome.records.iter().map(|record| record.origin.line).collect();
+            assert_eq!(lines, [2, 4, 6], "{rows:?}");
+        }
+    }
+}
+
+#[test]
 fn damaged_csv_is_named_and_the_rows_behind_it_are_read() {
     let skip = || ReadOptions {
         on_bad_row: OnBadRow::Skip,

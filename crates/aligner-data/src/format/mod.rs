@@ -10,6 +10,7 @@ mod hh_rlhf;
 mod preference;
 mod prompt_completion;
 mod safe_rlhf;
+mod spec;
 mod stream;
 
 use std::fmt;
@@ -66,100 +67,23 @@ pub enum Prefer {
     Better,
 }
 
-/// What is to be known of a format.
-struct Spec {
-    format: Format,
-    name: &'static str,
-    columns: &'static str,
-    has_correction: bool,
-    /// Fields that `--columns` may map.
-    mapped: &'static [&'static str],
-}
-
-const SPECS: [Spec; 11] = [
-    Spec {
-        format: Format::Qac,
-        name: "qac",
-        columns: "question, answer, correction",
-        has_correction: false,
-        mapped: &["question", "answer", "correction", "chat_history"],
-    },
-    Spec {
-        format: Format::HhRlhf,
-        name: "hh-rlhf",
-        columns: "chosen, rejected: transcripts",
-        has_correction: true,
-        mapped: &[],
-    },
-    Spec {
-        format: Format::SafeRlhf,
-        name: "pku-saferlhf",
-        columns: "prompt, response_0, response_1, safer_response_id, better_response_id",
-        has_correction: true,
-        mapped: &[],
-    },
-    Spec {
-        format: Format::BeaverTails,
-        name: "beavertails",
-        columns: "prompt, response, is_safe",
-        has_correction: true,
-        mapped: &[],
-    },
-    Spec {
-        format: Format::Alpaca,
-        name: "alpaca",
-        columns: "instruction, input, output",
-        has_correction: false,
-        mapped: &["question", "answer", "correction", "chat_history"],
-    },
-    Spec {
-        format: Format::ShareGpt,
-        name: "sharegpt",
-        columns: "conversations",
-        has_correction: false,
-        mapped: &["correction"],
-    },
-    Spec {
-        format: Format::Messages,
-        name: "messages",
-        columns: "messages",
-        has_correction: false,
-        mapped: &["correction"],
-    },
-    Spec {
-        format: Format::Preference,
-        name: "preference",
-        columns: "prompt, chosen, rejected",
-        has_correction: true,
-        mapped: &[],
-    },
-    Spec {
-        format: Format::PromptCompletion,
-        name: "prompt-completion",
-        columns: "prompt, completion",
-        has_correction: false,
-        mapped: &["correction"],
-    },
-    Spec {
-        format: Format::StreamAligner,
-        name: "stream-aligner",
-        columns: "question, prefix, last, correction",
-        has_correction: true,
-        mapped: &[],
-    },
-    Spec {
-        format: Format::StreamPrompt,
-        name: "stream-prompt",
-        columns: "as stream-aligner, for its own prompt",
-        has_correction: true,
-        mapped: &[],
-    },
-];
-
 impl Format {
     /// Every format.
     pub fn all() -> impl Iterator<Item = Self> {
-        SPECS.iter().map(|spec| spec.format)
+        [
+            Self::Qac,
+            Self::HhRlhf,
+            Self::SafeRlhf,
+            Self::BeaverTails,
+            Self::Alpaca,
+            Self::ShareGpt,
+            Self::Messages,
+            Self::Preference,
+            Self::PromptCompletion,
+            Self::StreamAligner,
+            Self::StreamPrompt,
+        ]
+        .into_iter()
     }
 
     /// Its name, as it is typed.
@@ -175,11 +99,6 @@ impl Format {
     /// Whether every row has a correction by its nature; rows of the others have one where a column holds it.
     pub fn has_correction(self) -> bool {
         self.spec().has_correction
-    }
-
-    fn spec(self) -> &'static Spec {
-        // Every format has its line; a test holds them against each other.
-        SPECS.iter().find(|spec| spec.format == self).unwrap_or(&SPECS[0])
     }
 
     /// A mapping of columns that this format would not look at is refused: it was meant to do something.
@@ -248,8 +167,8 @@ impl FromStr for Format {
     type Err = DataError;
 
     fn from_str(name: &str) -> Result<Self> {
-        let spec = SPECS.iter().find(|spec| spec.name == name);
-        spec.map(|spec| spec.format)
+        Self::all()
+            .find(|format| format.name() == name)
             .ok_or_else(|| DataError::UnknownFormat {
                 name: name.to_string(),
                 known: Self::all().map(Self::name).collect(),
@@ -288,9 +207,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_format_has_its_line_and_is_found_by_its_name() {
-        for format in Format::all() {
-            assert_eq!(format.spec().format, format);
+    fn every_format_is_listed_once_and_found_by_its_name() {
+        assert_eq!(Format::all().count(), Format::StreamPrompt as usize + 1);
+        for (index, format) in Format::all().enumerate() {
+            assert_eq!(format as usize, index);
             assert_eq!(format.name().parse::<Format>().unwrap(), format);
         }
         let error = "parquet".parse::<Format>().unwrap_err().to_string();

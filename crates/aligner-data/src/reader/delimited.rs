@@ -2,7 +2,7 @@
 
 use std::io::{BufReader, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 use csv::{ByteRecord, ErrorKind, ReaderBuilder};
 use serde_json::{Map, Value};
@@ -25,6 +25,33 @@ struct Meter {
     left: AtomicUsize,
     quotes: AtomicUsize,
     ended: AtomicBool,
+    last: AtomicU8,
+    /// What stood before the first line feed.
+    before_line_feed: AtomicU8,
+}
+
+impl Meter {
+    fn pass(&self, bytes: &[u8]) {
+        let quotes = bytes.iter().filter(|&&byte| byte == b'"').count();
+        self.quotes.fetch_add(quotes, Relaxed);
+        self.left.fetch_sub(bytes.len(), Relaxed);
+        self.ended.store(bytes.is_empty(), Relaxed);
+        let last = self.last.load(Relaxed);
+        if self.before_line_feed.load(Relaxed) == 0
+            && let Some(at) = bytes.iter().position(|&byte| byte == b'\n')
+        {
+            let before = at.checked_sub(1).map_or(last, |at| bytes[at]);
+            self.before_line_feed.store(before, Relaxed);
+        }
+        self.last.store(bytes.last().copied().unwrap_or(last), Relaxed);
+    }
+
+    /// Whether the parser, when it has read a row, has read the line feed behind it: of a return and a line feed it leaves
+    /// the latter to the next row.
+    fn row_takes_line_feed(&self) -> bool {
+        let is_cut = self.ended.load(Relaxed) && self.last.load(Relaxed) != b'\n';
+        self.before_line_feed.load(Relaxed) != b'\r' && !is_cut
+    }
 }
 
 struct Metered<'a> {
@@ -45,10 +72,7 @@ impl Read for Metered<'_> {
         }
         let length = buffer.len().min(left);
         let read = self.input.read(&mut buffer[..length])?;
-        let quotes = buffer[..read].iter().filter(|&&byte| byte == b'"').count();
-        self.meter.quotes.fetch_add(quotes, Relaxed);
-        self.meter.left.fetch_sub(read, Relaxed);
-        self.meter.ended.store(read == 0, Relaxed);
+        self.meter.pass(&buffer[..read]);
         Ok(read)
     }
 }
@@ -123,7 +147,7 @@ impl<'a> DelimitedRows<'a> {
     }
 
     fn row(&self) -> Found {
-        let line = self.record.position().map_or(0, csv::Position::line);
+        let line = self.line();
         if self.swallowed_the_rest() {
             return Err((
                 line,
@@ -142,6 +166,19 @@ impl<'a> DelimitedRows<'a> {
             };
         }
         Ok(Row { line, raw })
+    }
+
+    /// Line in which the row that was read starts. The parser's own is that behind the row before it, blank lines and half
+    /// of a line's end not counted.
+    fn line(&self) -> u64 {
+        let within = self
+            .record
+            .iter()
+            .flatten()
+            .filter(|&&byte| byte == b'\n')
+            .count();
+        let behind = within as u64 + u64::from(self.meter.row_takes_line_feed());
+        self.reader.position().line().saturating_sub(behind).max(1)
     }
 
     /// Whether the last row goes over lines and a quote has no counterpart: what should be rows is in one field.
