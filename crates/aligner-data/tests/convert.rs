@@ -93,7 +93,7 @@ fn one_answer_gives_pairs_or_identity_rows() {
         &[json!({"instruction": "a", "input": "", "output": "x"})],
     );
     let out = dir.path().join("rows.jsonl");
-    let report = convert_files(&[alpaca.clone()], &out, &ConvertOptions::default()).unwrap();
+    let report = convert_files(std::slice::from_ref(&alpaca), &out, &ConvertOptions::default()).unwrap();
     assert_eq!((report.written, report.with_correction), (1, 0));
     assert_eq!(read(&out, Fields::Pair)[0].correction, None);
     let identity = ConvertOptions {
@@ -116,7 +116,7 @@ fn what_is_there_stays_until_the_new_file_is_whole() {
     );
     let out = dir.path().join("out.jsonl");
     std::fs::write(&out, "before").unwrap();
-    let convert = |options: &ConvertOptions| convert_files(&[rows.clone()], &out, options);
+    let convert = |options: &ConvertOptions| convert_files(std::slice::from_ref(&rows), &out, options);
     assert!(matches!(
         convert(&ConvertOptions::default()),
         Err(DataError::Exists(_))
@@ -139,7 +139,7 @@ fn what_is_there_stays_until_the_new_file_is_whole() {
     assert_eq!(convert(&options).unwrap().written, 1);
     assert_eq!(read(&out, Fields::Triple).len(), 1);
     // A file may be converted into itself.
-    let itself = convert_files(&[out.clone()], &out, &options).unwrap();
+    let itself = convert_files(std::slice::from_ref(&out), &out, &options).unwrap();
     assert_eq!((itself.written, read(&out, Fields::Triple).len()), (1, 1));
 }
 

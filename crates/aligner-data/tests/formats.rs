@@ -558,6 +558,46 @@ fn damaged_parquet_is_an_error_with_the_file() {
     }
 }
 
+/// A Parquet file that is nothing but a footer.
+fn footer(schema: &[u8]) -> Vec<u8> {
+    // version 1, the schema, no rows, no row groups
+    let footer = [b"\x15\x02\x19", schema, b"\x16\0\x19\x0c\0"].concat();
+    let length = (footer.len() as u32).to_le_bytes();
+    [b"PAR1", &footer[..], &length, b"PAR1"].concat()
+}
+
+#[test]
+fn a_schema_that_is_nested_without_end_does_not_end_the_process() {
+    let root = b"\x48\x01r\x15\x02\0";
+    let group = b"\x35\0\x18\x01a\x15\x02\0";
+    let leaf = b"\x15\x0c\x25\0\x18\x01a\0";
+    let nested = |groups: usize| {
+        let elements = groups + 2;
+        let header = [
+            0xfc,
+            elements as u8 | 0x80,
+            (elements >> 7) as u8 | 0x80,
+            (elements >> 14) as u8,
+        ];
+        footer(&[&header[..], root, &group.repeat(groups), leaf].concat())
+    };
+    let read =
+        |groups| RowReader::from_reader("rows.parquet", &nested(groups)[..], pair()).map(Iterator::count);
+    assert_eq!(read(20).unwrap(), 0);
+    for groups in [40, 2000, 200_000] {
+        let error = read(groups).unwrap_err().to_string();
+        assert!(error.contains("more than 32 deep"), "{error}");
+    }
+}
+
+#[test]
+fn a_compression_that_is_not_read_is_named() {
+    let error = RowReader::open(&golden("brotli.parquet"), pair())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("compressed with brotli"), "{error}");
+}
+
 #[test]
 fn readers_can_be_sent_to_other_threads() {
     fn is_send<T: Send>(_: &T) {}

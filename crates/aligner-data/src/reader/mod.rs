@@ -1,6 +1,7 @@
 //! Rows from JSON, CSV and Parquet, plain or gzipped, in constant memory.
 
 mod delimited;
+mod footer;
 mod json;
 mod parquet;
 mod skip;

@@ -6,16 +6,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use bytes::Bytes;
-use parquet::basic::{ConvertedType, Repetition};
+use parquet::basic::{Compression, ConvertedType, Repetition};
 use parquet::errors::ParquetError;
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::metadata::{ParquetMetaData, RowGroupMetaData};
+use parquet::file::reader::{ChunkReader, FileReader, SerializedFileReader};
 use parquet::record::reader::{ReaderIter, TreeBuilder};
 use parquet::record::{Field, Row as ParquetRow};
 use parquet::schema::types::Type;
 use serde_json::{Map, Value};
 
-use super::format_error;
 use super::source::{Found, Input, Row};
+use super::{footer, format_error};
 use crate::error::{DataError, Result};
 
 /// How a Parquet file begins.
@@ -27,9 +28,6 @@ const BATCH: usize = 256;
 /// What is read from something that is no file, whole.
 const MAX_IN_MEMORY: u64 = 1 << 30;
 
-/// Structs and lists within each other; messages need three.
-const MAX_DEPTH: usize = 32;
-
 pub(super) struct ParquetRows {
     file: Box<dyn FileReader + Send>,
     next_group: usize,
@@ -39,32 +37,31 @@ pub(super) struct ParquetRows {
 
 impl ParquetRows {
     pub fn of_file(path: &Path, file: File) -> Result<Self> {
-        Self::new(guarded(|| SerializedFileReader::new(file)).map(|file| Box::new(file) as _))
-            .map_err(|reason| format_error(path, &reason))
+        Self::new(file).map_err(|reason| format_error(path, &reason))
     }
 
-    pub fn of_reader(path: &Path, mut input: Input<'_>) -> Result<Self> {
+    pub fn of_reader(path: &Path, input: Input<'_>) -> Result<Self> {
         let mut bytes = Vec::new();
-        let input = Read::by_ref(&mut input).take(MAX_IN_MEMORY + 1);
-        let read = { input }
-            .read_to_end(&mut bytes)
-            .map_err(DataError::io("read", path))?;
-        if read as u64 > MAX_IN_MEMORY {
+        let read = input.take(MAX_IN_MEMORY + 1).read_to_end(&mut bytes);
+        if read.map_err(DataError::io("read", path))? as u64 > MAX_IN_MEMORY {
             let reason = "is a Parquet file of more than 1 GB behind gzip or a pipe; give the file itself";
             return Err(format_error(path, reason));
         }
-        let file = guarded(|| SerializedFileReader::new(Bytes::from(bytes)));
-        Self::new(file.map(|file| Box::new(file) as _)).map_err(|reason| format_error(path, &reason))
+        Self::new(Bytes::from(bytes)).map_err(|reason| format_error(path, &reason))
     }
 
-    fn new(file: Result<Box<dyn FileReader + Send>, String>) -> Result<Self, String> {
-        let file = file.map_err(|reason| format!("cannot be read as Parquet: {reason}"))?;
-        let schema = file.metadata().file_metadata().schema();
-        for column in schema.get_fields() {
-            check(column, 0).map_err(|reason| format!("column `{}` {reason}", column.name()))?;
+    fn new(file: impl ChunkReader + 'static) -> Result<Self, String> {
+        let open = || {
+            footer::check(&file)?;
+            guarded(|| SerializedFileReader::new(file))
+        };
+        let file = open().map_err(|reason| format!("cannot be read as Parquet: {reason}"))?;
+        check_compression(file.metadata())?;
+        for column in file.metadata().file_metadata().schema().get_fields() {
+            check(column).map_err(|reason| format!("column `{}` {reason}", column.name()))?;
         }
         Ok(Self {
-            file,
+            file: Box::new(file),
             next_group: 0,
             rows: None,
             row: 0,
@@ -117,11 +114,23 @@ fn guarded<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, Strin
     }
 }
 
-/// Refuses what the crate takes for granted of lists, maps and structs.
-fn check(column: &Type, depth: usize) -> Result<(), String> {
-    if depth > MAX_DEPTH {
-        return Err(format!("is nested more than {MAX_DEPTH} deep"));
+/// Names a compression that is not compiled in before rows are asked for.
+fn check_compression(file: &ParquetMetaData) -> Result<(), String> {
+    for column in file.row_groups().iter().flat_map(RowGroupMetaData::columns) {
+        let name = match column.compression() {
+            Compression::BROTLI(_) => "brotli",
+            Compression::LZO => "lzo",
+            _ => continue,
+        };
+        return Err(format!(
+            "is a Parquet file compressed with {name}, which is not read; write it anew with snappy or zstd"
+        ));
     }
+    Ok(())
+}
+
+/// Refuses what the crate takes for granted of lists, maps and structs. How deep they are nested was looked at before.
+fn check(column: &Type) -> Result<(), String> {
     if column.is_primitive() {
         return Ok(());
     }
@@ -137,7 +146,7 @@ fn check(column: &Type, depth: usize) -> Result<(), String> {
     if !is_whole {
         return Err("is a list, map or struct without what it should hold".into());
     }
-    fields.iter().try_for_each(|field| check(field, depth + 1))
+    fields.iter().try_for_each(|field| check(field))
 }
 
 fn object(row: &ParquetRow) -> Map<String, Value> {

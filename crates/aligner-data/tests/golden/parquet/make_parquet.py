@@ -51,3 +51,6 @@ for name, how in variants.items():
     pq.write_table(table, here / f"{name}.parquet", row_group_size=7, write_statistics=False, store_schema=False, **how)
     assert pq.read_table(here / f"{name}.parquet").to_pylist() == rows
 datasets.Dataset.from_list(rows).to_parquet(here / "datasets.parquet", batch_size=7)
+
+# A compression that is not read.
+pq.write_table(table.slice(0, 1).select(["id"]), here / "brotli.parquet", compression="brotli", store_schema=False)
