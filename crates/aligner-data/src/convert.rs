@@ -71,18 +71,13 @@ fn convert_file(
     options: &ConvertOptions,
     report: &mut ConvertReport,
 ) -> Result<()> {
-    let format = RowReader::open(file, options.read.clone())?.format()?;
-    let mut reader = RowReader::open(
-        file,
-        ReadOptions {
-            format,
-            fields: match format {
-                Some(format) if format.has_correction() => Fields::Triple,
-                _ => Fields::Pair,
-            },
-            ..options.read.clone()
-        },
-    )?;
+    // Opened once: it may be a pipe.
+    let mut reader = RowReader::open(file, options.read.clone())?;
+    let format = reader.format()?;
+    reader.require(match format {
+        Some(format) if format.has_correction() => Fields::Triple,
+        _ => Fields::Pair,
+    });
     report.files.push((file.to_path_buf(), format));
     while options.limit.is_none_or(|limit| report.written < limit) {
         let Some(record) = reader.next() else { break };

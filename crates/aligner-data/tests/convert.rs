@@ -143,6 +143,30 @@ fn what_is_there_stays_until_the_new_file_is_whole() {
     assert_eq!((itself.written, read(&out, Fields::Triple).len()), (1, 1));
 }
 
+/// A pipe is opened once, and cannot go back.
+#[test]
+#[cfg(unix)]
+fn a_pipe_is_converted() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let rows = format!("{}\n{0}", json!({"chosen": HH[0], "rejected": HH[1]}));
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::write(pipe, rows).unwrap()
+    });
+    let out = dir.path().join("out.jsonl");
+    let report = convert_files(&[pipe], &out, &ConvertOptions::default()).unwrap();
+    writer.join().unwrap();
+    assert_eq!((report.read, report.written), (2, 2));
+}
+
 #[test]
 fn no_rows_are_no_file() {
     let dir = tempfile::tempdir().unwrap();

@@ -154,15 +154,27 @@ impl<'a> RowReader<'a> {
     /// When no row can be read, or the first one's columns are of no known format.
     pub fn format(&mut self) -> Result<Option<Format>> {
         if self.options.format.is_none() && !self.done {
-            match self.next_row()? {
-                Some((raw, origin)) => {
-                    self.format_of(&raw)?;
-                    self.first = Some((raw, origin));
-                }
-                None => self.done = true,
-            }
+            let told = self.read_first();
+            // Behind an error nothing is read.
+            self.done = !matches!(told, Ok(true));
+            told?;
         }
         Ok(self.options.format)
+    }
+
+    /// Reads the first row and tells the format by it; whether there is one.
+    fn read_first(&mut self) -> Result<bool> {
+        let Some((raw, origin)) = self.next_row()? else {
+            return Ok(false);
+        };
+        self.format_of(&raw)?;
+        self.first = Some((raw, origin));
+        Ok(true)
+    }
+
+    /// Says which fields rows must have, once their format is known and before records are asked for.
+    pub(crate) fn require(&mut self, fields: Fields) {
+        self.options.fields = fields;
     }
 
     fn format_of(&mut self, raw: &Map<String, Value>) -> Result<Format> {

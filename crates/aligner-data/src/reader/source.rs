@@ -73,8 +73,8 @@ impl<'a> Source<'a> {
             }
             _ => {}
         }
-        let blank = |byte: &&u8| !byte.is_ascii_whitespace();
-        let looks_like_json = matches!(head.iter().find(blank), Some(b'{' | b'['));
+        let first = head.iter().find(|byte| !byte.is_ascii_whitespace());
+        let looks_like_json = matches!(first, Some(b'{' | b'['));
         let reason = |reason: String| format_error(path, &reason);
         match delimiter(path) {
             Some(delimiter) if !looks_like_json => {
