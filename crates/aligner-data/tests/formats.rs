@@ -82,7 +82,7 @@ fn hh_rlhf_shares_all_but_the_last_reply() {
     let chosen = "\n\nHuman: a\n\nAssistant: x\n\nHuman: b\nc\n\nAssistant: No. ";
     let rejected = "\n\nHuman: a\n\nAssistant: x\n\nHuman: b\nc\n\nAssistant: Yes.\n\n1. So.";
     let row = json!({"chosen": chosen, "rejected": rejected});
-    let record = one(&[row.clone()], ReadOptions::default(), Format::HhRlhf);
+    let record = one(std::slice::from_ref(&row), ReadOptions::default(), Format::HhRlhf);
     assert_eq!(
         texts(&record),
         json!(["b\nc", "Yes.\n\n1. So.", "No.", [["a", "x"]]])
@@ -133,13 +133,17 @@ fn safe_rlhf_prefers_what_is_asked_for() {
         "prompt": "p", "response_0": "kind", "response_1": "useful", "is_response_0_safe": true,
         "is_response_1_safe": false, "better_response_id": 1, "safer_response_id": 0,
     });
-    let record = one(&[row.clone()], ReadOptions::default(), Format::SafeRlhf);
+    let record = one(
+        std::slice::from_ref(&row),
+        ReadOptions::default(),
+        Format::SafeRlhf,
+    );
     assert_eq!(texts(&record), json!(["p", "useful", "kind", []]));
     let better = ReadOptions {
         prefer: Prefer::Better,
         ..ReadOptions::default()
     };
-    let record = one(&[row.clone()], better, Format::SafeRlhf);
+    let record = one(std::slice::from_ref(&row), better, Format::SafeRlhf);
     assert_eq!(texts(&record), json!(["p", "kind", "useful", []]));
     let mut undecided = row.clone();
     undecided["safer_response_id"] = json!(-1);
@@ -210,13 +214,17 @@ fn a_run_of_one_prompt_that_does_not_end_is_paired_piece_by_piece() {
 #[test]
 fn alpaca_has_one_answer_unless_a_second_column_is_named() {
     let row = json!({"instruction": "Add.", "input": "1, 2", "output": "4", "better": "3"});
-    let record = one(&[row.clone()], pair(), Format::Alpaca);
+    let record = one(std::slice::from_ref(&row), pair(), Format::Alpaca);
     assert_eq!(texts(&record), json!(["Add.\n\n1, 2", "4", null, []]));
-    let record = one(&[row.clone()], mapped("correction=better"), Format::Alpaca);
+    let record = one(
+        std::slice::from_ref(&row),
+        mapped("correction=better"),
+        Format::Alpaca,
+    );
     assert_eq!(texts(&record), json!(["Add.\n\n1, 2", "4", "3", []]));
     let swapped = mapped("answer=better,correction=output");
     assert_eq!(
-        texts(&one(&[row.clone()], swapped, Format::Alpaca)),
+        texts(&one(std::slice::from_ref(&row), swapped, Format::Alpaca)),
         json!(["Add.\n\n1, 2", "3", "4", []])
     );
     let Err(error) = read(&[row], ReadOptions::default()) else {
@@ -338,7 +346,11 @@ fn prompt_and_completion() {
 #[test]
 fn stream_aligner_rows_as_whole_answers_and_in_the_published_prompt() {
     let row = json!({"question": "Is it safe?", "prefix": "It is.", "last": "Drink it.", "correction": "Do not drink it."});
-    let record = one(&[row.clone()], ReadOptions::default(), Format::StreamAligner);
+    let record = one(
+        std::slice::from_ref(&row),
+        ReadOptions::default(),
+        Format::StreamAligner,
+    );
     assert_eq!(
         texts(&record),
         json!(["Is it safe?", "It is. Drink it.", "It is. Do not drink it.", []])
