@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use aligner_data::{
-    AlignerManifest, Encoder, Fields, OnBadRow, PromptTemplate, ReadOptions, RowReader, Tokenizer, check_file,
+    AlignerManifest, CheckOptions, Encoder, Fields, OnBadRow, PromptTemplate, ReadOptions, RowReader,
+    Tokenizer, check_files,
 };
 use aligner_hub::Files;
 use anstyle::{AnsiColor, Style};
@@ -14,34 +15,45 @@ use crate::hub;
 use crate::runs::model_dir;
 use crate::terminal::{stdout_is_coloured, styled};
 
-/// Prints a report on a file.
+/// Prints a report on files.
 pub fn check(args: &CheckArgs) -> Result<()> {
     let template = template(&args.template)?;
     let encoder = match &args.model {
         Some(model) => {
             let tokenizer = Tokenizer::from_dir(&hub::local(model, Files::Tokenizer)?)?;
-            Some(Encoder::new(tokenizer, template, args.max_length))
+            Some(Encoder::new(tokenizer, template.clone(), args.max_length))
         }
         None => None,
     };
-    let options = ReadOptions {
-        columns: args.columns.clone(),
-        ..ReadOptions::default()
+    let options = CheckOptions {
+        read: ReadOptions {
+            columns: args.columns.clone(),
+            ..ReadOptions::default()
+        },
+        encoder: encoder.as_ref(),
+        template,
+        valid: args.valid.clone(),
+        benchmarks: args.benchmark.clone(),
+        ngram: args.ngram,
+        near_threshold: args.near,
+        micro_batch: args.micro_batch,
+        examples: args.examples,
     };
-    let report = check_file(&args.file, &options, encoder.as_ref())?;
+    let report = check_files(&args.files, &options)?;
     let text = if args.json {
         serde_json::to_string(&report).map_err(|error| CliError::Failed(error.to_string()))?
     } else {
         report.to_string().trim_end().to_string()
     };
     writeln!(std::io::stdout(), "{text}").map_err(stdout_error)?;
-    if report.is_clean() {
+    let failures: Vec<&str> = report
+        .failures(args.fail_on)
+        .map(|finding| finding.message.as_str())
+        .collect();
+    if failures.is_empty() {
         return Ok(());
     }
-    let (bad, long) = (report.bad_rows, report.too_long.unwrap_or(0));
-    Err(CliError::Failed(format!(
-        "{bad} rows cannot be read and {long} are too long to be trained on"
-    )))
+    Err(CliError::Failed(failures.join("; ")))
 }
 
 /// Prints a row's tokens: on a terminal as text whose loss-carrying part is green, elsewhere as a table.
