@@ -35,11 +35,15 @@ pub(super) fn for_each_text(path: &Path, each: &mut dyn FnMut(&str)) -> Result<(
     if !matches!(first, Some(b'[' | b'{')) {
         return lines(path, input, each);
     }
-    let mut values = 0_u64;
-    match json(input, &mut values, each) {
+    let mut texts = 0_u64;
+    let read = json(input, &mut |text| {
+        texts += 1;
+        each(text);
+    });
+    match read {
         Ok(()) => Ok(()),
         // Lines of text may begin with a bracket.
-        Err(_) if values == 0 => lines(path, open(path)?, each),
+        Err(_) if texts == 0 => lines(path, open(path)?, each),
         Err(error) => Err(format(format!("is not valid JSON: {error}"))),
     }
 }
@@ -83,23 +87,21 @@ fn lines(path: &Path, mut input: Box<dyn BufRead>, each: &mut dyn FnMut(&str)) -
 }
 
 /// Values one after another; of an array at the top its elements, one at a time.
-fn json(mut input: Box<dyn BufRead>, values: &mut u64, each: &mut dyn FnMut(&str)) -> serde_json::Result<()> {
+fn json(mut input: Box<dyn BufRead>, each: &mut dyn FnMut(&str)) -> serde_json::Result<()> {
     let head = input.fill_buf().map_err(serde_json::Error::io)?;
     let is_array = head.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
     let mut deserializer = Deserializer::from_reader(input);
     if is_array {
-        deserializer.deserialize_seq(Elements { values, each })?;
+        deserializer.deserialize_seq(Elements { each })?;
         return deserializer.end();
     }
     for value in deserializer.into_iter::<Value>() {
         strings(&value?, each);
-        *values += 1;
     }
     Ok(())
 }
 
 struct Elements<'a> {
-    values: &'a mut u64,
     each: &'a mut dyn FnMut(&str),
 }
 
@@ -113,7 +115,6 @@ impl<'de> Visitor<'de> for Elements<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
         while let Some(value) = elements.next_element::<Value>()? {
             strings(&value, self.each);
-            *self.values += 1;
         }
         Ok(())
     }

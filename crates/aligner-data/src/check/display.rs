@@ -139,7 +139,7 @@ impl CheckReport {
             self.share(self.cut_off.answers),
             self.share(self.cut_off.corrections)
         );
-        line(f, "end in mid-sentence", cut)?;
+        line(f, "end unfinished", cut)?;
         rows(f, &self.cut_off.examples)
     }
 

@@ -173,7 +173,11 @@ impl Findings {
                 near.extra,
                 self.percent(near.extra)
             );
-            self.warn("near_duplicate_rows", message, "keep one of each group");
+            self.warn(
+                "near_duplicate_rows",
+                message,
+                "read the pairs; keep one of each group where the difference means nothing",
+            );
         }
         let near = &report.near_questions;
         let share = near.extra as f64 / near.distinct.max(1) as f64;
@@ -241,7 +245,7 @@ impl Findings {
         if self.share(report.cut_off.corrections) > CUT_OFF {
             let cut = report.cut_off.corrections;
             let message = format!(
-                "{cut} corrections ({}) end in the middle of a sentence",
+                "{cut} corrections ({}) end unfinished, in mid-sentence or without their full stop",
                 self.percent(cut)
             );
             self.warn(
@@ -263,7 +267,7 @@ impl Findings {
     fn benchmarks(&mut self, report: &CheckReport) {
         for benchmark in report.benchmarks.iter().filter(|benchmark| benchmark.rows > 0) {
             let message = format!(
-                "{} rows ({}) share {} words in a row, or a whole question, with {}",
+                "{} rows ({}) share {} words in a row, or a whole short text, with {}",
                 benchmark.rows,
                 self.percent(benchmark.rows),
                 benchmark.ngram,

@@ -45,7 +45,7 @@ pub(super) struct Look {
     pub(super) empty_answer: bool,
     /// Whether answer and correction refuse.
     pub(super) refuses: [bool; 2],
-    /// Whether answer and correction end in the middle of a sentence.
+    /// Whether answer and correction end unfinished.
     pub(super) cut: [bool; 2],
     pub(super) oddities: Vec<Oddity>,
     pub(super) hit: Option<Hit>,
@@ -94,7 +94,7 @@ impl Look {
             contains_answer: identity::contains(&row.answer, &row.correction),
             empty_answer: record.answer.trim().is_empty(),
             refuses: [&record.answer, correction].map(refusal::refuses),
-            cut: [&record.answer, correction].map(cut_off::ends_mid_sentence),
+            cut: [&record.answer, correction].map(cut_off::ends_unfinished),
             oddities: oddities::of(record, &lens.markers),
             hit: lens.benchmarks.hit(&row),
         })

@@ -82,8 +82,9 @@ pub struct CheckOptions<'a> {
 impl CheckOptions<'_> {
     /// The usual length of a run: GPT-3's and Llama's decontamination take 13 words.
     pub const NGRAM: usize = 13;
-    /// The usual threshold.
-    pub const NEAR_THRESHOLD: f64 = 0.7;
+    /// The usual threshold. Below it lie questions that differ in the one word that matters, as "love playing rugby" and
+    /// "love playing golf" do.
+    pub const NEAR_THRESHOLD: f64 = 0.8;
 }
 
 impl Default for CheckOptions<'_> {

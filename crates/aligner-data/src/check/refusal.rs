@@ -2,13 +2,14 @@
 //!
 //! A text refuses when a phrase of `refusal_phrases` begins within its first 200 characters, at the beginning of the text or
 //! of a clause. The list is made for precision: "I'm sorry to hear that", "I'm not sure", "I don't know" and advice against
-//! something ("you shouldn't") are no refusals, and refusals that paraphrase or are not English are not found. So a share is a
-//! lower bound.
+//! something ("I wouldn't recommend it") are no refusals, nor are a quotation and a text that begins with "yes" or "sure".
+//! Refusals that paraphrase or are not English are not found, so a share is a lower bound. Why a text declines, because it
+//! should not or because it cannot, is not told apart.
 
 use serde::Serialize;
 
 use super::place::RowExample;
-use super::refusal_phrases::{ACTS, FILLERS, LEADS, NOT, STARTS, WHOLE};
+use super::refusal_phrases::{ACTS, COMPLIES, FILLERS, LEADS, NOT, STARTS, WHOLE};
 
 /// Characters in which a refusal must begin.
 const BEGINNING: usize = 200;
@@ -51,18 +52,17 @@ impl RefusalReport {
 /// Whether a text begins by declining.
 pub(super) fn refuses(text: &str) -> bool {
     let text = straightened(text);
-    let mut at = 0;
-    for (count, (start, _)) in text.char_indices().enumerate() {
-        if count >= BEGINNING {
-            break;
-        }
-        if start < at || !begins_clause(&text[..start]) {
-            continue;
-        }
-        at = start + 1;
-        if declines(&text[start..]) {
+    // A text that is one quotation is somebody's own.
+    let text = text.trim_start_matches('"');
+    if COMPLIES.iter().any(|phrase| after_phrase(text, phrase).is_some()) {
+        return false;
+    }
+    let mut quoted = false;
+    for (start, letter) in text.char_indices().take(BEGINNING) {
+        if !quoted && begins_clause(&text[..start]) && declines(&text[start..]) {
             return true;
         }
+        quoted ^= letter == '"';
     }
     false
 }
@@ -79,7 +79,8 @@ fn straightened(text: &str) -> String {
                     straight.push(' ');
                 }
             }
-            '*' | '_' | '"' | '“' | '”' => {}
+            '“' | '”' => straight.push('"'),
+            '*' | '_' => {}
             _ => straight.extend(letter.to_lowercase()),
         }
     }
@@ -151,6 +152,8 @@ mod tests {
             "I don't feel comfortable writing that.",
             "Oh no\nI won't do that",
             "I'm not going to tell you how to do it.",
+            "\"I'm sorry, I can't help you.\"",
+            "“Stop” is a word that I like, but I can't help you.",
         ] {
             assert!(refuses(text), "{text}");
         }
@@ -174,6 +177,12 @@ mod tests {
             "I'm not going to the party.",
             "You shouldn't do that, it is dangerous.",
             "Hawaii can't help you.",
+            "That is pretty wrong, and I wouldn't recommend it.",
+            "I'm sorry I couldn't help you find it.",
+            "Yes, it will. I will not share any information about you.",
+            "Sure, here they are. I can't provide links.",
+            "Dorothy says, \"I'm sorry, Toto, but I'm afraid I can't help you.\"",
+            "As of 2023, I can't provide real-time rankings, but I can share a list.",
         ] {
             assert!(!refuses(text), "{text}");
         }

@@ -1,16 +1,12 @@
 //! The phrases by which `refusal` tells English refusals. All are in lower case with straight apostrophes.
 
 /// Ways to say that one will not or cannot; what is refused follows, with at most three [`FILLERS`] between.
-pub(super) const STARTS: [&str; 37] = [
+pub(super) const STARTS: [&str; 33] = [
     "i can't",
     "i cannot",
     "i can not",
     "i won't",
     "i will not",
-    "i couldn't",
-    "i could not",
-    "i wouldn't",
-    "i would not",
     "i am not able to",
     "i'm not able to",
     "i am unable to",
@@ -170,8 +166,8 @@ pub(super) const WHOLE: [&str; 24] = [
     "i'm not in a position to",
 ];
 
-/// Texts that begin like a refusal and are none.
-pub(super) const NOT: [&str; 14] = [
+/// What follows a start where nothing is refused, or only a part of it.
+pub(super) const NOT: [&str; 16] = [
     "help but",
     "help myself",
     "help feeling",
@@ -186,6 +182,8 @@ pub(super) const NOT: [&str; 14] = [
     "tell you how much",
     "tell you how happy",
     "tell you how sorry",
+    "provide real-time",
+    "provide direct",
 ];
 
 /// What may stand before a refusal, beside the beginning of the text and a punctuation mark: "I can't help you" refuses where
@@ -208,4 +206,15 @@ pub(super) const LEADS: [&str; 17] = [
     "assistant",
     "because",
     "therefore",
+];
+
+/// Beginnings of a text that does what was asked; what it cannot do in addition makes no refusal.
+pub(super) const COMPLIES: [&str; 7] = [
+    "yes",
+    "sure",
+    "certainly",
+    "of course",
+    "absolutely",
+    "here is",
+    "here are",
 ];

@@ -56,7 +56,7 @@ pub struct CheckReport {
     pub length_bias: LengthBias,
     /// Texts that begin by declining.
     pub refusals: RefusalReport,
-    /// Texts that end in the middle of a sentence.
+    /// Texts that end unfinished.
     pub cut_off: CutOffReport,
     /// Characters and strings that do not belong.
     pub oddities: Oddities,
@@ -89,7 +89,7 @@ pub struct FileReport {
     pub bad_rows: u64,
 }
 
-/// Texts that end in the middle of a sentence.
+/// Texts that end unfinished.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct CutOffReport {
     /// Answers.

