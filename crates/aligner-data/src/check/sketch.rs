@@ -98,7 +98,7 @@ pub(super) fn bands(shingles: &[u64]) -> [u32; BANDS] {
     bands
 }
 
-const FACTORS: [u64; BANDS * ROWS] = {
+static FACTORS: [u64; BANDS * ROWS] = {
     let mut factors = [0; BANDS * ROWS];
     let mut state = 0x0a11_9e12_u64;
     let mut at = 0;
