@@ -42,7 +42,9 @@ pub(super) fn ends_unfinished(text: &str) -> bool {
         Some(end) if end.is_alphanumeric() => {
             let word = words.last().map(|word| word.to_lowercase()).unwrap_or_default();
             words.len() > 1 && NEEDS_ANOTHER.contains(&word.as_str())
-                || words.len() >= 3 && text.split_whitespace().count() >= LONG && punctuated(before, line)
+                || words.len() >= 3
+                    && text.split_whitespace().nth(LONG - 1).is_some()
+                    && punctuated(before, line)
         }
         _ => false,
     }

@@ -47,6 +47,7 @@ pub(super) fn of(report: &CheckReport) -> Vec<Finding> {
     findings.leaks(report);
     findings.duplicates(report);
     findings.corrections(report);
+    findings.refusals_and_ends(report);
     findings.texts(report);
     findings.benchmarks(report);
     findings.padding(report);
@@ -228,6 +229,9 @@ impl Findings {
                 "a model learns to leave things out: check that nothing needed is lost",
             );
         }
+    }
+
+    fn refusals_and_ends(&mut self, report: &CheckReport) {
         let refusals = &report.refusals;
         if self.share(refusals.added) > REFUSALS_ADDED && refusals.added > refusals.removed {
             let message = format!(

@@ -7,7 +7,7 @@
 //! | `mojibake` | UTF-8 that was read as Windows-1252 |
 //! | `invisible_character` | zero-width space, byte order mark, word joiner, changes of writing direction, tag characters, private use |
 //! | `template_marker` | a marker of the prompt template (`##Answer:`, `USER:`): the model cannot tell it from the template's own |
-//! | `special_token` | a token of a chat format written out (`<|im_end|>`): a remnant of generation |
+//! | `special_token` | a token of a chat format written out (`<end_of_turn>`): a remnant of generation |
 //! | `next_turn` | an answer or correction that goes on with the next turn of a dialogue |
 //! | `no_word` | an answer or correction without a letter or digit |
 
@@ -199,14 +199,16 @@ fn strings(field: &str, text: &str, is_reply: bool, markers: &Markers, found: &m
             position(at),
         ));
     }
-    let special = SPECIAL_TOKENS
-        .iter()
-        .find_map(|token| text.find(token).map(|at| (*token, at)));
+    // Most text has neither bracket, and a search for each token costs.
+    let special = text.contains(['<', '[']).then(|| {
+        let mut tokens = SPECIAL_TOKENS.iter();
+        tokens.find_map(|token| text.find(token).map(|at| (*token, at)))
+    });
     let end = text
         .trim_end()
         .strip_suffix("</s>")
         .map(|rest| ("</s>", rest.len()));
-    if let Some((token, at)) = special.or(end) {
+    if let Some((token, at)) = special.flatten().or(end) {
         found.push(oddity(OddityKind::SpecialToken, field, token, text, position(at)));
     }
     if !is_reply {

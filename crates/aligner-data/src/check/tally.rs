@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::CheckOptions;
+use super::benchmark::Hit;
 use super::findings;
 use super::forecast::Forecast;
 use super::identity::Sameness;
@@ -12,7 +13,7 @@ use super::length_bias::LengthBias;
 use super::lengths::{Lengths, short};
 use super::look::{Lens, Look};
 use super::near;
-use super::oddities::OddityKind;
+use super::oddities::{Oddity, OddityKind};
 use super::pairs::{PairTexts, Pairs};
 use super::place::{Place, RowExample, RowRef, excerpt};
 use super::report::{CheckReport, FileReport};
@@ -118,66 +119,66 @@ impl<'a> Tally<'a> {
 
     /// What a row's texts show by themselves.
     fn add_texts(&mut self, record: &Record, look: &mut Look) {
-        let correction = record.correction.as_deref().unwrap_or_default();
-        let limit = self.options.examples;
-        let place = || RowRef {
-            file: record.origin.path.display().to_string(),
-            row: record.origin.row,
+        self.add_refusals(record, look.refuses);
+        self.add_cut_off(record, look.cut);
+        self.add_oddities(record, std::mem::take(&mut look.oddities));
+        self.add_overlap(record, look.hit.take().unwrap_or_default());
+    }
+
+    fn add_refusals(&mut self, record: &Record, refuses: [bool; 2]) {
+        let report = &mut self.report.refusals;
+        report.add(refuses);
+        let (what, text) = match refuses {
+            [true, true] => ("kept", correction(record)),
+            [true, false] => ("removed", &*record.answer),
+            [false, true] => ("added", correction(record)),
+            [false, false] => return,
         };
-        let example = |what: &str, text: String| RowExample {
-            place: place(),
-            what: what.to_string(),
-            text,
-        };
-        let refusals = &mut self.report.refusals;
-        refusals.add(look.refuses);
-        let transition = match look.refuses {
-            [true, true] => Some(("kept", correction)),
-            [true, false] => Some(("removed", &*record.answer)),
-            [false, true] => Some(("added", correction)),
-            [false, false] => None,
-        };
-        if let Some((what, text)) = transition
-            && refusals.examples.len() < limit
-        {
-            refusals.examples.push(example(what, excerpt(text, 0)));
+        if report.examples.len() < self.options.examples {
+            report.examples.push(example(record, what, excerpt(text, 0)));
         }
-        let cut = &mut self.report.cut_off;
-        cut.answers += u64::from(look.cut[0]);
-        cut.corrections += u64::from(look.cut[1]);
-        if look.cut[1] && cut.examples.len() < limit {
-            let start = correction.trim_end().chars().count().saturating_sub(END);
-            cut.examples
-                .push(example("ends", excerpt(correction.trim_end(), start)));
+    }
+
+    fn add_cut_off(&mut self, record: &Record, [answer, corrected]: [bool; 2]) {
+        let report = &mut self.report.cut_off;
+        report.answers += u64::from(answer);
+        report.corrections += u64::from(corrected);
+        if corrected && report.examples.len() < self.options.examples {
+            let text = correction(record).trim_end();
+            let start = text.chars().count().saturating_sub(END);
+            report
+                .examples
+                .push(example(record, "ends", excerpt(text, start)));
         }
+    }
+
+    fn add_oddities(&mut self, record: &Record, found: Vec<Oddity>) {
         let mut counted: Vec<OddityKind> = Vec::new();
-        for oddity in look.oddities.drain(..) {
+        for oddity in found {
             let report = self.report.oddities.entry(oddity.kind).or_default();
             if !counted.contains(&oddity.kind) {
                 report.rows += 1;
                 counted.push(oddity.kind);
             }
-            if report.examples.len() < limit {
-                report.examples.push(example(&oddity.what, oddity.text));
+            if report.examples.len() < self.options.examples {
+                report.examples.push(example(record, &oddity.what, oddity.text));
             }
         }
-        for (report, fields) in self
-            .report
-            .benchmarks
-            .iter_mut()
-            .zip(look.hit.take().unwrap_or_default())
-        {
+    }
+
+    fn add_overlap(&mut self, record: &Record, hit: Hit) {
+        let texts = [
+            ("question", &*record.question),
+            ("answer", &*record.answer),
+            ("correction", correction(record)),
+        ];
+        for (report, fields) in self.report.benchmarks.iter_mut().zip(hit) {
             report.add(fields);
-            let texts = [
-                ("question", &*record.question),
-                ("answer", &record.answer),
-                ("correction", correction),
-            ];
             let shown = texts.into_iter().zip(fields).find(|(_, hit)| *hit);
             if let Some(((field, text), _)) = shown
-                && report.examples.len() < limit
+                && report.examples.len() < self.options.examples
             {
-                report.examples.push(example(field, excerpt(text, 0)));
+                report.examples.push(example(record, field, excerpt(text, 0)));
             }
         }
     }
@@ -263,5 +264,20 @@ impl<'a> Tally<'a> {
             self.report.leaks = Some(leaks);
         }
         Ok(())
+    }
+}
+
+fn correction(record: &Record) -> &str {
+    record.correction.as_deref().unwrap_or_default()
+}
+
+fn example(record: &Record, what: &str, text: String) -> RowExample {
+    RowExample {
+        place: RowRef {
+            file: record.origin.path.display().to_string(),
+            row: record.origin.row,
+        },
+        what: what.to_string(),
+        text,
     }
 }

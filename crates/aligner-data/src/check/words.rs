@@ -8,6 +8,11 @@ pub(super) fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     for letter in text.chars() {
+        if letter.is_ascii_alphanumeric() {
+            // Most text is this, and needs no tables.
+            word.push(letter.to_ascii_lowercase());
+            continue;
+        }
         let alone = stands_alone(letter);
         if (alone || !letter.is_alphanumeric()) && !word.is_empty() {
             words.push(std::mem::take(&mut word));
