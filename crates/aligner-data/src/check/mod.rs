@@ -82,8 +82,7 @@ pub struct CheckOptions<'a> {
 impl CheckOptions<'_> {
     /// The usual length of a run: GPT-3's and Llama's decontamination take 13 words.
     pub const NGRAM: usize = 13;
-    /// The usual threshold. Below it lie questions that differ in the one word that matters, as "love playing rugby" and
-    /// "love playing golf" do.
+    /// The usual threshold: one changed word among 41, or among the 17 content words of a question.
     pub const NEAR_THRESHOLD: f64 = 0.8;
 }
 

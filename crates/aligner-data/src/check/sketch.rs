@@ -114,7 +114,7 @@ static FACTORS: [u64; BANDS * ROWS] = {
     factors
 };
 
-/// The shingles of an answer or a correction: runs of five words; of a shorter text, the whole of it.
+/// The shingles of an answer or a correction: runs of five words. A changed word changes five of them.
 pub(super) fn text_shingles(hashes: &[u64]) -> Vec<u64> {
     runs(hashes, TEXT_SHINGLE)
 }
@@ -134,11 +134,16 @@ pub(super) fn question_shingles(words: &[String], hashes: &[u64]) -> Vec<u64> {
     runs(&content, QUESTION_SHINGLE)
 }
 
+/// The runs of a text with blanks before and behind it, so that a word at an end is in as many runs as any other: "coffee is
+/// proven to …" is no more like "tea is proven to …" than if they differed in the middle.
 fn runs(hashes: &[u64], length: usize) -> Vec<u64> {
-    if hashes.len() <= length {
-        return vec![hash_sequence(hashes)];
-    }
-    hashes.windows(length).map(hash_sequence).collect()
+    let blanks = std::iter::repeat_n(0, length - 1);
+    let padded: Vec<u64> = blanks
+        .clone()
+        .chain(hashes.iter().copied())
+        .chain(blanks)
+        .collect();
+    padded.windows(length).map(hash_sequence).collect()
 }
 
 #[cfg(test)]
@@ -187,6 +192,21 @@ mod tests {
     }
 
     #[test]
+    fn one_changed_word_counts_the_same_wherever_it_stands() {
+        let hashes: Vec<u64> = set(0..50);
+        let changed = |at: usize| {
+            let mut other = hashes.clone();
+            other[at] = 1;
+            Sketch::of(&text_shingles(&hashes), KEPT)
+                .similarity(&Sketch::of(&text_shingles(&other), KEPT), KEPT)
+        };
+        // 49 of 59 runs.
+        for at in [0, 1, 25, 49] {
+            assert!((changed(at) - 49.0 / 59.0).abs() < 1e-12, "{at}: {}", changed(at));
+        }
+    }
+
+    #[test]
     fn questions_are_alike_by_their_content() {
         let alike = |a: &str, b: &str| {
             let sketch = |text: &str| {
@@ -200,7 +220,7 @@ mod tests {
             alike(seeds, "What happens to you if you eat watermelon seeds"),
             1.0
         );
-        assert!(alike(seeds, "What happens if you eat pumpkin seeds?") < 0.4);
+        assert!(alike(seeds, "What happens if you eat pumpkin seeds?") < 0.6);
         assert!(alike("When was Ada born?", "Where was Ada born?") < 0.6);
         assert_eq!(alike("Who are you?", "Who is it?"), 0.0);
         assert!(alike("Is Ada taller than Bo?", "Is Bo taller than Ada?") < 0.3);
