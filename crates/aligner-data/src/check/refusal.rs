@@ -52,17 +52,20 @@ impl RefusalReport {
 /// Whether a text begins by declining.
 pub(super) fn refuses(text: &str) -> bool {
     let text = straightened(text);
-    // A text that is one quotation is somebody's own.
-    let text = text.trim_start_matches('"');
-    if COMPLIES.iter().any(|phrase| after_phrase(text, phrase).is_some()) {
+    let begins_with = |phrase: &&str| after_phrase(text.trim_start_matches('"'), phrase).is_some();
+    if COMPLIES.iter().any(begins_with) {
         return false;
     }
-    let mut quoted = false;
+    // A quotation says what somebody else says; not the one with which the text begins.
+    let (mut quoted, mut own) = (false, text.starts_with('"'));
     for (start, letter) in text.char_indices().take(BEGINNING) {
-        if !quoted && begins_clause(&text[..start]) && declines(&text[start..]) {
+        if (own || !quoted) && begins_clause(&text[..start]) && declines(&text[start..]) {
             return true;
         }
-        quoted ^= letter == '"';
+        if letter == '"' {
+            own &= !quoted;
+            quoted = !quoted;
+        }
     }
     false
 }
@@ -92,6 +95,7 @@ fn begins_clause(before: &str) -> bool {
     let trimmed = before.trim_end();
     match trimmed.chars().next_back() {
         None => true,
+        Some('"') if trimmed.len() == 1 => true,
         Some(_) if trimmed.len() == before.len() => false,
         Some(last) if last.is_alphanumeric() => LEADS.iter().any(|lead| {
             trimmed
