@@ -28,7 +28,7 @@ impl PairTexts {
         let mut texts = HashMap::new();
         for (number, path) in paths.iter().enumerate() {
             let in_file = |place: &&Place| place.file as usize == number;
-            let last = wanted.iter().filter(in_file).next_back();
+            let last = wanted.iter().rfind(in_file);
             // A pipe has given its rows already.
             let (Some(last), true) = (last, path.is_file()) else {
                 continue;
