@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use aligner_data::{Columns, Format, OnBadRow, Prefer, PromptTemplate};
+use aligner_data::{CheckOptions, Columns, FailOn, Format, OnBadRow, Prefer, PromptTemplate};
 use aligner_infer::SamplingParams;
 use aligner_infer::export::{ExportDtype, ExportFormat};
 use aligner_model::DeviceSpec;
@@ -53,7 +53,7 @@ pub enum Command {
 /// The commands on data.
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
-    /// Report counts, duplicates, lengths, and rows that cannot be used; fails when there are such rows.
+    /// Report duplicates, leaks, benchmark overlap, refusals, length bias and rows that cannot be used.
     Check(CheckArgs),
     /// Show a row's tokens and which of them carry loss.
     Show(ShowArgs),
@@ -350,9 +350,24 @@ pub struct ExportArgs {
 /// Arguments of `data check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The file.
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// The files; they are reported on together.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Validation rows, to be compared with FILE: what they share leaks; may be given several times.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub valid: Vec<PathBuf>,
+    /// Benchmark, to be compared with FILE: rows, JSON or lines of text; may be given several times.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub benchmark: Vec<PathBuf>,
+    /// Words in a row that overlap with a benchmark.
+    #[arg(long, value_name = "WORDS", default_value_t = CheckOptions::NGRAM, value_parser = at_least_one)]
+    pub ngram: usize,
+    /// From which similarity on (0 to 1) questions and rows are near-duplicates.
+    #[arg(long, value_name = "SHARE", default_value_t = CheckOptions::NEAR_THRESHOLD, value_parser = share)]
+    pub near: f64,
+    /// Examples of each finding.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub examples: usize,
     /// Count tokens with the tokenizer of this model (a directory, or org/name of the Hub); characters without.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
@@ -362,15 +377,35 @@ pub struct CheckArgs {
     /// Longest prompt and correction together, in tokens.
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     pub max_length: usize,
+    /// Rows that would go through the model at once, for the forecast of padding.
+    #[arg(long, value_name = "ROWS", default_value_t = 4, value_parser = at_least_one)]
+    pub micro_batch: usize,
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP", default_value = "")]
     pub columns: Columns,
     /// What the rows are: qac, hh-rlhf, alpaca, … (default: told by their columns).
     #[arg(long, value_name = "NAME")]
     pub format: Option<Format>,
+    /// Exit with 1 on findings of this level: warning, error or never.
+    #[arg(long, value_name = "LEVEL", default_value = "error")]
+    pub fail_on: FailOn,
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+fn at_least_one(typed: &str) -> Result<usize, String> {
+    match typed.parse() {
+        Ok(number) if number >= 1 => Ok(number),
+        _ => Err("is not a number of 1 or more".into()),
+    }
+}
+
+fn share(typed: &str) -> Result<f64, String> {
+    match typed.parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("is not above 0 and at most 1".into()),
+    }
 }
 
 /// Arguments of `data show`.

@@ -444,6 +444,64 @@ fn check_reports_what_is_in_a_file() {
 }
 
 #[test]
+fn check_fails_on_leaks_and_on_what_is_asked_for() {
+    let lab = Lab::new();
+    let file = |name: &str, rows: &[[&str; 3]]| {
+        let line = |[question, answer, correction]: &[&str; 3]| {
+            serde_json::json!({"question": question, "answer": answer, "correction": correction}).to_string()
+        };
+        std::fs::write(
+            lab.path(name),
+            rows.iter().map(line).collect::<Vec<_>>().join("\n"),
+        )
+        .unwrap();
+    };
+    file(
+        "a.jsonl",
+        &[
+            ["Is the earth flat?", "Yes.", "No."],
+            ["Where is Rome?", "In France.", "In Italy."],
+        ],
+    );
+    file("b.jsonl", &[["Is the sun cold?", "Yes.", "No."]]);
+    file("leak.jsonl", &[["is the earth FLAT", "Sure.", "No."]]);
+    file("clean.jsonl", &[["Is the moon made of cheese?", "Yes.", "No."]]);
+    std::fs::write(lab.path("benchmark.txt"), "Is the sun cold?\n").unwrap();
+
+    let error = lab.fails(1, "data check a.jsonl b.jsonl --valid clean.jsonl leak.jsonl");
+    assert!(
+        error.contains("1 of 2 validation rows ask a training row's question"),
+        "{error}"
+    );
+    let report = lab.ok("data check a.jsonl b.jsonl --valid leak.jsonl --fail-on never --json");
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["rows"], 3);
+    assert_eq!(report["leaks"]["equal_question_examples"][0]["first"]["row"], 0);
+    assert_eq!(report["findings"][0]["code"], "leaked_questions");
+
+    let plain = lab.ok("data check a.jsonl b.jsonl --valid clean.jsonl --benchmark benchmark.txt");
+    assert!(
+        plain.contains("WARN  1 rows (33.3 %) share 13 words in a row"),
+        "{plain}"
+    );
+    let warned = "data check b.jsonl --benchmark benchmark.txt --fail-on warning";
+    assert!(lab.fails(1, warned).contains("benchmark.txt"));
+    lab.ok("data check a.jsonl --valid clean.jsonl --benchmark benchmark.txt --fail-on warning");
+    assert!(
+        lab.fails(2, "data check a.jsonl --fail-on all")
+            .contains("warning, error, never")
+    );
+    assert!(
+        lab.fails(2, "data check a.jsonl --near 1.5")
+            .contains("at most 1")
+    );
+    let forecast: Value =
+        serde_json::from_str(&lab.ok("data check train.jsonl --model base --micro-batch 8 --json")).unwrap();
+    let padding = forecast["forecast"]["padding"].as_f64().unwrap();
+    assert!(padding > 0.0 && padding < 0.5 && forecast["forecast"]["keeps"][3]["percent"] == 100);
+}
+
+#[test]
 fn an_adapter_is_trained_used_and_trained_further() {
     let lab = Lab::new();
     let stdout = lab.ok(&format!(

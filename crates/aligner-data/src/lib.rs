@@ -41,7 +41,11 @@ mod template;
 mod tokenizer;
 
 pub use batch::Batch;
-pub use check::{CheckReport, Lengths, check_file};
+pub use check::{
+    BenchmarkReport, CheckOptions, CheckReport, CutOffReport, FailOn, FileReport, Finding, Forecast,
+    IdentityReport, Keeps, LeakReport, LengthBias, Lengths, Level, NearReport, Oddities, OddityKind,
+    OddityReport, PairExample, RefusalReport, RowExample, RowRef, check_files,
+};
 pub use convert::{ConvertOptions, ConvertReport, convert_files};
 pub use dataset::Dataset;
 pub use encode::{Encoder, Example};

@@ -8,6 +8,8 @@ pub struct SkipLog {
     count: u64,
     unsuitable: u64,
     first: Vec<RowError>,
+    /// Of those that are bad: where most rows are unsuitable, `first` need not have one.
+    first_bad: Vec<RowError>,
 }
 
 impl SkipLog {
@@ -30,7 +32,24 @@ impl SkipLog {
         &self.first
     }
 
+    /// How many of them are not what their format says.
+    pub fn bad(&self) -> u64 {
+        self.count - self.unsuitable
+    }
+
+    /// The first of those, with the reasons.
+    pub fn first_bad(&self) -> &[RowError] {
+        &self.first_bad
+    }
+
     pub(crate) fn push(&mut self, error: RowError) {
+        if self.first_bad.len() < Self::REMEMBERED {
+            self.first_bad.push(error.clone());
+        }
+        self.remember(error);
+    }
+
+    fn remember(&mut self, error: RowError) {
         self.count += 1;
         if self.first.len() < Self::REMEMBERED {
             self.first.push(error);
@@ -39,13 +58,18 @@ impl SkipLog {
 
     pub(crate) fn push_unsuitable(&mut self, error: RowError) {
         self.unsuitable += 1;
-        self.push(error);
+        self.remember(error);
     }
 
     pub(crate) fn extend(&mut self, other: &Self) {
         self.count += other.count;
         self.unsuitable += other.unsuitable;
-        let room = Self::REMEMBERED - self.first.len();
-        self.first.extend(other.first.iter().take(room).cloned());
+        for (ours, theirs) in [
+            (&mut self.first, &other.first),
+            (&mut self.first_bad, &other.first_bad),
+        ] {
+            let room = Self::REMEMBERED - ours.len();
+            ours.extend(theirs.iter().take(room).cloned());
+        }
     }
 }
