@@ -47,6 +47,7 @@ mod plan;
 mod rows;
 mod run;
 mod run_dir;
+mod saver;
 mod schedule;
 mod session;
 mod stages;

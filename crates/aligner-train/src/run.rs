@@ -28,7 +28,8 @@ use crate::objective::Sft;
 use crate::optimizer::AdamW;
 use crate::plan::Plan;
 use crate::run_dir::{RunDir, RunLock};
-use crate::session::{Event, MOMENTS, ModelSaver, Observer, Outcome, Session};
+use crate::saver::{ModelSaver, lineage};
+use crate::session::{Event, MOMENTS, Observer, Outcome, Session};
 use crate::strategy::LanguageModelStrategy;
 use crate::trainee::{Form, Start, Trainee};
 
@@ -309,20 +310,12 @@ fn session(
     model: &TrainedModel,
     device: &Device,
 ) -> Result<Session> {
-    let mut manifest = AlignerManifest::new(
-        materials.template.clone(),
-        materials.tokenizer.hash(),
-        &base_name(
-            form.adapter
-                .as_ref()
-                .map_or(&config.model, |adapter| &adapter.base),
-        ),
-    );
-    if let Some(earlier) = AlignerManifest::read(&config.model)? {
-        manifest.base_model = earlier.base_model;
-        manifest.stages = earlier.stages;
-    }
-    manifest.data_licence = (!config.data_licence.is_empty()).then(|| config.data_licence.clone());
+    let manifest = lineage(&config, materials, &form)?;
+    let saver = ModelSaver {
+        form,
+        tokenizer: materials.tokenizer.clone(),
+        manifest,
+    };
     let optimizer = match &checkpoint {
         Some(checkpoint) => {
             let names = named_parameters(&model.decoder);
@@ -340,11 +333,7 @@ fn session(
         plan,
         store: CheckpointStore::new(run.checkpoints(), config.keep),
         log: MetricsLog::open(&run.metrics(), state.metrics_bytes)?,
-        saver: ModelSaver {
-            form,
-            tokenizer: materials.tokenizer.clone(),
-            manifest,
-        },
+        saver,
         observer: options.observer.take(),
         interrupter: options.interrupter.clone(),
         device: device.clone(),
@@ -355,29 +344,6 @@ fn session(
         run,
         state,
     })
-}
-
-/// What a model is called, without where it lay: the last part of its path, or `org/name@commit` when it lies in the
-/// cache of the Hugging Face Hub. With the commit, because a branch moves on; `--model` takes it as it is.
-fn base_name(model: &Path) -> String {
-    let absolute = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
-    if let Some(name) = hub_name(&absolute) {
-        return name;
-    }
-    absolute
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
-}
-
-/// `…/models--org--name/snapshots/COMMIT` as `org/name@COMMIT`.
-fn hub_name(snapshot: &Path) -> Option<String> {
-    let commit = snapshot.file_name()?.to_str()?;
-    let folder = snapshot.parent().filter(|parent| parent.ends_with("snapshots"))?;
-    let id = folder.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
-    // No part of a repository's name holds two hyphens in a row.
-    Some(format!("{}@{commit}", id.replace("--", "/")))
 }
 
 fn launch(
@@ -408,20 +374,5 @@ fn launch(
     match result.error {
         Some(error) => Err(TrainError::Learner(error.to_string())),
         None => Ok(outcome),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_base_from_the_hub_is_named_as_there() {
-        let name = |path: &str| base_name(Path::new(path));
-        let commit = "1111111111111111111111111111111111111111";
-        let snapshot = format!("/cache/hub/models--org--name-1.5/snapshots/{commit}");
-        assert_eq!(name(&snapshot), format!("org/name-1.5@{commit}"));
-        assert_eq!(name("/models/base"), "base");
-        assert_eq!(name("/models/snapshots/base"), "base");
     }
 }

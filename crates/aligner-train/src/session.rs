@@ -3,16 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use aligner_data::{AlignerManifest, Cursor, Stage, Tokenizer};
+use aligner_data::Cursor;
 use aligner_model::weights::named_parameters;
-use aligner_model::{CausalDecoder, Loaded, on_pool};
+use aligner_model::{Loaded, on_pool};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use burn_train::{InferenceStep, Interrupter, TrainStep};
 
 use crate::batches::StepBatch;
-use crate::checkpoint::{Best, CheckpointStore, RunState, replace_dir};
+use crate::checkpoint::{Best, CheckpointStore, RunState};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, ModelInMemory, TextMetrics};
@@ -21,7 +21,7 @@ use crate::metrics::{MetricsLog, Split, StepRecord, peak_rss_bytes};
 use crate::optimizer::{AdamW, gradient_norm};
 use crate::plan::{Plan, StagePlan};
 use crate::run_dir::RunDir;
-use crate::trainee::Form;
+use crate::saver::ModelSaver;
 
 /// Name of the optimizer's moments in a checkpoint.
 pub(crate) const MOMENTS: &str = "optimizer.safetensors";
@@ -95,56 +95,6 @@ pub struct Outcome {
     pub model_dir: PathBuf,
     /// The best validation.
     pub best: Option<Best>,
-}
-
-/// What makes a directory of weights a model others can load.
-#[derive(Debug, Clone)]
-pub(crate) struct ModelSaver {
-    pub form: Form,
-    pub tokenizer: Tokenizer,
-    /// With the stages of the model that the run started from.
-    pub manifest: AlignerManifest,
-}
-
-impl ModelSaver {
-    /// Replaces the model at `place` by this one, which has done `step` steps of `plan`.
-    pub fn save(&self, place: &Path, decoder: &CausalDecoder, plan: &Plan, step: u64) -> Result<()> {
-        replace_dir(place, |dir| self.fill(dir, decoder, plan, step))
-    }
-
-    fn fill(&self, dir: &Path, decoder: &CausalDecoder, plan: &Plan, step: u64) -> Result<()> {
-        self.form.save(decoder, dir)?;
-        self.tokenizer.save_to(dir)?;
-        let mut manifest = self.manifest.clone();
-        manifest.stages.extend(stages_done(plan, step));
-        Ok(manifest.write(dir)?)
-    }
-
-    /// Whether something is drawn at random in each step.
-    fn has_dropout(&self) -> bool {
-        self.form
-            .adapter
-            .as_ref()
-            .is_some_and(|adapter| adapter.config.dropout > 0.0)
-    }
-}
-
-/// The stages of a model that has done `step` steps of `plan`, with the steps it has done of each.
-fn stages_done(plan: &Plan, step: u64) -> Vec<Stage> {
-    let mut left = step;
-    let stages = plan.stages().map(|stage| {
-        let steps = stage.steps.min(left);
-        left -= steps;
-        Stage {
-            kind: stage.kind.to_string(),
-            steps,
-            rows: stage.rows,
-            identity_rows: stage.identity_rows,
-            data_fingerprint: stage.data_fingerprint.clone(),
-            lr: Some(stage.schedule.peak),
-        }
-    });
-    stages.filter(|stage| stage.steps > 0).collect()
 }
 
 /// The parts of a run that change while it goes on, and the fixed ones they need.

@@ -251,15 +251,6 @@ impl TrainConfig {
         }
     }
 
-    /// Optimizer steps of the correction stage for this many rows.
-    pub fn total_steps(&self, rows: u64) -> u64 {
-        self.steps.unwrap_or_else(|| {
-            (self.epochs * rows)
-                .div_ceil((self.micro_batch * self.accumulate) as u64)
-                .max(1)
-        })
-    }
-
     /// Names of the fields in which two configurations differ.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let (Ok(a), Ok(b)) = (toml::Table::try_from(self), toml::Table::try_from(other)) else {
@@ -500,24 +491,5 @@ mod tests {
                 "{key}"
             );
         }
-    }
-
-    #[test]
-    fn epochs_become_steps_rounded_up() {
-        let config = TrainConfig {
-            epochs: 2,
-            micro_batch: 4,
-            accumulate: 2,
-            ..TrainConfig::default()
-        };
-        assert_eq!(config.total_steps(10), 3);
-        assert_eq!(
-            TrainConfig {
-                steps: Some(5),
-                ..config
-            }
-            .total_steps(10),
-            5
-        );
     }
 }
