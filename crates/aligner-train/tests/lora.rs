@@ -80,6 +80,25 @@ fn a_resumed_run_equals_an_undisturbed_one_to_the_last_bit_dropout_included() {
 }
 
 #[test]
+fn an_adapter_copies_first_and_resumes_across_the_boundary_dropout_included() {
+    let lab = Lab::new();
+    let staged = |out| {
+        let mut config = config(&lab, out);
+        config.lora.as_mut().unwrap().dropout = 0.2;
+        config.warmup.share = Some(0.2);
+        config
+    };
+    let whole = run(&staged("whole"));
+    assert_eq!(whole.steps, 14);
+    let parts = staged("parts");
+    fine_tune(&parts, stopped_after(1)).unwrap();
+    resume(&parts.out, stopped_after(2)).unwrap();
+    let rest = resume(&parts.out, RunOptions::default()).unwrap();
+    assert_eq!(essence(&rest.run), essence(&whole.run));
+    assert_eq!(adapter_file(&rest.model_dir), adapter_file(&whole.model_dir));
+}
+
+#[test]
 fn an_adapter_goes_on_being_trained_over_its_base() {
     let lab = Lab::new();
     let first = run(&config(&lab, "first"));
