@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
-use aligner_data::{AlignerManifest, Cursor, Dataset, Order};
+use aligner_data::{AlignerManifest, Cursor, Dataset};
 use aligner_model::{DeviceSpec, weights::named_parameters};
 use burn::module::Module;
 use burn::optim::AdamWConfig as UnusedOptimizer;
@@ -280,7 +280,7 @@ fn loaders(
             Ordering::Greater => (Cursor::default(), 0),
         };
         let portions = Portions {
-            order: Order::new(config.seed, stage.rows.len(), config.shuffle),
+            order: stage.order(config),
             start,
             done,
             total_steps: plan.steps,

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use aligner_data::{DataError, Dataset, Encoder, Fields, OnBadRow, ReadOptions, Target};
+use aligner_data::{DataError, Dataset, Encoder, Fields, OnBadRow, Order, ReadOptions, Target};
 
 use crate::config::{CopyFrom, TrainConfig, WarmupChoice};
 use crate::error::{Result, TrainError};
@@ -64,6 +64,11 @@ impl StageRows {
             fingerprint: rows.fingerprint(),
             rows,
         }
+    }
+
+    /// The order in which they are trained on.
+    pub fn order(&self, config: &TrainConfig) -> Order {
+        Order::new(config.seed, self.rows.len(), config.shuffle)
     }
 }
 
