@@ -6,7 +6,7 @@ use aligner_data::{CheckOptions, Columns, FailOn, Format, OnBadRow, Prefer, Prom
 use aligner_infer::SamplingParams;
 use aligner_infer::export::{ExportDtype, ExportFormat};
 use aligner_model::DeviceSpec;
-use aligner_train::{RowPolicy, ScheduleKind};
+use aligner_train::{BestBy, CopyFrom, RowPolicy, ScheduleKind};
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{CliError, Result};
@@ -97,7 +97,7 @@ pub struct TrainArgs {
     /// Shape of the learning rate: cosine (the default), linear, constant.
     #[arg(long, value_name = "SHAPE")]
     pub schedule: Option<ScheduleKind>,
-    /// Share of the steps over which the rate rises (default: 0.03).
+    /// Share of each stage's steps over which the learning rate rises (default: 0.03); copying first is --warmup-share.
     #[arg(long, value_name = "SHARE")]
     pub warmup_ratio: Option<f64>,
     /// Decoupled weight decay (default: 0).
@@ -136,9 +136,39 @@ pub struct TrainArgs {
     /// Steps between validations; 0: only before and after (default: 0).
     #[arg(long, value_name = "N")]
     pub eval_every: Option<u64>,
-    /// Stop after this many validations without a gain; 0: never (default: 0).
+    /// Stop after this many validations of the correction stage without a gain; 0: never (default: 0).
     #[arg(long, value_name = "N")]
     pub patience: Option<u64>,
+    /// Validation rows that are corrected at each validation, beside the loss; 0: none (default: 64).
+    #[arg(long, value_name = "ROWS")]
+    pub eval_sample: Option<usize>,
+    /// What makes a model the best: loss (the default) or exact_match, the sample's corrections that are the reference.
+    #[arg(long, value_name = "MEASURE")]
+    pub best_by: Option<BestBy>,
+    /// Learn to copy first: share of the training rows that become answer → answer before the correction stage (default:
+    /// 0.2, and 0 for a model that is an Aligner already); the rise of the learning rate is --warmup-ratio.
+    #[arg(long, value_name = "SHARE", conflicts_with = "warmup_data")]
+    pub warmup_share: Option<f64>,
+    /// Learn to copy from these rows instead; with --warmup-from answer their corrections are not read. May be given
+    /// several times.
+    #[arg(long, value_name = "FILE")]
+    pub warmup_data: Vec<PathBuf>,
+    /// The text that is copied: answer (the default), or correction, which then stands in the answer's place.
+    #[arg(long, value_name = "TEXT")]
+    pub warmup_from: Option<CopyFrom>,
+    /// Passes over the rows to copy (default: 1; with --steps at most --warmup-share of so many steps).
+    #[arg(long, value_name = "N", conflicts_with = "warmup_steps")]
+    pub warmup_epochs: Option<u64>,
+    /// Optimizer steps of copying, instead of passes.
+    #[arg(long, value_name = "N")]
+    pub warmup_steps: Option<u64>,
+    /// Highest learning rate of copying (default: that of --lr).
+    #[arg(long, value_name = "RATE")]
+    pub warmup_lr: Option<f64>,
+    /// Share of the correction stage's rows that are added from corrections: correction → correction, so that what is right
+    /// is left alone (default: 0, at most 0.5).
+    #[arg(long, value_name = "SHARE")]
+    pub identity_share: Option<f64>,
     /// cpu (the default), cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceSpec>,

@@ -6,6 +6,7 @@
 mod args;
 mod commands;
 mod error;
+mod evaluator;
 mod hub;
 mod runs;
 mod terminal;

@@ -196,6 +196,10 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_end() {
     }
     assert!(kills > 0, "the run was too short to be killed");
     assert_eq!(losses(&lab.path("killed")), losses(&lab.path("whole")));
+    // Through both stages: three steps of copying, sixteen of correcting.
+    assert_eq!(losses(&lab.path("killed")).last().unwrap().0, 19);
+    let samples = |run: &str| std::fs::read(lab.path(run).join("samples.jsonl")).unwrap();
+    assert_eq!(samples("killed"), samples("whole"));
     let weights = |run: &str| std::fs::read(lab.path(run).join("final/model.safetensors")).unwrap();
     assert_eq!(weights("killed"), weights("whole"));
 }
@@ -314,6 +318,30 @@ fn what_is_asked_wrongly_exits_with_two_and_says_what_would_be_right() {
         ("train --model base", "data"),
         ("train --model base --data train.jsonl --lr 0", "lr"),
         (
+            "train --model base --data train.jsonl --warmup-share 2",
+            "warmup.share: must be in 0..=1",
+        ),
+        (
+            "train --model base --data train.jsonl --warmup-share 0.1 --warmup-data few.jsonl",
+            "cannot be used with",
+        ),
+        (
+            "train --model base --data train.jsonl --warmup-from question",
+            "answer, correction",
+        ),
+        (
+            "train --model base --data train.jsonl --identity-share 0.7",
+            "identity_share: must be in 0..=0.5",
+        ),
+        (
+            "train --model base --data train.jsonl --best-by exact_match",
+            "best_by",
+        ),
+        (
+            "train --model base --data train.jsonl --best-by bleu",
+            "loss, exact_match",
+        ),
+        (
             "train --model base --data train.jsonl --columns answer",
             "field=column",
         ),
@@ -407,7 +435,97 @@ fn a_resumed_run_refuses_other_values_and_a_started_one_a_second_start() {
         lab.fails(2, "train --resume --out run --lr 1e-3")
             .contains("values of: lr")
     );
+    assert!(
+        lab.fails(2, "train --resume --out run --warmup-share 0.5")
+            .contains("values of: warmup")
+    );
     assert_eq!(lab.ok("train --resume --out run").trim(), "run/final");
+    // A file that leaves the warm-up to the model asks for what the model decided.
+    std::fs::write(
+        lab.path("same.toml"),
+        std::fs::read_to_string(lab.path("run/run.toml"))
+            .unwrap()
+            .replace("share = 0.2\n", ""),
+    )
+    .unwrap();
+    lab.ok("train --resume --out run --config same.toml");
+}
+
+#[test]
+fn a_run_copies_first_then_corrects_and_shows_what_it_writes() {
+    let lab = Lab::new();
+    let recipe = "--warmup-share 0.5 --warmup-from correction --warmup-steps 4 --warmup-lr 2e-3 --identity-share 0.25 \
+                  --eval-sample 5 --eval-every 8 --best-by exact_match --out run";
+    let output = lab.run(&format!("{TRAIN} {recipe}"));
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for line in [
+        "warm-up: 60 rows to copy, 4 steps, lr 2.0e-3",
+        "correction: 160 rows, 40 of them to copy, 16 steps, lr 5.0e-3",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(
+        said.contains("edit ratio") && said.contains("% of the sample exact"),
+        "{said}"
+    );
+    let jsonl = |name: &str| lines(&std::fs::read_to_string(lab.path("run").join(name)).unwrap());
+    let metrics = jsonl("metrics.jsonl");
+    let valid: Vec<&Value> = metrics.iter().filter(|line| line["split"] == "valid").collect();
+    let steps: Vec<u64> = valid.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [0, 4, 8, 16, 20]);
+    for line in &valid {
+        for metric in ["copy_rate", "edit_ratio", "copy_retention", "exact_match"] {
+            let value = line[metric].as_f64().unwrap();
+            assert!((0.0..=1.0).contains(&value), "{metric}: {line}");
+        }
+    }
+    let stages: Vec<&str> = metrics
+        .iter()
+        .filter(|line| line["split"] == "train")
+        .map(|line| line["stage"].as_str().unwrap())
+        .collect();
+    assert_eq!(stages, [vec!["warmup"; 4], vec!["correction"; 16]].concat());
+    // What the sample says the model wrote is what the command writes with the finished model.
+    let samples = jsonl("samples.jsonl");
+    assert_eq!(samples.len(), 25);
+    let last: Vec<&Value> = samples.iter().filter(|line| line["step"] == 20).collect();
+    let corrected = lines(&lab.ok("correct --model run --input few.jsonl --max-new-tokens 256"));
+    for sample in last {
+        let row = corrected
+            .iter()
+            .find(|row| row["question"] == sample["question"])
+            .unwrap();
+        assert_eq!(
+            (&row["answer"], &row["correction"]),
+            (&sample["answer"], &sample["reference"])
+        );
+        let (whole, seen) = (
+            row["corrected"].as_str().unwrap(),
+            sample["correction"].as_str().unwrap(),
+        );
+        // A model that does not know how to stop was cut off earlier there.
+        assert!(
+            whole.starts_with(seen.trim_end_matches('\u{fffd}')),
+            "{whole:?} {seen:?}"
+        );
+        let is_same = |text: &Value| Value::from(text.as_str().unwrap().trim() == seen.trim());
+        assert_eq!(sample["is_copy"], is_same(&sample["answer"]));
+        assert_eq!(sample["is_exact"], is_same(&sample["reference"]));
+        assert_eq!(sample["edit_ratio"] == 0.0, sample["is_copy"] == true, "{sample}");
+    }
+    let manifest = std::fs::read_to_string(lab.path("run/final/aligner.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    let stages: Vec<(&Value, &Value)> = manifest["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| (&stage["kind"], &stage["identity_rows"]))
+        .collect();
+    assert_eq!(
+        stages,
+        [(&"warmup".into(), &60.into()), (&"correction".into(), &40.into())]
+    );
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub use check::{
 };
 pub use convert::{ConvertOptions, ConvertReport, convert_files};
 pub use dataset::Dataset;
-pub use encode::{Encoder, Example};
+pub use encode::{Encoder, Example, Target};
 pub use error::{DataError, Result, RowError};
 pub use format::{Format, Prefer};
 pub use manifest::{AlignerManifest, Stage};

@@ -95,6 +95,16 @@ pub enum TrainError {
         /// The cause.
         reason: String,
     },
+    /// The validation hook failed.
+    #[error(
+        "correcting the validation sample failed after step {step}: {source}; `--eval-sample 0` does without"
+    )]
+    Evaluation {
+        /// Optimizer steps done.
+        step: u64,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// burn-train reported an error.
     #[error("training stopped: {0}")]
     Learner(String),

@@ -8,15 +8,21 @@ use aligner_model::ModelConfig;
 use crate::checkpoint::RunState;
 use crate::config::{RowPolicy, TrainConfig};
 use crate::error::{Result, TrainError};
+use crate::evaluation::{SampleRow, sample};
+use crate::plan::Plan;
+use crate::stages::{RowLoader, Stages};
 use crate::trainee::Start;
 
 /// Everything of a run that does not change while it goes on, but the weights.
 pub(crate) struct Materials {
     pub tokenizer: Tokenizer,
     pub template: PromptTemplate,
+    /// The corrections, before anything is mixed in.
     pub train: Arc<Dataset>,
+    pub stages: Stages,
     pub valid: Option<Arc<Dataset>>,
-    pub fingerprint: String,
+    fingerprint: String,
+    loader: RowLoader,
     base_fingerprint: String,
 }
 
@@ -39,28 +45,44 @@ impl Materials {
             },
             ..ReadOptions::default()
         };
-        let load = |files| Dataset::load(files, &encoder, &options, policy(config.on_long_row)).map(Arc::new);
-        let train = load(&config.data)?;
+        let loader = RowLoader {
+            encoder,
+            options,
+            on_long_row: policy(config.on_long_row),
+        };
+        let train = loader.load(&config.data)?;
         let valid = if config.valid.is_empty() {
             None
         } else {
-            Some(load(&config.valid)?)
+            Some(loader.load(&config.valid)?)
         };
-        let fingerprint = train.fingerprint();
+        let stages = Stages::load(config, &train, &loader)?;
         Ok(Self {
             tokenizer,
             template,
             train,
             valid,
-            fingerprint,
+            fingerprint: stages.fingerprint(),
+            stages,
+            loader,
             base_fingerprint: start.base_fingerprint(config)?,
         })
     }
 
+    /// The validation rows that are corrected at each validation; each fits into `context` tokens.
+    pub fn sample(&self, config: &TrainConfig, context: usize) -> Result<Vec<SampleRow>> {
+        let RowLoader { encoder, options, .. } = &self.loader;
+        let room = encoder.max_length().min(context);
+        let encoder = Encoder::new(self.tokenizer.clone(), self.template.clone(), room);
+        sample(&config.valid, &encoder, options, config.eval_sample, config.seed)
+    }
+
     /// The state of a run that has not taken a step.
-    pub fn fresh_state(&self, config: &TrainConfig) -> RunState {
+    pub fn fresh_state(&self, config: &TrainConfig, plan: &Plan) -> RunState {
         RunState {
-            total_steps: config.total_steps(self.train.len() as u64),
+            total_steps: plan.total_steps(),
+            stage: plan.at(0).stage.kind,
+            stage_steps: plan.steps(),
             seed: config.seed,
             ..self.signed(RunState::default())
         }
@@ -122,11 +144,9 @@ impl Materials {
 
     /// Rows must fit the model: ids its embedding has, positions its context has.
     pub fn check_fit(&self, config: &TrainConfig, model: &ModelConfig) -> Result<()> {
-        let largest = [Some(&self.train), self.valid.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|rows| rows.largest_id());
-        let largest = largest.max().unwrap_or(0) as usize;
+        let valid = self.valid.iter().map(|rows| rows.largest_id());
+        let trained = self.stages.iter().map(|stage| stage.rows.largest_id());
+        let largest = valid.chain(trained).max().unwrap_or(0) as usize;
         if largest >= model.vocab_size {
             let reason = format!(
                 "the tokenizer gives id {largest}, but the model's embedding has {} rows: they do not belong together",

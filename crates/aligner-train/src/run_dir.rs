@@ -38,12 +38,17 @@ impl RunDir {
         self.root.join("metrics.jsonl")
     }
 
+    /// What the model wrote at each validation, one object a row of the sample.
+    pub fn samples(&self) -> PathBuf {
+        self.root.join("samples.jsonl")
+    }
+
     /// Checkpoints to resume from.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
     }
 
-    /// The model with the lowest validation loss.
+    /// The model of the best validation.
     pub fn best(&self) -> PathBuf {
         self.root.join("best")
     }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use aligner_data::{AlignerManifest, PromptTemplate};
 use aligner_hub::Files;
 use aligner_train::{
-    Ending, Event, Interrupter, LoraChoice, Outcome, RunDir, RunOptions, Split, StepRecord, TemplateChoice,
-    TrainConfig, fine_tune, resume,
+    Ending, Event, Interrupter, LoraChoice, Outcome, RunDir, RunOptions, Split, StageKind, StagePlan,
+    StepRecord, TemplateChoice, TextMetrics, TrainConfig, WarmupChoice, fine_tune, resume,
 };
 
 use super::demo;
 use crate::args::{TrainArgs, template};
 use crate::error::{CliError, Result, stdout_error};
+use crate::evaluator::GreedyEvaluator;
 use crate::terminal::{Throttle, say};
 use crate::{hub, runs};
 
@@ -41,6 +42,10 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
         let mut asked = recorded.clone();
         if let Some(path) = &args.config {
             asked = TrainConfig::read(path)?;
+            // What was left to the model was decided when the run was started.
+            if asked.warmup.data.is_empty() {
+                asked.warmup.share = asked.warmup.share.or(recorded.warmup.share);
+            }
         }
         apply(args, &mut asked)?;
         if asked.model != recorded.model {
@@ -115,6 +120,9 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     set(&mut config.keep, &args.keep);
     set(&mut config.eval_every, &args.eval_every);
     set(&mut config.patience, &args.patience);
+    set(&mut config.eval_sample, &args.eval_sample);
+    set(&mut config.best_by, &args.best_by);
+    set(&mut config.identity_share, &args.identity_share);
     set(&mut config.data_licence, &args.data_licence);
     set(&mut config.device, &args.device.map(|device| device.to_string()));
     if args.steps.is_some() {
@@ -130,7 +138,23 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     if let Some(typed) = &args.template {
         config.template = template_choice(typed)?;
     }
+    apply_warmup(args, &mut config.warmup);
     apply_lora(args, config)
+}
+
+fn apply_warmup(args: &TrainArgs, warmup: &mut WarmupChoice) {
+    if args.warmup_share.is_some() {
+        (warmup.share, warmup.data) = (args.warmup_share, Vec::new());
+    }
+    if !args.warmup_data.is_empty() {
+        (warmup.share, warmup.data) = (None, args.warmup_data.clone());
+    }
+    warmup.from = args.warmup_from.unwrap_or(warmup.from);
+    warmup.lr = args.warmup_lr.or(warmup.lr);
+    if let Some(epochs) = args.warmup_epochs {
+        (warmup.epochs, warmup.steps) = (epochs, None);
+    }
+    warmup.steps = args.warmup_steps.or(warmup.steps);
 }
 
 fn template_choice(typed: &str) -> Result<TemplateChoice> {
@@ -199,6 +223,7 @@ pub fn options(args: &TrainArgs) -> Result<RunOptions> {
         observer: Some(Box::new(move |event: &Event<'_>| lines.tell(event))),
         interrupter,
         template: None,
+        evaluator: Some(Box::new(GreedyEvaluator)),
     })
 }
 
@@ -219,9 +244,12 @@ pub fn report(outcome: &Outcome) -> Result<()> {
         }
     }
     if let Some(best) = outcome.best {
+        let exact = best.exact_match.map_or_else(String::new, |exact| {
+            format!(", {:.1} % of the sample exact", 100.0 * exact)
+        });
         say(format!(
-            "best validation loss {:.4} after step {}",
-            best.loss, best.step
+            "best validation after step {}: loss {:.4}{exact}",
+            best.step, best.loss
         ));
     }
     let place: PathBuf = outcome.model_dir.clone();
@@ -254,6 +282,7 @@ impl Lines {
                 skipped,
                 parameters,
                 trained_parameters,
+                ..
             } => {
                 self.total_steps = *total_steps;
                 let left_out = if *skipped > 0 {
@@ -277,6 +306,7 @@ impl Lines {
                 ));
             }
             Event::DamagedCheckpoint(damage) => say(format!("damaged checkpoint passed over: {damage}")),
+            Event::StageStarted(stage) => say(stage_line(stage)),
             Event::Recorded(record) => self.record(record),
             _ => {}
         }
@@ -294,7 +324,9 @@ impl Lines {
         let total = self.total_steps;
         if record.split == Split::Valid {
             say(format!(
-                "step {step}/{total}  validation loss {loss:.4}  {seconds:.1} s"
+                "step {step}/{total}  validation loss {loss:.4}{}  {:.1} s",
+                record.text.as_ref().map_or_else(String::new, text_metrics),
+                seconds + record.text.map_or(0.0, |text| text.eval_seconds)
             ));
         } else if self.throttle.allows() || *step == total {
             let (lr, norm) = (record.lr.unwrap_or(0.0), record.grad_norm.unwrap_or(0.0));
@@ -304,4 +336,35 @@ impl Lines {
             ));
         }
     }
+}
+
+fn stage_line(stage: &StagePlan) -> String {
+    let StagePlan {
+        rows,
+        identity_rows,
+        steps,
+        schedule,
+        ..
+    } = stage;
+    let lr = schedule.peak;
+    match stage.kind {
+        StageKind::Warmup => format!("warm-up: {rows} rows to copy, {steps} steps, lr {lr:.1e}"),
+        StageKind::Correction => {
+            let copies = match identity_rows {
+                0 => String::new(),
+                copies => format!(", {copies} of them to copy"),
+            };
+            format!("correction: {rows} rows{copies}, {steps} steps, lr {lr:.1e}")
+        }
+    }
+}
+
+fn text_metrics(text: &TextMetrics) -> String {
+    format!(
+        "  exact {:.1} %  copies {:.1} %  edit ratio {:.2}  right ones kept {:.1} %",
+        100.0 * text.exact_match,
+        100.0 * text.copy_rate,
+        text.edit_ratio,
+        100.0 * text.copy_retention
+    )
 }
