@@ -6,7 +6,7 @@
 //!                                  │  TrainedModel  forward and backward of the step's micro-batches
 //!                                  │  Session       clip, AdamW, schedule, validation, checkpoints
 //!                                  ▼
-//!                run.toml · metrics.jsonl · checkpoints/ · best/ · final/
+//!                run.toml · metrics.jsonl · tensorboard/ · checkpoints/ · best/ · final/
 //! ```
 //!
 //! burn-train brings the learner, the metrics and the terminal dashboard; the loop is this crate's own, because a language
@@ -39,11 +39,14 @@ mod materials;
 mod metrics;
 pub mod objective;
 mod optimizer;
+mod records;
+mod repair;
 mod run;
 mod run_dir;
 mod schedule;
 mod session;
 mod strategy;
+mod tensorboard;
 mod trainee;
 
 pub use batches::{Portions, StepBatch, StepLoader};

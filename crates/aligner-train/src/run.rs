@@ -20,9 +20,9 @@ use crate::dashboard::{GradNorm, NoDashboard, QuantityMetric, TokensPerSecond};
 use crate::error::{Result, TrainError};
 use crate::learner::TrainedModel;
 use crate::materials::Materials;
-use crate::metrics::MetricsLog;
 use crate::objective::Sft;
 use crate::optimizer::AdamW;
+use crate::records::Records;
 use crate::run_dir::{RunDir, RunLock};
 use crate::schedule::Schedule;
 use crate::session::{Event, MOMENTS, ModelSaver, Observer, Outcome, Session};
@@ -41,6 +41,8 @@ pub struct RunOptions {
     /// Resume on this prompt template, whatever the run was started on: the change is a warning instead of an error, and
     /// the losses that follow are no longer those of an undisturbed run.
     pub template: Option<TemplateChoice>,
+    /// Write no event files for TensorBoard, whatever the configuration says.
+    pub no_tensorboard: bool,
 }
 
 impl std::fmt::Debug for RunOptions {
@@ -63,10 +65,14 @@ pub fn fine_tune(config: &TrainConfig, options: RunOptions) -> Result<Outcome> {
         return Err(TrainError::RunExists(config.out.clone()));
     }
     let lock = run.lock()?;
+    // Once more: another process may have begun and ended a run since.
+    if run.config().exists() {
+        return Err(TrainError::RunExists(config.out.clone()));
+    }
     let start = Start::of(config)?;
     let materials = Materials::load(config, &start)?;
     warn_of_other_template(config, &materials)?;
-    std::fs::write(run.config(), config.to_toml()?).map_err(TrainError::io("write", &run.config()))?;
+    run.write_config(config)?;
     launch_run(config.clone(), run, lock, (start, materials), None, options)
 }
 
@@ -102,7 +108,7 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
             reason,
         });
     }
-    let mut config = TrainConfig::read(&run.config())?;
+    let mut config = run.read_config()?;
     config.out = out.to_path_buf();
     let new_template = options.template.take();
     if let Some(template) = &new_template {
@@ -136,8 +142,7 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
         checkpoint.state = materials.signed(std::mem::take(&mut checkpoint.state));
     }
     if new_template.is_some() {
-        let text = config.to_toml()?;
-        std::fs::write(run.config(), text).map_err(TrainError::io("write", &run.config()))?;
+        run.write_config(&config)?;
     }
     launch_run(config, run, lock, (start, materials), checkpoint, options)
 }
@@ -269,7 +274,12 @@ fn session(
             total_steps: state.total_steps,
         },
         store: CheckpointStore::new(run.checkpoints(), config.keep),
-        log: MetricsLog::open(&run.metrics(), state.metrics_bytes)?,
+        log: Records::open(
+            &run,
+            state.step,
+            state.metrics_bytes,
+            config.tensorboard && !options.no_tensorboard,
+        )?,
         saver: ModelSaver {
             form,
             tokenizer: materials.tokenizer.clone(),

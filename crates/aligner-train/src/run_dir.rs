@@ -1,8 +1,10 @@
 //! The layout of a run directory, and the lock that keeps a second process out.
 
 use std::fs::{File, TryLockError};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
 
 /// Paths inside a run directory.
@@ -36,6 +38,46 @@ impl RunDir {
     /// One object a step.
     pub fn metrics(&self) -> PathBuf {
         self.root.join("metrics.jsonl")
+    }
+
+    /// Event files for TensorBoard.
+    pub fn tensorboard(&self) -> PathBuf {
+        self.root.join("tensorboard")
+    }
+
+    /// Reads the configuration of a run that is there already.
+    ///
+    /// # Errors
+    /// When the file cannot be read or was damaged; the message says what can be done.
+    pub fn read_config(&self) -> Result<TrainConfig> {
+        TrainConfig::read(&self.config()).map_err(|error| match error {
+            TrainError::Config { origin, reason } => TrainError::Config {
+                origin,
+                reason: format!(
+                    "{}; the file holds what the run was started with: put it back as it was (nothing else is needed: \
+                     weights and state are in {}), or start a new run with another --out",
+                    reason.trim_end(),
+                    self.checkpoints().display()
+                ),
+            },
+            other => other,
+        })
+    }
+
+    /// Writes the configuration: whole, or as it was before.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_config(&self, config: &TrainConfig) -> Result<()> {
+        let (path, part) = (self.config(), self.root.join("run.toml.part"));
+        let text = config.to_toml()?;
+        let written = File::create(&part).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()
+        });
+        written
+            .and_then(|()| std::fs::rename(&part, &path))
+            .map_err(TrainError::io("write", &path))
     }
 
     /// Checkpoints to resume from.

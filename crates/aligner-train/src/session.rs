@@ -16,8 +16,9 @@ use crate::checkpoint::{Best, CheckpointStore, RunState, replace_dir};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
 use crate::learner::{StepOutput, TrainedModel};
-use crate::metrics::{MetricsLog, Split, StepRecord, peak_rss_bytes};
+use crate::metrics::{Split, StepRecord, peak_rss_bytes};
 use crate::optimizer::{AdamW, gradient_norm};
+use crate::records::Records;
 use crate::run_dir::RunDir;
 use crate::schedule::Schedule;
 use crate::trainee::Form;
@@ -132,7 +133,7 @@ pub(crate) struct Session {
     pub schedule: Schedule,
     pub optimizer: AdamW,
     pub store: CheckpointStore,
-    pub log: MetricsLog,
+    pub log: Records,
     pub saver: ModelSaver,
     pub observer: Option<Box<dyn Observer>>,
     pub interrupter: Interrupter,
@@ -375,6 +376,7 @@ impl Session {
         if self.saved_step == Some(self.state.step) {
             return Ok(place);
         }
+        self.log.sync()?;
         let names = named_parameters(&model.decoder);
         let place = self.store.save(&self.state, |dir| {
             self.saver.fill(dir, &model.decoder, &self.saver.manifest)?;

@@ -74,6 +74,8 @@ pub struct TrainConfig {
     pub patience: u64,
     /// Licence of the data, recorded in the model's `aligner.json`.
     pub data_licence: String,
+    /// Write event files for TensorBoard.
+    pub tensorboard: bool,
     /// Train a low-rank adapter instead of all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraChoice>,
@@ -111,6 +113,7 @@ impl Default for TrainConfig {
             eval_every: 0,
             patience: 0,
             data_licence: String::new(),
+            tensorboard: true,
             lora: None,
         }
     }
@@ -244,7 +247,7 @@ impl TrainConfig {
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 31] = [
     "model",
     "data",
     "valid",
@@ -274,6 +277,7 @@ const KEYS: [&str; 30] = [
     "eval_every",
     "patience",
     "data_licence",
+    "tensorboard",
     "lora",
 ];
 
