@@ -1,7 +1,8 @@
 //! Where the records of a run go: `metrics.jsonl`, and TensorBoard's event files.
 
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -16,25 +17,39 @@ use crate::tensorboard::EventFile;
 pub(crate) struct Records {
     log: MetricsLog,
     path: PathBuf,
-    events: Option<EventFile>,
+    events: Events,
+}
+
+#[derive(Debug)]
+enum Events {
+    Off,
+    /// Opened with the first record: a run that has nothing left to do writes no file.
+    Due {
+        dir: PathBuf,
+        next_step: u64,
+    },
+    Open(EventFile),
 }
 
 impl Records {
     /// Opens the files of a run that stands behind step `step`, where `metrics.jsonl` had `bytes` bytes.
     ///
     /// # Errors
-    /// When `metrics.jsonl` cannot be opened. Event files are for watching alone: without them there is a warning.
+    /// When `metrics.jsonl` cannot be opened.
     pub fn open(run: &RunDir, step: u64, bytes: u64, tensorboard: bool) -> Result<Self> {
         let path = run.metrics();
         let log = MetricsLog::open(&path, repair(&path, step, bytes)?)?;
         // A run that starts validates first: step 0 has a record of its own.
         let next_step = if step == 0 { 0 } else { step + 1 };
-        let events = tensorboard.then(|| open_events(&run.tensorboard(), next_step));
-        Ok(Self {
-            log,
-            path,
-            events: events.flatten(),
-        })
+        let events = if tensorboard {
+            Events::Due {
+                dir: run.tensorboard(),
+                next_step,
+            }
+        } else {
+            Events::Off
+        };
+        Ok(Self { log, path, events })
     }
 
     /// Appends a record.
@@ -43,12 +58,13 @@ impl Records {
     /// When `metrics.jsonl` cannot be written.
     pub fn append(&mut self, record: &StepRecord) -> Result<()> {
         self.log.append(record)?;
-        if let Some(events) = &mut self.events
-            && let Ok(Value::Object(fields)) = serde_json::to_value(record)
-            && let Err(error) = events.append(&fields)
-        {
-            tracing::warn!(%error, "TensorBoard's event file cannot be written; it ends here, metrics.jsonl goes on");
-            self.events = None;
+        // The file is for watching alone: a run does not end because of it.
+        if let Err(error) = self.events.append(record) {
+            tracing::warn!(
+                "cannot write {} for TensorBoard: {error}; metrics.jsonl goes on",
+                self.path.with_file_name("tensorboard").display()
+            );
+            self.events = Events::Off;
         }
         Ok(())
     }
@@ -72,10 +88,14 @@ impl Records {
     }
 }
 
-fn open_events(dir: &Path, next_step: u64) -> Option<EventFile> {
-    EventFile::create(dir, next_step)
-        .inspect_err(|error| {
-            tracing::warn!(%error, dir = %dir.display(), "no event files for TensorBoard; metrics.jsonl is written");
-        })
-        .ok()
+impl Events {
+    fn append(&mut self, record: &StepRecord) -> io::Result<()> {
+        if let Self::Due { dir, next_step } = self {
+            *self = Self::Open(EventFile::create(dir, *next_step)?);
+        }
+        match (self, serde_json::to_value(record)?) {
+            (Self::Open(events), Value::Object(fields)) => events.append(&fields),
+            _ => Ok(()),
+        }
+    }
 }

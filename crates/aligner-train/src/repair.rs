@@ -22,7 +22,9 @@ pub(crate) fn repair(path: &Path, step: u64, bytes: u64) -> Result<u64> {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if bytes > 0 {
-                tracing::warn!("{shown} is missing: the records up to step {step} are lost; the run itself is whole");
+                tracing::warn!(
+                    "{shown} is missing: the records up to step {step} are lost; the run itself is whole"
+                );
             }
             return Ok(0);
         }
@@ -94,7 +96,9 @@ fn keep(path: &Path, part: &Path, step: u64) -> io::Result<Kept> {
             None => kept.damaged += u64::from(line.is_whole),
         }
     }
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    out.into_inner()
+        .map_err(io::IntoInnerError::into_error)?
+        .sync_all()?;
     Ok(kept)
 }
 
@@ -166,7 +170,11 @@ mod tests {
         let text = std::fs::read_to_string(path).unwrap();
         assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
         text.lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap()["step"].as_u64().unwrap())
+            .map(|line| {
+                serde_json::from_str::<Value>(line).unwrap()["step"]
+                    .as_u64()
+                    .unwrap()
+            })
             .collect()
     }
 

@@ -1,7 +1,7 @@
 //! The layout of a run directory, and the lock that keeps a second process out.
 
 use std::fs::{File, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use crate::config::TrainConfig;
@@ -50,18 +50,32 @@ impl RunDir {
     /// # Errors
     /// When the file cannot be read or was damaged; the message says what can be done.
     pub fn read_config(&self) -> Result<TrainConfig> {
-        TrainConfig::read(&self.config()).map_err(|error| match error {
-            TrainError::Config { origin, reason } => TrainError::Config {
-                origin,
-                reason: format!(
-                    "{}; the file holds what the run was started with: put it back as it was (nothing else is needed: \
-                     weights and state are in {}), or start a new run with another --out",
-                    reason.trim_end(),
-                    self.checkpoints().display()
-                ),
-            },
-            other => other,
-        })
+        let path = self.config();
+        let read = || -> Result<TrainConfig> {
+            let mut config = TrainConfig::read(&path)?;
+            // The run may have been moved.
+            config.out.clone_from(&self.root);
+            config.validate()?;
+            Ok(config)
+        };
+        let reason = match read() {
+            Ok(config) => return Ok(config),
+            Err(TrainError::Config { origin, reason }) if Path::new(&origin) == path => reason,
+            Err(TrainError::Config { origin, reason }) => format!("{origin} {reason}"),
+            Err(TrainError::Io { source, .. }) if source.kind() == ErrorKind::InvalidData => {
+                source.to_string()
+            }
+            Err(other) => return Err(other),
+        };
+        Err(TrainError::config(
+            path.display().to_string(),
+            format!(
+                "{}\nThe file says what the run was started with. Put it back as it was (weights and state are in {} and \
+                 are not touched), or start a new run with another --out.",
+                reason.trim_end(),
+                self.checkpoints().display()
+            ),
+        ))
     }
 
     /// Writes the configuration: whole, or as it was before.
