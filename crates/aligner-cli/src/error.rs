@@ -128,7 +128,7 @@ impl CliError {
 
 /// Writing to stdout.
 pub fn stdout_error(error: std::io::Error) -> CliError {
-    if error.kind() == std::io::ErrorKind::BrokenPipe {
+    if error.kind() == ErrorKind::BrokenPipe {
         CliError::ClosedPipe
     } else {
         CliError::Failed(format!("cannot write to stdout: {error}"))

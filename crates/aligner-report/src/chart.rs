@@ -64,6 +64,8 @@ pub struct Chart<'a> {
     pub band: Option<&'a [Bucket]>,
     /// The curves.
     pub curves: Vec<Curve>,
+    /// The last step of the run.
+    pub steps: f64,
     /// Where stages begin.
     pub stages: &'a [(f64, String)],
     /// What the numbers are.
@@ -105,9 +107,11 @@ impl Chart<'_> {
             "<figure><figcaption><h3>{title}{scale}</h3>{}</figcaption>",
             self.legend()
         );
+        let names = self.stage_names(&x);
+        let staged = if names.is_empty() { "" } else { " staged" };
         let _ = write!(
             html,
-            "<div class=\"plot\" role=\"img\" aria-label=\"{title} over the steps\">"
+            "<div class=\"plot{staged}\" role=\"img\" aria-label=\"{title} over the steps\">"
         );
         for (value, place) in y.ticks() {
             let top = 100.0 * (1.0 - place);
@@ -125,7 +129,7 @@ impl Chart<'_> {
                 compact(value)
             );
         }
-        html += &self.stage_names(&x);
+        html += &names;
         let _ = write!(
             html,
             "<svg viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" aria-hidden=\"true\">{svg}</svg></div>"
@@ -138,7 +142,11 @@ impl Chart<'_> {
 
     fn axes(&self) -> Option<(Axis, Axis)> {
         let points = self.curves.iter().flat_map(|curve| &curve.points);
-        let x = Axis::exact(points.clone().map(|point| point.0))?;
+        // The same for every curve of a run, so that what is above each other is of the same step.
+        let x = Axis::exact([0.0, self.steps].into_iter())?;
+        if points.clone().next().is_none() {
+            return None;
+        }
         if self.unit == Unit::Share {
             return Some((x, Axis::exact([0.0, 1.0].into_iter())?));
         }
@@ -163,19 +171,20 @@ impl Chart<'_> {
         if self.stages.len() < 2 || self.stages.len() > MOST_STAGE_NAMES {
             return html;
         }
+        let (mut before, mut row) = (f64::NEG_INFINITY, 0);
         for (start, name) in self.stages {
             let left = 100.0 * x.place(*start).clamp(0.0, 1.0);
+            // On a phone a third of the picture holds one name: a stage that is shorter has it in the row above.
+            row = if left - before < 34.0 { 1 - row } else { 0 };
+            before = left;
             let (name, _) = shortened(name, 16);
             // A name at the right end is written to the left of its line.
-            let side = if left > 75.0 {
-                " class=\"stage left\""
-            } else {
-                " class=\"stage\""
-            };
+            let side = if left > 75.0 { " left" } else { "" };
+            let above = if row == 1 { " above" } else { "" };
+            let name = Escaped(name);
             let _ = write!(
                 html,
-                "<span{side} style=\"left:{left:.2}%\">{}</span>",
-                Escaped(name)
+                "<span class=\"stage{side}{above}\" style=\"left:{left:.2}%\">{name}</span>"
             );
         }
         html

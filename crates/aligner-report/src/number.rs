@@ -14,6 +14,9 @@ pub fn compact(value: f64) -> String {
         format!("{}M", trimmed(value / 1e6, 1))
     } else if size >= 1e4 {
         format!("{}k", trimmed(value / 1e3, 1))
+    } else if size >= 999.5 {
+        let sign = if value < 0.0 { "-" } else { "" };
+        format!("{sign}{}", grouped(size.round() as u64))
     } else {
         let digits = (2 - size.log10().floor() as i32).clamp(0, 5);
         trimmed(value, digits as usize)
@@ -23,6 +26,11 @@ pub fn compact(value: f64) -> String {
 /// A share as a percentage.
 pub fn percent(value: f64) -> String {
     format!("{} %", trimmed(100.0 * value, 1))
+}
+
+/// A share as a percentage with the same number of digits as the one above it.
+pub fn column_percent(value: f64) -> String {
+    format!("{:.1} %", 100.0 * value)
 }
 
 /// A whole number with its thousands apart.
@@ -83,7 +91,7 @@ mod tests {
             (0.5, "0.5"),
             (-1.25, "-1.25"),
             (123.4, "123"),
-            (1280.0, "1280"),
+            (-1280.4, "-1,280"),
             (12_400.0, "12.4k"),
             (1e6, "1M"),
             (3.14e9, "3.1G"),

@@ -124,7 +124,7 @@ fn outcome(facts: &Facts, metrics: &Metrics) -> (&'static str, String) {
                 "open",
                 format!(
                     "Not finished: {done}{of} steps are recorded, {saved}. Unless it is running: \
-                     <code>aligner train --resume --out {}</code>",
+                     <code>aligner train <span>--resume</span> <span>--out</span> {}</code>",
                     Escaped(&facts.place.display().to_string())
                 ),
             )
@@ -180,6 +180,7 @@ fn loss(metrics: &Metrics) -> String {
         about: "Mean negative log-likelihood of a target token, in nats, over the steps.",
         band: train.map(|series| series.buckets()),
         curves,
+        steps: metrics.step as f64,
         stages: &metrics.stages,
         unit: Unit::Plain,
     }
@@ -195,21 +196,33 @@ fn curve(metrics: &Metrics, split: &str, field: &str, title: &str) -> String {
     let Some(series) = metrics.series(split, field) else {
         return String::new();
     };
-    let curve = Curve {
-        name: "",
-        colour: if split == "valid" { 2 } else { 1 },
-        points: series.points(),
-        style: if split == "valid" {
-            Style::Dots
-        } else {
-            Style::Line
-        },
+    let colour = if split == "valid" { 2 } else { 1 };
+    let smoothed = if split == "valid" || field == "lr" {
+        Vec::new()
+    } else {
+        series.smoothed()
     };
+    let style = match (split, smoothed.is_empty()) {
+        ("valid", _) => Style::Dots,
+        (_, true) => Style::Line,
+        (_, false) => Style::Faint,
+    };
+    let of = |points, style| Curve {
+        name: "",
+        colour,
+        points,
+        style,
+    };
+    let mut curves = vec![of(series.points(), style)];
+    if !smoothed.is_empty() {
+        curves.push(of(smoothed, Style::Line));
+    }
     Chart {
         title,
         about: "",
         band: Some(series.buckets()),
-        curves: vec![curve],
+        curves,
+        steps: metrics.step as f64,
         stages: &metrics.stages,
         unit: Unit::Plain,
     }
@@ -240,6 +253,7 @@ fn behaviour(metrics: &Metrics, samples: &Samples) -> String {
                 answers that needed no change and were left alone. Exact match: corrections that are the reference.",
         band: None,
         curves,
+        steps: metrics.step as f64,
         stages: &metrics.stages,
         unit: Unit::Share,
     }

@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
 
+/// Ends `run.toml`, so that half of one is not taken for a whole.
+const LAST_LINE: &str = "# end of run.toml";
+
 /// Paths inside a run directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunDir {
@@ -52,7 +55,13 @@ impl RunDir {
     pub fn read_config(&self) -> Result<TrainConfig> {
         let path = self.config();
         let read = || -> Result<TrainConfig> {
-            let mut config = TrainConfig::read(&path)?;
+            let text = std::fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
+            let mut config = TrainConfig::from_toml(&text, &path.display().to_string())?;
+            // Half a file can be valid TOML: the keys that are missing would have their defaults.
+            if text.lines().next_back() != Some(LAST_LINE) {
+                let reason = format!("its last line is not `{LAST_LINE}`: it was cut off");
+                return Err(TrainError::config(path.display().to_string(), reason));
+            }
             // The run may have been moved.
             config.out.clone_from(&self.root);
             config.validate()?;
@@ -84,7 +93,7 @@ impl RunDir {
     /// When the file cannot be written.
     pub fn write_config(&self, config: &TrainConfig) -> Result<()> {
         let (path, part) = (self.config(), self.root.join("run.toml.part"));
-        let text = config.to_toml()?;
+        let text = config.to_toml()? + "\n" + LAST_LINE + "\n";
         let written = File::create(&part).and_then(|mut file| {
             file.write_all(text.as_bytes())?;
             file.sync_all()

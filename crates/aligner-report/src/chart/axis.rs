@@ -1,7 +1,7 @@
 //! Where a value lies on an axis, and which values are written beside it.
 
 /// More than this many times the median, and a linear axis would show one peak and nothing else.
-const LOG_FROM: f64 = 30.0;
+const LOG_FROM: f64 = 20.0;
 /// Values that are written beside an axis, about.
 const TICKS: f64 = 4.0;
 

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use crate::facts::Facts;
 use crate::metrics::Metrics;
-use crate::number::{compact, grouped, percent};
+use crate::number::{column_percent, compact, grouped, percent};
 use crate::samples::{Sample, Samples};
 use crate::text::{Escaped, shortened};
 
@@ -40,7 +40,7 @@ pub fn validations(metrics: &Metrics, behaviour: &[(&str, &str, u8)]) -> String 
             let _ = write!(
                 html,
                 "<td>{}</td>",
-                number(field).map(percent).unwrap_or_default()
+                number(field).map(column_percent).unwrap_or_default()
             );
         }
         html += "</tr>";
