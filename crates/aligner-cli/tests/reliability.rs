@@ -291,7 +291,7 @@ fn a_damaged_run_toml_is_named_and_can_be_put_back() {
     let damages: [(&[u8], &str); 5] = [
         (&good[..in_lr], "it was cut off"),
         (&good[..good.len() - 9], "it was cut off"),
-        (b"", "model must be"),
+        (b"", "it was cut off"),
         (b"\xff\xfe\x00", "UTF-8"),
         (b"modle = 'x'", "`model`"),
     ];

@@ -97,11 +97,7 @@ impl Chart<'_> {
             Unit::Plain => compact,
             Unit::Share => percent,
         };
-        let scale = if y.is_log() {
-            " <small>(logarithmic)</small>"
-        } else {
-            ""
-        };
+        let scale = if y.is_log() { " <small>(log)</small>" } else { "" };
         let title = Escaped(self.title);
         let mut html = format!(
             "<figure><figcaption><h3>{title}{scale}</h3>{}</figcaption>",

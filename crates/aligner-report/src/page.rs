@@ -137,7 +137,7 @@ fn curves(metrics: &Metrics) -> String {
     html += &loss(metrics);
     html += "<div class=\"pair\">";
     html += &training(metrics, "lr", "Learning rate");
-    html += &training(metrics, "grad_norm", "Gradient norm before clipping");
+    html += &training(metrics, "grad_norm", "Gradient norm");
     html += &training(metrics, "tokens_per_second", "Tokens per second");
     html + "</div></section>\n"
 }

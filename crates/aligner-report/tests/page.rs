@@ -66,7 +66,7 @@ fn a_page_has_every_section() {
         "training, smoothed",
         "validation",
         "Learning rate",
-        "Gradient norm before clipping",
+        "Gradient norm",
         "Tokens per second",
         "copy retention",
         "exact match",
