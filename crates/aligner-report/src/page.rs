@@ -22,7 +22,7 @@ const BEHAVIOUR: [(&str, &str, u8); 4] = [
 ];
 
 /// Numbers that have their place, or say nothing as a curve.
-const KNOWN: [&str; 9] = [
+const KNOWN: [&str; 10] = [
     "loss",
     "lr",
     "grad_norm",
@@ -32,6 +32,7 @@ const KNOWN: [&str; 9] = [
     "target_tokens",
     "seconds",
     "peak_rss_bytes",
+    "eval_seconds",
 ];
 
 /// The whole page.
