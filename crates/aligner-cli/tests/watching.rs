@@ -1,6 +1,12 @@
 //! A run as it can be watched: TensorBoard's event files, and the page at the end.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    missing_docs
+)]
 
 mod lab;
 

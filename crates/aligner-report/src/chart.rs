@@ -140,9 +140,7 @@ impl Chart<'_> {
         let points = self.curves.iter().flat_map(|curve| &curve.points);
         // The same for every curve of a run, so that what is above each other is of the same step.
         let x = Axis::exact([0.0, self.steps].into_iter())?;
-        if points.clone().next().is_none() {
-            return None;
-        }
+        points.clone().next()?;
         if self.unit == Unit::Share {
             return Some((x, Axis::exact([0.0, 1.0].into_iter())?));
         }
