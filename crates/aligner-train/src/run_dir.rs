@@ -57,8 +57,7 @@ impl RunDir {
         let read = || -> Result<TrainConfig> {
             let text = std::fs::read_to_string(&path).map_err(TrainError::io("read", &path))?;
             let mut config = TrainConfig::from_toml(&text, &path.display().to_string())?;
-            // Half a file can be valid TOML: the keys that are missing would have their defaults.
-            if text.lines().next_back() != Some(LAST_LINE) {
+            if !is_whole(&text) {
                 let reason = format!("its last line is not `{LAST_LINE}`: it was cut off");
                 return Err(TrainError::config(path.display().to_string(), reason));
             }
@@ -134,9 +133,48 @@ impl RunDir {
     }
 }
 
+/// Whether a `run.toml` was not cut off. Half a file can be valid TOML, and the keys that are missing would have their
+/// defaults.
+fn is_whole(text: &str) -> bool {
+    // Files from before there was a last line have no key `tensorboard`, and end with `data_licence` or a table.
+    let is_old =
+        |table: toml::Table| !table.contains_key("tensorboard") && table.contains_key("data_licence");
+    text.lines().next_back() == Some(LAST_LINE) || text.parse().is_ok_and(is_old)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LoraChoice;
+
+    #[test]
+    fn a_run_toml_that_was_cut_off_anywhere_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::new(dir.path());
+        let config = TrainConfig {
+            model: "base".into(),
+            data: vec!["rows.jsonl".into()],
+            out: dir.path().to_path_buf(),
+            lr: 0.005,
+            lora: Some(LoraChoice::default()),
+            ..TrainConfig::default()
+        };
+        run.write_config(&config).unwrap();
+        assert_eq!(run.read_config().unwrap(), config);
+        let whole = std::fs::read_to_string(run.config()).unwrap();
+        for length in 0..whole.len() - 1 {
+            std::fs::write(run.config(), &whole[..length]).unwrap();
+            let error = run.read_config().unwrap_err().to_string();
+            assert!(
+                error.contains("run.toml") && error.contains("Put it back"),
+                "{error}"
+            );
+        }
+        // As it was written before there was a last line.
+        let old = config.to_toml().unwrap().replace("tensorboard = true\n", "");
+        std::fs::write(run.config(), old).unwrap();
+        assert_eq!(run.read_config().unwrap(), config);
+    }
 
     #[test]
     fn a_second_process_is_locked_out_until_the_first_ends() {

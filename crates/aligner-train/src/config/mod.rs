@@ -25,6 +25,8 @@ pub struct TrainConfig {
     pub out: PathBuf,
     /// `cpu`, `cuda[:N]`, `vulkan[:N]`, `metal[:N]`, `webgpu[:N]`.
     pub device: String,
+    /// Write event files for TensorBoard.
+    pub tensorboard: bool,
     /// Prompt template.
     pub template: TemplateChoice,
     /// Column mapping, `question=prompt,answer=response`; empty: columns carry our names.
@@ -74,8 +76,6 @@ pub struct TrainConfig {
     pub patience: u64,
     /// Licence of the data, recorded in the model's `aligner.json`.
     pub data_licence: String,
-    /// Write event files for TensorBoard.
-    pub tensorboard: bool,
     /// Train a low-rank adapter instead of all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraChoice>,
@@ -89,6 +89,7 @@ impl Default for TrainConfig {
             valid: Vec::new(),
             out: PathBuf::new(),
             device: "cpu".into(),
+            tensorboard: true,
             template: TemplateChoice::Builtin("correction".into()),
             columns: String::new(),
             on_bad_row: RowPolicy::Stop,
@@ -113,7 +114,6 @@ impl Default for TrainConfig {
             eval_every: 0,
             patience: 0,
             data_licence: String::new(),
-            tensorboard: true,
             lora: None,
         }
     }
@@ -253,6 +253,7 @@ const KEYS: [&str; 31] = [
     "valid",
     "out",
     "device",
+    "tensorboard",
     "template",
     "columns",
     "on_bad_row",
@@ -277,7 +278,6 @@ const KEYS: [&str; 31] = [
     "eval_every",
     "patience",
     "data_licence",
-    "tensorboard",
     "lora",
 ];
 
