@@ -34,6 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Train a model on question/answer/correction rows; with no arguments, a tiny one on a generated task.
     Train(Box<TrainArgs>),
+    /// Draw a run as a page: losses, rates, what the model does to answers.
+    Report(ReportArgs),
     /// Correct one answer, or a file of them.
     Correct(CorrectArgs),
     /// Print the log-probability of each row's correction.
@@ -199,6 +201,23 @@ pub struct TrainArgs {
     /// Print plain lines even on a terminal.
     #[arg(long)]
     pub no_dashboard: bool,
+    /// Write no event files for TensorBoard (else: RUN/tensorboard).
+    #[arg(long)]
+    pub no_tensorboard: bool,
+    /// Write no report.html at the end of the run; `aligner report` writes it at any time.
+    #[arg(long)]
+    pub no_report: bool,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run directory; the run may be going on (default: the latest run).
+    #[arg(value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// Page to write (default: report.html in the run directory).
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Which model, and how it is run.

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
     terminal::log_to_stderr(cli.verbose);
     let done = match cli.command {
         Command::Train(args) => commands::train::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Correct(args) => commands::correct::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Import(args) => commands::import::run(&args),
@@ -48,6 +49,9 @@ fn main() -> ExitCode {
         Err(CliError::ClosedPipe) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::say_error(&error);
+            if let Some(advice) = error.advice() {
+                terminal::say(advice);
+            }
             ExitCode::from(error.status())
         }
     }

@@ -15,6 +15,7 @@ use crate::checkpoint::RunState;
 use crate::error::{Result, TrainError};
 use crate::metrics::MetricsLog;
 use crate::plan::StageKind;
+use crate::repair::repair;
 
 /// The model of a run as it stands, without gradients; its weights are shared with the run, not copied.
 #[derive(Debug)]
@@ -163,7 +164,7 @@ impl Evaluation {
         file: &Path,
         state: &RunState,
     ) -> Result<Self> {
-        let log = MetricsLog::open(file, state.samples_bytes)?;
+        let log = MetricsLog::open(file, repair(file, state.step, state.samples_bytes)?)?;
         Ok(Self { evaluator, rows, log })
     }
 
@@ -188,6 +189,11 @@ impl Evaluation {
         }
         state.samples_bytes = self.log.bytes();
         Ok(metrics)
+    }
+
+    /// Brings what was written to the disk, before a checkpoint that counts on it.
+    pub fn sync(&self) -> Result<()> {
+        self.log.sync()
     }
 }
 

@@ -6,7 +6,7 @@
 //!                                  │  TrainedModel  forward and backward of the step's micro-batches
 //!                                  │  Session       clip, AdamW, schedule, validation, checkpoints
 //!                                  ▼
-//!                run.toml · metrics.jsonl · samples.jsonl · checkpoints/ · best/ · final/
+//!                run.toml · metrics.jsonl · samples.jsonl · tensorboard/ · checkpoints/ · best/ · final/
 //! ```
 //!
 //! A run has stages: a warm-up in which the model learns to copy the answer, then the correction ([`Plan`]).
@@ -44,6 +44,8 @@ mod metrics;
 pub mod objective;
 mod optimizer;
 mod plan;
+mod records;
+mod repair;
 mod rows;
 mod run;
 mod run_dir;
@@ -52,6 +54,7 @@ mod schedule;
 mod session;
 mod stages;
 mod strategy;
+mod tensorboard;
 mod trainee;
 
 pub use batches::{Portions, StepBatch, StepLoader};

@@ -102,6 +102,17 @@ impl MetricsLog {
         Ok(())
     }
 
+    /// Brings the file to the disk, so that a checkpoint does not survive a power failure that its records do not.
+    ///
+    /// # Errors
+    /// When the system says it could not.
+    pub fn sync(&self) -> Result<()> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        self.file.sync_data().map_err(TrainError::io("sync", &self.path))
+    }
+
     /// Length of the file.
     pub fn bytes(&self) -> u64 {
         self.bytes

@@ -23,10 +23,10 @@ use crate::evaluation::{Evaluation, Evaluator};
 use crate::learner::TrainedModel;
 use crate::loader::PlanLoader;
 use crate::materials::Materials;
-use crate::metrics::MetricsLog;
 use crate::objective::Sft;
 use crate::optimizer::AdamW;
 use crate::plan::Plan;
+use crate::records::Records;
 use crate::run_dir::{RunDir, RunLock};
 use crate::saver::{ModelSaver, lineage};
 use crate::session::{Event, MOMENTS, Observer, Outcome, Session};
@@ -47,6 +47,8 @@ pub struct RunOptions {
     pub template: Option<TemplateChoice>,
     /// Lets the model correct a sample of the validation rows at each validation.
     pub evaluator: Option<Box<dyn Evaluator>>,
+    /// Write no event files for TensorBoard, whatever the configuration says.
+    pub no_tensorboard: bool,
 }
 
 impl std::fmt::Debug for RunOptions {
@@ -69,10 +71,14 @@ pub fn fine_tune(config: &TrainConfig, options: RunOptions) -> Result<Outcome> {
         return Err(TrainError::RunExists(config.out.clone()));
     }
     let lock = run.lock()?;
+    // Once more: another process may have begun and ended a run since.
+    if run.config().exists() {
+        return Err(TrainError::RunExists(config.out.clone()));
+    }
     let start = Start::of(config)?;
     let materials = Materials::load(config, &start)?;
     warn_of_other_template(config, &materials)?;
-    std::fs::write(run.config(), config.to_toml()?).map_err(TrainError::io("write", &run.config()))?;
+    run.write_config(config)?;
     launch_run(config.clone(), run, lock, (start, materials), None, options)
 }
 
@@ -124,7 +130,7 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
             reason,
         });
     }
-    let mut config = TrainConfig::read(&run.config())?;
+    let mut config = run.read_config()?;
     config.out = out.to_path_buf();
     // A run that was started before there was a warm-up has none.
     if config.warmup.data.is_empty() {
@@ -162,8 +168,7 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
         checkpoint.state = materials.signed(std::mem::take(&mut checkpoint.state));
     }
     if new_template.is_some() {
-        let text = config.to_toml()?;
-        std::fs::write(run.config(), text).map_err(TrainError::io("write", &run.config()))?;
+        run.write_config(&config)?;
     }
     launch_run(config, run, lock, (start, materials), checkpoint, options)
 }
@@ -332,7 +337,12 @@ fn session(
     Ok(Session {
         plan,
         store: CheckpointStore::new(run.checkpoints(), config.keep),
-        log: MetricsLog::open(&run.metrics(), state.metrics_bytes)?,
+        log: Records::open(
+            &run,
+            state.step,
+            state.metrics_bytes,
+            config.tensorboard && !options.no_tensorboard,
+        )?,
         saver,
         observer: options.observer.take(),
         interrupter: options.interrupter.clone(),

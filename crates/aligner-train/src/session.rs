@@ -17,9 +17,10 @@ use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, ModelInMemory, TextMetrics};
 use crate::learner::{StepOutput, TrainedModel};
-use crate::metrics::{MetricsLog, Split, StepRecord, peak_rss_bytes};
+use crate::metrics::{Split, StepRecord, peak_rss_bytes};
 use crate::optimizer::{AdamW, gradient_norm};
 use crate::plan::{Plan, StagePlan};
+use crate::records::Records;
 use crate::run_dir::RunDir;
 use crate::saver::ModelSaver;
 
@@ -105,7 +106,7 @@ pub(crate) struct Session {
     pub plan: Plan,
     pub optimizer: AdamW,
     pub store: CheckpointStore,
-    pub log: MetricsLog,
+    pub log: Records,
     pub saver: ModelSaver,
     pub observer: Option<Box<dyn Observer>>,
     pub interrupter: Interrupter,
@@ -410,6 +411,10 @@ impl Session {
         let place = self.store.dir().join(format!("step-{:08}", self.state.step));
         if self.saved_step == Some(self.state.step) {
             return Ok(place);
+        }
+        self.log.sync()?;
+        if let Some(evaluation) = &self.evaluation {
+            evaluation.sync()?;
         }
         let names = named_parameters(&model.decoder);
         let place = self.store.save(&self.state, |dir| {

@@ -11,7 +11,7 @@ use aligner_infer::{CorrectOptions, Corrector, diff, is_copy};
 use aligner_model::{CausalDecoder, DeviceSpec, LlamaShape, ModelConfig, save_dir};
 use aligner_train::{Ending, TrainConfig, WarmupChoice, fine_tune};
 
-use super::train::{apply, options, report};
+use super::train::{apply, options, report, write_page};
 use crate::args::TrainArgs;
 use crate::error::{CliError, Result};
 use crate::runs;
@@ -47,6 +47,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     ));
     runs::remember(&out);
     let outcome = fine_tune(&config, options(args)?)?;
+    write_page(args, &out);
     if outcome.ending == Ending::Interrupted {
         return report(&outcome);
     }

@@ -7,7 +7,7 @@ use aligner_data::{AlignerManifest, PromptTemplate};
 use aligner_hub::Files;
 use aligner_train::{
     Ending, Event, Interrupter, LoraChoice, Outcome, RunDir, RunOptions, Split, StageKind, StagePlan,
-    StepRecord, TemplateChoice, TextMetrics, TrainConfig, WarmupChoice, fine_tune, resume,
+    StepRecord, TemplateChoice, TextMetrics, TrainConfig, TrainError, WarmupChoice, fine_tune, resume,
 };
 
 use super::demo;
@@ -27,8 +27,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     }
     let config = resolve(args)?;
     runs::remember(&config.out);
-    let outcome = fine_tune(&config, options(args)?)?;
-    report(&outcome)
+    end(args, &config.out, fine_tune(&config, options(args)?))
 }
 
 fn resume_run(args: &TrainArgs) -> Result<()> {
@@ -38,7 +37,7 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
     };
     let run = RunDir::new(&out);
     if run.config().is_file() {
-        let recorded = TrainConfig::read(&run.config())?;
+        let recorded = run.read_config()?;
         let mut asked = recorded.clone();
         if let Some(path) = &args.config {
             asked = TrainConfig::read(path)?;
@@ -55,6 +54,8 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
             out: recorded.out.clone(),
             // Another template is the one change that can be asked for.
             template: recorded.template.clone(),
+            // Whether it is watched changes nothing in the run.
+            tensorboard: recorded.tensorboard,
             ..asked
         };
         let different = recorded.differences(&same_place);
@@ -68,7 +69,50 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
     let mut options = options(args)?;
     options.template = args.template.as_deref().map(template_choice).transpose()?;
     runs::remember(&out);
-    report(&resume(&out, options)?)
+    end(args, &out, resume(&out, options))
+}
+
+/// Draws the run's page, and says how it ended or how it can go on.
+fn end(args: &TrainArgs, out: &Path, ended: aligner_train::Result<Outcome>) -> Result<()> {
+    match ended {
+        Ok(outcome) => {
+            write_page(args, out);
+            report(&outcome)
+        }
+        Err(error) => {
+            if RunDir::new(out).metrics().is_file() && !is_refusal(&error) {
+                write_page(args, out);
+                // The same step would give the same number again.
+                if !matches!(error, TrainError::NotFinite { .. }) {
+                    say(format!(
+                        "the run is kept; when the cause is gone, go on with: aligner train --resume --out {}",
+                        out.display()
+                    ));
+                }
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Whether a run did not even begin to go on.
+fn is_refusal(error: &TrainError) -> bool {
+    matches!(
+        error,
+        TrainError::RunExists(_)
+            | TrainError::Locked(_)
+            | TrainError::Config { .. }
+            | TrainError::NothingToResume { .. }
+            | TrainError::NoUsableCheckpoint { .. }
+            | TrainError::Changed { .. }
+    )
+}
+
+/// Draws the run's page unless it is not wanted.
+pub fn write_page(args: &TrainArgs, out: &Path) {
+    if !args.no_report {
+        super::report::after(out);
+    }
 }
 
 /// The configuration that is meant: a file's or the default, with the flags over it.
@@ -124,6 +168,7 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     set(&mut config.best_by, &args.best_by);
     set(&mut config.identity_share, &args.identity_share);
     set(&mut config.data_licence, &args.data_licence);
+    config.tensorboard &= !args.no_tensorboard;
     set(&mut config.device, &args.device.map(|device| device.to_string()));
     if args.steps.is_some() {
         config.steps = args.steps;
@@ -224,6 +269,7 @@ pub fn options(args: &TrainArgs) -> Result<RunOptions> {
         interrupter,
         template: None,
         evaluator: Some(Box::new(GreedyEvaluator)),
+        no_tensorboard: args.no_tensorboard,
     })
 }
 

@@ -27,6 +27,8 @@ pub struct TrainConfig {
     pub out: PathBuf,
     /// `cpu`, `cuda[:N]`, `vulkan[:N]`, `metal[:N]`, `webgpu[:N]`.
     pub device: String,
+    /// Write event files for TensorBoard.
+    pub tensorboard: bool,
     /// Prompt template.
     pub template: TemplateChoice,
     /// Column mapping, `question=prompt,answer=response`; empty: columns carry our names.
@@ -99,6 +101,7 @@ impl Default for TrainConfig {
             valid: Vec::new(),
             out: PathBuf::new(),
             device: "cpu".into(),
+            tensorboard: true,
             template: TemplateChoice::Builtin("correction".into()),
             columns: String::new(),
             format: String::new(),
@@ -267,12 +270,13 @@ impl TrainConfig {
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
-const KEYS: [&str; 35] = [
+const KEYS: [&str; 36] = [
     "model",
     "data",
     "valid",
     "out",
     "device",
+    "tensorboard",
     "template",
     "columns",
     "format",
