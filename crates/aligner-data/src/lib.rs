@@ -41,7 +41,7 @@ mod tokenizer;
 pub use batch::Batch;
 pub use check::{CheckReport, Lengths, check_file};
 pub use dataset::Dataset;
-pub use encode::{Encoder, Example};
+pub use encode::{Encoder, Example, Target};
 pub use error::{DataError, Result, RowError};
 pub use manifest::{AlignerManifest, Stage};
 pub use order::{Cursor, Order};
