@@ -44,6 +44,21 @@ pub struct Stage {
     pub rows: u64,
     /// Fingerprint of the encoded rows.
     pub data_fingerprint: String,
+    /// The files of the rows, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<StageSource>,
+}
+
+/// A file of training rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageSource {
+    /// Its name, without where it lay.
+    pub file: String,
+    /// Rows that it gave.
+    pub rows: u64,
+    /// Its weight among the rows that were drawn, where the files were weighted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
 }
 
 impl AlignerManifest {

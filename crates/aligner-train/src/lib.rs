@@ -39,6 +39,7 @@ mod materials;
 mod metrics;
 pub mod objective;
 mod optimizer;
+mod prefetch;
 mod run;
 mod run_dir;
 mod schedule;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use aligner_data::{AlignerManifest, Dataset, Order, Stage};
+use aligner_data::{AlignerManifest, Dataset, Stage};
 use aligner_model::{DeviceSpec, weights::named_parameters};
 use burn::module::Module;
 use burn::optim::AdamWConfig as UnusedOptimizer;
@@ -56,7 +56,7 @@ impl std::fmt::Debug for RunOptions {
 /// # Errors
 /// When the configuration, the model or the data cannot be used, the directory holds a run already or is in use, or
 /// training fails; see [`TrainError`].
-pub fn fine_tune(config: &TrainConfig, options: RunOptions) -> Result<Outcome> {
+pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcome> {
     config.validate()?;
     let run = RunDir::new(&config.out);
     if run.config().exists() {
@@ -64,7 +64,7 @@ pub fn fine_tune(config: &TrainConfig, options: RunOptions) -> Result<Outcome> {
     }
     let lock = run.lock()?;
     let start = Start::of(config)?;
-    let materials = Materials::load(config, &start)?;
+    let materials = Materials::load(config, &start, &mut options.observer)?;
     warn_of_other_template(config, &materials)?;
     std::fs::write(run.config(), config.to_toml()?).map_err(TrainError::io("write", &run.config()))?;
     launch_run(config.clone(), run, lock, (start, materials), None, options)
@@ -129,7 +129,7 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
         });
     }
     let start = Start::of(&config)?;
-    let materials = Materials::load(&config, &start)?;
+    let materials = Materials::load(&config, &start, &mut options.observer)?;
     let mut checkpoint = found.checkpoint;
     if let Some(checkpoint) = &mut checkpoint {
         materials.check_against(&checkpoint.state, new_template.is_some())?;
@@ -159,6 +159,7 @@ fn launch_run(
         None => materials.fresh_state(&config),
     };
     if let Some(observer) = &mut options.observer {
+        materials.tell_sources(observer.as_mut());
         let parameters = decoder.num_params();
         observer.on_event(&Event::Started {
             done: state.step,
@@ -173,7 +174,7 @@ fn launch_run(
             },
         });
     }
-    let loaders = loaders(&config, &materials, &state);
+    let loaders = loaders(&config, &materials, &state)?;
     let model = TrainedModel::new(decoder, Arc::new(Sft));
     let session = session(
         config,
@@ -194,11 +195,11 @@ fn loaders(
     config: &TrainConfig,
     materials: &Materials,
     state: &RunState,
-) -> (StepLoader, Option<StepLoader>) {
+) -> Result<(StepLoader, Option<StepLoader>)> {
     let rows = materials.train.len();
     let rows_per_step = (config.micro_batch * config.accumulate) as u64;
     let portions = Portions {
-        order: Order::new(config.seed, rows, config.shuffle),
+        order: materials.order(config)?,
         start: state.cursor,
         done: state.step,
         total_steps: state.total_steps,
@@ -214,7 +215,7 @@ fn loaders(
         .valid
         .as_ref()
         .map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch));
-    (StepLoader::new(Arc::clone(&materials.train), portions), valid)
+    Ok((StepLoader::new(Arc::clone(&materials.train), portions), valid))
 }
 
 #[allow(clippy::too_many_arguments)] // assembles the one struct that holds them all
@@ -246,6 +247,7 @@ fn session(
         steps: state.total_steps,
         rows: materials.train.len() as u64,
         data_fingerprint: materials.fingerprint.clone(),
+        sources: materials.sources(),
     });
     manifest.data_licence = (!config.data_licence.is_empty()).then(|| config.data_licence.clone());
     let optimizer = match &checkpoint {

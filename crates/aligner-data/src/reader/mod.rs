@@ -56,6 +56,10 @@ impl SkipLog {
         &self.first
     }
 
+    pub(crate) fn of(count: u64, first: Vec<RowError>) -> Self {
+        Self { count, first }
+    }
+
     pub(crate) fn push(&mut self, error: RowError) {
         self.count += 1;
         if self.first.len() < Self::REMEMBERED {
