@@ -325,7 +325,8 @@ fn size(dir: &Path) -> u64 {
 }
 
 fn discard(path: &Path, why: &str) {
-    match std::fs::remove_dir_all(path) {
+    let removed = std::fs::remove_dir_all(path).or_else(|_| std::fs::remove_file(path));
+    match removed {
         Ok(()) => tracing::info!(path = %path.display(), "removed: {why}"),
         Err(error) => tracing::debug!(path = %path.display(), %error, "not removed: {why}"),
     }
