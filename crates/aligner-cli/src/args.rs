@@ -69,8 +69,8 @@ pub struct TrainArgs {
     /// Model directory to start from (Hugging Face layout), or org/name or org/name@revision of the Hub.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
-    /// Training rows; may be given several times.
-    #[arg(long, value_name = "FILE")]
+    /// Training rows; may be given several times. With FILE:WEIGHT for each, that share of the rows is drawn from it.
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub data: Vec<PathBuf>,
     /// Validation rows; may be given several times.
     #[arg(long, value_name = "FILE")]

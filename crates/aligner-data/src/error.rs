@@ -80,6 +80,23 @@ pub enum DataError {
         /// Rows that were left out.
         skipped: u64,
     },
+    /// The tokens of a row are not those that were stored.
+    #[error(
+        "the stored tokens of row {row} in {} are damaged; they are forgotten, and the next run tokenises the rows anew",
+        path.display()
+    )]
+    DamagedTokens {
+        /// The directory of the stored tokens.
+        path: PathBuf,
+        /// The row, counted from 0 over all files.
+        row: usize,
+    },
+    /// Data sets cannot be mixed as asked.
+    #[error("mixture of data: {reason}")]
+    Mixture {
+        /// What is wrong and what would be right.
+        reason: String,
+    },
     /// A prompt template cannot be used.
     #[error("template {id:?}: {reason}")]
     Template {

@@ -50,6 +50,21 @@ pub struct Stage {
     /// Highest learning rate, where it was recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr: Option<f64>,
+    /// The files of the rows, in their order; of a warm-up on a share of the rows, the files they were chosen from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<StageSource>,
+}
+
+/// A file of training rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageSource {
+    /// Its name, without where it lay.
+    pub file: String,
+    /// Rows that it gave.
+    pub rows: u64,
+    /// Its weight among the rows that were drawn, where the files were weighted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
 }
 
 // Serde hands out references.

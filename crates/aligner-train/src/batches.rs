@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use aligner_data::{Batch, Cursor, Order};
+use aligner_data::{Batch, Cursor, DataError, Example, Order};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
+use crate::prefetch::Ahead;
 use crate::rows::Rows;
+
+/// Steps that are ready before they are asked for.
+const PREPARED_STEPS: usize = 2;
 
 /// The rows of one optimizer step, or of one validation batch.
 #[derive(Debug, Clone)]
@@ -27,14 +31,22 @@ pub struct StepBatch {
 }
 
 impl StepBatch {
-    fn new(dataset: &Rows, order: &Order, start: Cursor, rows: u64, micro_batch: usize) -> Self {
+    fn new(
+        dataset: &Rows,
+        order: &Order,
+        start: Cursor,
+        rows: u64,
+        micro_batch: usize,
+    ) -> Result<Self, DataError> {
         let mut cursor = start;
-        let indices: Vec<usize> = (0..rows).map(|_| cursor.next(order)).collect();
-        let micro_batches: Vec<Batch> = indices
+        let examples: Vec<Example<'_>> = (0..rows)
+            .map(|_| dataset.example(cursor.next(order)))
+            .collect::<Result<_, DataError>>()?;
+        let micro_batches: Vec<Batch> = examples
             .chunks(micro_batch)
-            .map(|chunk| Batch::new(chunk.iter().map(|&index| dataset.example(index))))
+            .map(|chunk| Batch::new(chunk.iter().copied()))
             .collect();
-        Self {
+        Ok(Self {
             target_tokens: micro_batches
                 .iter()
                 .map(|batch| batch.target_tokens() as u64)
@@ -44,7 +56,7 @@ impl StepBatch {
             start,
             end: cursor,
             rows,
-        }
+        })
     }
 }
 
@@ -123,10 +135,15 @@ impl StepLoader {
 
 impl DataLoader<StepBatch> for StepLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<StepBatch> + 'a> {
-        Box::new(Steps {
-            loader: self,
+        let steps = Steps {
+            loader: self.clone(),
             done: self.portions.done,
             cursor: self.portions.start,
+        };
+        Box::new(PreparedSteps {
+            total: self.portions.total_steps,
+            given: steps.done,
+            steps: Ahead::new(steps, PREPARED_STEPS),
         })
     }
 
@@ -144,13 +161,15 @@ impl DataLoader<StepBatch> for StepLoader {
     }
 }
 
-struct Steps<'a> {
-    loader: &'a StepLoader,
+/// Makes the steps.
+#[derive(Clone)]
+struct Steps {
+    loader: StepLoader,
     done: u64,
     cursor: Cursor,
 }
 
-impl Iterator for Steps<'_> {
+impl Iterator for Steps {
     type Item = Result<StepBatch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -169,16 +188,44 @@ impl Iterator for Steps<'_> {
         if rows == 0 {
             return None;
         }
-        let batch = StepBatch::new(&self.loader.rows, order, self.cursor, rows, *micro_batch);
-        self.done += 1;
-        self.cursor = batch.end;
-        Some(Ok(batch))
+        match StepBatch::new(&self.loader.rows, order, self.cursor, rows, *micro_batch) {
+            Ok(batch) => {
+                self.done += 1;
+                self.cursor = batch.end;
+                Some(Ok(batch))
+            }
+            Err(error) => {
+                // Nothing comes behind a step that is missing.
+                self.done = *total_steps;
+                Some(Err(DatasetError::new(error)))
+            }
+        }
     }
 }
 
-impl DataLoaderIterator<StepBatch> for Steps<'_> {
+/// Gives the steps, which another thread makes.
+struct PreparedSteps {
+    steps: Ahead<Steps>,
+    given: u64,
+    total: u64,
+}
+
+impl Iterator for PreparedSteps {
+    type Item = Result<StepBatch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.steps.next()?;
+        self.given += u64::from(step.is_ok());
+        Some(step)
+    }
+}
+
+impl DataLoaderIterator<StepBatch> for PreparedSteps {
     fn progress(&self) -> Progress {
-        let total = self.loader.portions.total_steps as usize;
-        Progress::new(self.done as usize, total, Some("steps".to_string()))
+        Progress::new(
+            self.given as usize,
+            self.total as usize,
+            Some("steps".to_string()),
+        )
     }
 }

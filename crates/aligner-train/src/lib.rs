@@ -44,6 +44,7 @@ mod metrics;
 pub mod objective;
 mod optimizer;
 mod plan;
+mod prefetch;
 mod records;
 mod repair;
 mod rows;

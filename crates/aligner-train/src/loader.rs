@@ -64,7 +64,11 @@ impl Iterator for Steps<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let step = self.steps.next()?;
-        self.done += 1;
+        match &step {
+            Ok(_) => self.done += 1,
+            // No stage comes behind a step that is missing.
+            Err(_) => self.steps = Box::new(std::iter::empty()),
+        }
         Some(step)
     }
 }

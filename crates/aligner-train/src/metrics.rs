@@ -48,6 +48,9 @@ pub struct StepRecord {
     pub tokens_per_second: f64,
     /// Duration.
     pub seconds: f64,
+    /// Time for which the step had to wait for its rows, not part of its duration; absent in validation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_wait_seconds: Option<f64>,
     /// The most memory the process has held so far; 0 where the system does not say.
     pub peak_rss_bytes: u64,
     /// What the model wrote on a sample of the validation rows; absent in training, and where there is no sample.
@@ -146,6 +149,7 @@ mod tests {
             target_tokens: 4,
             tokens_per_second: 5.0,
             seconds: 2.0,
+            data_wait_seconds: Some(0.0),
             peak_rss_bytes: 0,
             text: None,
         }

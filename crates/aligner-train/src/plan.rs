@@ -10,6 +10,7 @@
 //! A stage is training from the model that the stage before it left: its learning rate, its order of rows and AdamW's
 //! moments start anew, so that a run of two stages is two runs one after the other, in one directory.
 
+use aligner_data::StageSource;
 use serde::{Deserialize, Serialize};
 
 use crate::config::TrainConfig;
@@ -55,6 +56,8 @@ pub struct StagePlan {
     pub identity_rows: u64,
     /// Fingerprint of its rows.
     pub data_fingerprint: String,
+    /// The files of its rows.
+    pub sources: Vec<StageSource>,
     /// Optimizer steps.
     pub steps: u64,
     /// Rows of a step.
@@ -78,6 +81,7 @@ impl StagePlan {
             rows,
             identity_rows: 0,
             data_fingerprint: String::new(),
+            sources: Vec::new(),
             steps,
             rows_per_step,
             total_rows,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aligner_data::{Dataset, Example, Order};
+use aligner_data::{DataError, Dataset, Example, Order};
 use sha2::{Digest, Sha256};
 
 /// Rows of one or more data sets, one set behind the other.
@@ -67,7 +67,10 @@ impl Rows {
     }
 
     /// A row; empty when there is none of that number.
-    pub fn example(&self, mut row: usize) -> Example<'_> {
+    ///
+    /// # Errors
+    /// When the row's tokens were damaged on the disk.
+    pub fn example(&self, mut row: usize) -> Result<Example<'_>, DataError> {
         for part in &self.parts {
             if row < part.len {
                 return part.dataset.example(match &part.choice {
@@ -77,10 +80,10 @@ impl Rows {
             }
             row -= part.len;
         }
-        Example {
+        Ok(Example {
             ids: &[],
             prompt_len: 0,
-        }
+        })
     }
 
     /// The largest id of the data sets.

@@ -64,7 +64,7 @@ impl std::fmt::Debug for RunOptions {
 /// # Errors
 /// When the configuration, the model or the data cannot be used, the directory holds a run already or is in use, or
 /// training fails; see [`TrainError`].
-pub fn fine_tune(config: &TrainConfig, options: RunOptions) -> Result<Outcome> {
+pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcome> {
     let config = &resolved(config)?;
     let run = RunDir::new(&config.out);
     if run.config().exists() {
@@ -76,7 +76,7 @@ pub fn fine_tune(config: &TrainConfig, options: RunOptions) -> Result<Outcome> {
         return Err(TrainError::RunExists(config.out.clone()));
     }
     let start = Start::of(config)?;
-    let materials = Materials::load(config, &start)?;
+    let materials = Materials::load(config, &start, &mut options.observer)?;
     warn_of_other_template(config, &materials)?;
     run.write_config(config)?;
     launch_run(config.clone(), run, lock, (start, materials), None, options)
@@ -161,7 +161,7 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
         });
     }
     let start = Start::of(&config)?;
-    let materials = Materials::load(&config, &start)?;
+    let materials = Materials::load(&config, &start, &mut options.observer)?;
     let mut checkpoint = found.checkpoint;
     if let Some(checkpoint) = &mut checkpoint {
         materials.check_against(&checkpoint.state, new_template.is_some())?;
@@ -195,6 +195,7 @@ fn launch_run(
     };
     let evaluation = evaluation(&config, &run, &materials, &form, &state, options.evaluator.take())?;
     if let Some(observer) = &mut options.observer {
+        materials.tell_sources(&config, observer.as_mut());
         let parameters = decoder.num_params();
         observer.on_event(&Event::Started {
             done: state.step,
@@ -285,7 +286,7 @@ fn loaders(
             Ordering::Greater => (Cursor::default(), 0),
         };
         let portions = Portions {
-            order: stage.order(config),
+            order: stage.order().clone(),
             start,
             done,
             total_steps: plan.steps,

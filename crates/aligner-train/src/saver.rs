@@ -58,6 +58,7 @@ fn stages_done(plan: &Plan, step: u64) -> Vec<Stage> {
             identity_rows: stage.identity_rows,
             data_fingerprint: stage.data_fingerprint.clone(),
             lr: Some(stage.schedule.peak),
+            sources: stage.sources.clone(),
         }
     });
     stages.filter(|stage| stage.steps > 0).collect()

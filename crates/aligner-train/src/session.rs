@@ -1,7 +1,7 @@
 //! The training loop: from a batch to a better model, a line of metrics, and now and then a checkpoint.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aligner_data::Cursor;
 use aligner_model::weights::named_parameters;
@@ -31,6 +31,24 @@ pub(crate) const MOMENTS: &str = "optimizer.safetensors";
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// Rows are being tokenised; told every two seconds, for what takes so long.
+    Tokenising {
+        /// Rows so far.
+        rows: u64,
+        /// Tokens so far.
+        tokens: u64,
+        /// Time since the beginning.
+        seconds: f64,
+    },
+    /// A file that rows are drawn from by weight; one event for each, before `Started`.
+    Source {
+        /// The file.
+        path: &'a Path,
+        /// Its rows.
+        rows: u64,
+        /// Its share of the rows that are drawn, in 0..1.
+        share: f64,
+    },
     /// The data are read and the first step is about to begin.
     Started {
         /// Steps already done, by the run that is resumed.
@@ -130,7 +148,7 @@ impl Session {
     pub fn run(
         &mut self,
         mut model: TrainedModel,
-        mut train: impl Iterator<Item = StepBatch>,
+        mut train: impl Iterator<Item = Result<StepBatch>>,
         valid: &[StepBatch],
         screen: &mut dyn Screen,
     ) -> (TrainedModel, Result<Outcome>) {
@@ -141,14 +159,21 @@ impl Session {
             return (model, Err(error));
         }
         let ending = loop {
-            let Some(batch) = train.next() else {
-                break Ending::Finished;
+            let asked = Instant::now();
+            let batch = match train.next() {
+                None => break Ending::Finished,
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) => {
+                    let saved = self.save(&model);
+                    return (model, saved.and(Err(error)));
+                }
             };
+            let waited = asked.elapsed();
             if self.interrupter.should_stop() {
                 break Ending::Interrupted;
             }
             let stepped;
-            (model, stepped) = self.step(model, batch, screen);
+            (model, stepped) = self.step(model, batch, waited, screen);
             match stepped.and_then(|()| self.after_step(&model, valid, screen)) {
                 Ok(None) => {}
                 Ok(Some(ending)) => break ending,
@@ -163,6 +188,7 @@ impl Session {
         &mut self,
         model: TrainedModel,
         batch: StepBatch,
+        waited: Duration,
         screen: &mut dyn Screen,
     ) -> (TrainedModel, Result<()>) {
         let started = Instant::now();
@@ -184,6 +210,7 @@ impl Session {
         let record = StepRecord {
             lr: Some(lr),
             grad_norm: Some(output.grad_norm),
+            data_wait_seconds: Some(waited.as_secs_f64()),
             ..self.record(Split::Train, &output, seconds)
         };
         let told = self.tell(&record);
@@ -388,6 +415,7 @@ impl Session {
             target_tokens: output.target_tokens,
             tokens_per_second: output.tokens as f64 / seconds.max(1e-9),
             seconds,
+            data_wait_seconds: None,
             peak_rss_bytes: peak_rss_bytes(),
             text: None,
         }

@@ -1,9 +1,12 @@
 //! From a configuration to the stages of a run and their rows.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aligner_data::{DataError, Dataset, Encoder, Fields, OnBadRow, Order, ReadOptions, Target};
+use aligner_data::{
+    DataError, DataSource, Dataset, Encoder, Fields, LoadOptions, OnBadRow, Order, Progress, ReadOptions,
+    Share, StageSource, Target,
+};
 
 use crate::config::{CopyFrom, TrainConfig, WarmupChoice};
 use crate::error::{Result, TrainError};
@@ -14,35 +17,65 @@ use crate::rows::{Rows, combined};
 const WARMUP_SALT: u64 = 0x7761_726d;
 const IDENTITY_SALT: u64 = 0x6964_656e;
 
-/// How the rows of a run are read.
+/// Training files, and how they are weighted, when they are.
 #[derive(Debug, Clone)]
-pub(crate) struct RowLoader {
-    pub encoder: Encoder,
-    pub options: ReadOptions,
-    pub on_long_row: OnBadRow,
+pub(crate) struct Sources {
+    pub files: Vec<PathBuf>,
+    pub weights: Option<Vec<f64>>,
 }
 
-impl RowLoader {
+impl Sources {
+    /// Files as they are named in a configuration: `FILE:WEIGHT`, or `FILE`.
+    pub fn of(typed: &[PathBuf]) -> Result<Self> {
+        let (files, weights) = DataSource::parse_all(typed)?;
+        Ok(Self { files, weights })
+    }
+
+    /// The files of a setting that knows no weights, because all their rows are passed through alike.
+    pub fn without_weights(key: &'static str, typed: &[PathBuf]) -> Result<Vec<PathBuf>> {
+        match Self::of(typed)? {
+            Self { files, weights: None } => Ok(files),
+            _ => {
+                let reason = "all rows of these files are passed through alike: they have no weights";
+                Err(TrainError::config(key, reason))
+            }
+        }
+    }
+}
+
+/// How the rows of a run are read.
+pub(crate) struct RowLoader<'a> {
+    pub encoder: Encoder,
+    pub options: LoadOptions,
+    /// Is told how far tokenising has come.
+    pub tell: &'a mut dyn FnMut(Progress),
+}
+
+impl RowLoader<'_> {
     /// The rows of some files as they are.
-    pub fn load(&self, files: &[PathBuf]) -> Result<Arc<Dataset>> {
-        let loaded = Dataset::load(files, &self.encoder, &self.options, self.on_long_row);
+    pub fn load(&mut self, files: &[PathBuf]) -> Result<Arc<Dataset>> {
+        let loaded = Dataset::load_with(files, &self.encoder, &self.options, self.tell);
         Ok(loaded.map(Arc::new)?)
     }
 
     /// The rows of some files as rows to be copied.
     ///
     /// A text that does not fit twice is left out, whatever is done with long rows: nobody wrote such a row.
-    fn load_identity(&self, files: &[PathBuf], from: CopyFrom) -> Result<Arc<Dataset>> {
+    fn load_identity(&mut self, files: &[PathBuf], from: CopyFrom) -> Result<Arc<Dataset>> {
         let (target, fields) = match from {
             CopyFrom::Answer => (Target::AnswerUnchanged, Fields::Pair),
             CopyFrom::Correction => (Target::CorrectionUnchanged, Fields::Triple),
         };
         let encoder = self.encoder.clone().with_target(target);
-        let options = ReadOptions {
-            fields,
+        let options = LoadOptions {
+            read: ReadOptions {
+                fields,
+                ..self.options.read.clone()
+            },
+            on_long_row: OnBadRow::Skip,
             ..self.options.clone()
         };
-        let loaded = Dataset::load(files, &encoder, &options, OnBadRow::Skip);
+        let loaded = Dataset::load_with(files, &encoder, &options, self.tell);
         Ok(loaded.map(Arc::new)?)
     }
 }
@@ -53,23 +86,103 @@ pub(crate) struct StageRows {
     pub kind: StageKind,
     pub rows: Rows,
     pub identity_rows: usize,
+    /// Of the rows, and of how they are mixed where they are.
     pub fingerprint: String,
+    pub sources: Vec<StageSource>,
+    order: Order,
 }
 
 impl StageRows {
-    fn new(kind: StageKind, rows: Rows, identity_rows: usize) -> Self {
+    /// Rows to be copied, in an order of all of them.
+    fn warmup(config: &TrainConfig, rows: Rows, sources: Vec<StageSource>) -> Self {
         Self {
-            kind,
-            identity_rows,
+            kind: StageKind::Warmup,
+            identity_rows: rows.len(),
             fingerprint: rows.fingerprint(),
+            sources,
+            order: Order::new(config.seed, rows.len(), config.shuffle),
             rows,
         }
     }
 
-    /// The order in which they are trained on.
-    pub fn order(&self, config: &TrainConfig) -> Order {
-        Order::new(config.seed, self.rows.len(), config.shuffle)
+    /// Corrections, and rows to be copied where there are any. What cannot be mixed is refused here.
+    fn correction(
+        config: &TrainConfig,
+        weights: Option<&[f64]>,
+        train: &Arc<Dataset>,
+        copies: Option<Rows>,
+    ) -> Result<Self> {
+        let TrainConfig { seed, shuffle, .. } = *config;
+        let (mut order, mut fingerprint) = (train.order(seed, shuffle, weights)?, mixed(train, weights));
+        let mut rows = Rows::from(Arc::clone(train));
+        let identity_rows = copies.as_ref().map_or(0, Rows::len);
+        if let Some(copies) = copies {
+            let weights = weights.filter(|weights| weights.len() > 1);
+            let drawn = weights.map(|weights| shares(train, weights, copies.len(), config.identity_share));
+            // With weights the share of the copies decides the order too, beyond how many there are.
+            let share = drawn.as_ref().map(|_| config.identity_share.to_string());
+            let parts = [fingerprint, copies.fingerprint()].into_iter().chain(share);
+            fingerprint = combined(parts);
+            rows = rows.and(copies);
+            order = match drawn {
+                Some(shares) => Order::mixture(seed, &shares, shuffle)?,
+                None => Order::new(seed, rows.len(), shuffle),
+            };
+        }
+        Ok(Self {
+            kind: StageKind::Correction,
+            rows,
+            identity_rows,
+            fingerprint,
+            sources: described(train, weights),
+            order,
+        })
     }
+
+    /// The order in which they are trained on.
+    pub fn order(&self) -> &Order {
+        &self.order
+    }
+}
+
+/// The files of a mixture at their part of what the copies leave, and the copies behind them.
+fn shares(train: &Dataset, weights: &[f64], copies: usize, copied: f64) -> Vec<Share> {
+    let total: f64 = weights.iter().sum();
+    let files = train.sources().zip(weights);
+    let files = files.map(|((_, rows), weight)| Share {
+        rows,
+        weight: (1.0 - copied) * weight / total,
+    });
+    let copies = Share {
+        rows: copies as u64,
+        weight: copied,
+    };
+    files.chain(std::iter::once(copies)).collect()
+}
+
+/// The fingerprint of the rows; of a mixture also of the weights, and of where one source ends and the next begins.
+fn mixed(rows: &Dataset, weights: Option<&[f64]>) -> String {
+    let Some(weights) = weights else {
+        return rows.fingerprint();
+    };
+    let sources = rows.sources().zip(weights);
+    let sources = sources.map(|((_, rows), weight)| format!("{rows} rows at {weight}"));
+    combined(std::iter::once(rows.fingerprint()).chain(sources))
+}
+
+/// The files of a data set with their rows and weights.
+fn described(rows: &Dataset, weights: Option<&[f64]>) -> Vec<StageSource> {
+    let describe = |(index, (path, rows)): (usize, (&Path, u64))| StageSource {
+        // Where it lay is nobody else's business.
+        file: path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned(),
+        rows,
+        weight: weights.and_then(|weights| weights.get(index).copied()),
+    };
+    rows.sources().enumerate().map(describe).collect()
 }
 
 /// The rows of every stage: those of the stages before, and of the correction.
@@ -80,26 +193,31 @@ pub(crate) struct Stages {
 }
 
 impl Stages {
-    /// Reads the rows that `config` adds to the corrections `train`.
-    pub fn load(config: &TrainConfig, train: &Arc<Dataset>, loader: &RowLoader) -> Result<Self> {
+    /// Reads the rows that `config` adds to the corrections `train` of the files `sources`.
+    pub fn load(
+        config: &TrainConfig,
+        sources: &Sources,
+        train: &Arc<Dataset>,
+        loader: &mut RowLoader<'_>,
+    ) -> Result<Self> {
         let mut before = Vec::new();
         if config.warmup.is_on() {
-            let rows = warmup_rows(config, train.len(), loader).map_err(no_rows("warmup"))?;
-            let count = rows.len();
-            before.push(StageRows::new(StageKind::Warmup, rows, count));
+            let (rows, files) =
+                warmup_rows(config, &sources.files, train.len(), loader).map_err(no_rows("warmup"))?;
+            before.push(StageRows::warmup(config, rows, files));
         }
-        let mut rows = Rows::from(Arc::clone(train));
         let identity_rows = identity_rows(config.identity_share, train.len());
-        if identity_rows > 0 {
+        let copies = if identity_rows > 0 {
             let copies = loader
-                .load_identity(&config.data, CopyFrom::Correction)
+                .load_identity(&sources.files, CopyFrom::Correction)
                 .map_err(no_rows("identity_share"))?;
-            rows = rows.and(Rows::chosen(copies, identity_rows, config.seed ^ IDENTITY_SALT));
-        }
-        let identity_rows = rows.len() - train.len();
+            Some(Rows::chosen(copies, identity_rows, config.seed ^ IDENTITY_SALT))
+        } else {
+            None
+        };
         Ok(Self {
             before,
-            last: StageRows::new(StageKind::Correction, rows, identity_rows),
+            last: StageRows::correction(config, sources.weights.as_deref(), train, copies)?,
         })
     }
 
@@ -129,6 +247,7 @@ impl Stages {
             StagePlan {
                 identity_rows: stage.identity_rows as u64,
                 data_fingerprint: stage.fingerprint.clone(),
+                sources: stage.sources.clone(),
                 ..StagePlan::new(stage.kind, rows, length, config, lr)
             }
         };
@@ -136,16 +255,26 @@ impl Stages {
     }
 }
 
-fn warmup_rows(config: &TrainConfig, train_rows: usize, loader: &RowLoader) -> Result<Rows> {
+/// The rows of the warm-up, and the files they are of.
+fn warmup_rows(
+    config: &TrainConfig,
+    train_files: &[PathBuf],
+    train_rows: usize,
+    loader: &mut RowLoader<'_>,
+) -> Result<(Rows, Vec<StageSource>)> {
     let WarmupChoice {
         data, share, from, ..
     } = &config.warmup;
     if !data.is_empty() {
-        return Ok(loader.load_identity(data, *from)?.into());
+        let files = Sources::without_weights("warmup.data", data)?;
+        let copies = loader.load_identity(&files, *from)?;
+        let sources = described(&copies, None);
+        return Ok((copies.into(), sources));
     }
-    let copies = loader.load_identity(&config.data, *from)?;
+    let copies = loader.load_identity(train_files, *from)?;
+    let sources = described(&copies, None);
     let count = (share.unwrap_or(0.0) * train_rows as f64).round().max(1.0) as usize;
-    Ok(Rows::chosen(copies, count, config.seed ^ WARMUP_SALT))
+    Ok((Rows::chosen(copies, count, config.seed ^ WARMUP_SALT), sources))
 }
 
 /// How long the warm-up is: one pass unless something else is asked for. A run that is given in steps is not to spend more

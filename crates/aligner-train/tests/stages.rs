@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aligner_data::{
-    AlignerManifest, Dataset, Encoder, OnBadRow, PromptTemplate, ReadOptions, Stage, Target, Tokenizer,
+    AlignerManifest, Dataset, Encoder, LoadOptions, PromptTemplate, Stage, Target, Tokenizer,
 };
 use aligner_train::{
     BestBy, CopyFrom, Ending, Rows, RunDir, RunOptions, SampleRecord, Split, StageKind, TrainConfig,
@@ -256,33 +256,40 @@ fn chosen_rows_are_distinct_and_repeat_what_their_prompt_says() {
     let encoder = Encoder::new(tokenizer.clone(), PromptTemplate::default(), 256);
     let load = |target| {
         let encoder = encoder.clone().with_target(target);
-        let options = ReadOptions::default();
-        Arc::new(Dataset::load(&[lab.path("train.jsonl")], &encoder, &options, OnBadRow::Stop).unwrap())
+        let options = LoadOptions::default();
+        Arc::new(Dataset::load(&[lab.path("train.jsonl")], &encoder, &options).unwrap())
     };
     let copies = load(Target::AnswerUnchanged);
     let rows_of = |seed| {
         let rows = Rows::chosen(Arc::clone(&copies), 40, seed);
-        let row = |index| rows.example(index).ids.to_vec();
+        let row = |index| rows.example(index).unwrap().ids.to_vec();
         (0..rows.len()).map(row).collect::<Vec<_>>()
     };
     assert_eq!((rows_of(7), rows_of(7).len()), (rows_of(7), 40));
     assert_ne!(rows_of(7), rows_of(8));
     // No row twice: as many different ones as a choice of all rows of the same kind has.
-    let all: HashSet<Vec<u32>> = (0..100).map(|row| copies.example(row).ids.to_vec()).collect();
+    let all: HashSet<Vec<u32>> = (0..100)
+        .map(|row| copies.example(row).unwrap().ids.to_vec())
+        .collect();
     let everything: HashSet<Vec<u32>> = {
         let rows = Rows::chosen(Arc::clone(&copies), 1_000, 7);
         assert_eq!(rows.len(), 100);
-        (0..100).map(|row| rows.example(row).ids.to_vec()).collect()
+        (0..100)
+            .map(|row| rows.example(row).unwrap().ids.to_vec())
+            .collect()
     };
     assert_eq!(everything, all);
     let corrections = load(Target::Correction);
     let both = Rows::from(Arc::clone(&corrections)).and(Rows::chosen(Arc::clone(&copies), 2, 7));
     assert_eq!(both.len(), 102);
-    assert_eq!(both.example(99).ids, corrections.example(99).ids);
-    assert_eq!(both.example(101).ids, rows_of(7)[1]);
-    assert!(both.example(102).ids.is_empty());
+    assert_eq!(
+        both.example(99).unwrap().ids,
+        corrections.example(99).unwrap().ids
+    );
+    assert_eq!(both.example(101).unwrap().ids, rows_of(7)[1]);
+    assert!(both.example(102).unwrap().ids.is_empty());
     for index in 0..2 {
-        let example = both.example(100 + index);
+        let example = both.example(100 + index).unwrap();
         let (prompt, target) = example.ids.split_at(example.prompt_len);
         let (prompt, target) = (
             tokenizer.decode(prompt).unwrap(),

@@ -320,6 +320,19 @@ impl Lines {
             return;
         }
         match event {
+            Event::Tokenising {
+                rows,
+                tokens,
+                seconds,
+            } => say(format!(
+                "tokenising: {rows} rows, {tokens} tokens, {:.0} rows/s",
+                *rows as f64 / seconds
+            )),
+            Event::Source { path, rows, share } => say(format!(
+                "{}: {rows} rows, {:.1} % of those that are drawn",
+                path.display(),
+                100.0 * share
+            )),
             Event::Started {
                 done,
                 total_steps,

@@ -42,6 +42,15 @@ impl SkipLog {
         &self.first_bad
     }
 
+    pub(crate) fn of(unsuitable: u64, bad: u64, first: Vec<RowError>, first_bad: Vec<RowError>) -> Self {
+        Self {
+            count: unsuitable + bad,
+            unsuitable,
+            first,
+            first_bad,
+        }
+    }
+
     pub(crate) fn push(&mut self, error: RowError) {
         if self.first_bad.len() < Self::REMEMBERED {
             self.first_bad.push(error.clone());

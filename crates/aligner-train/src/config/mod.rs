@@ -19,7 +19,8 @@ use crate::schedule::ScheduleKind;
 pub struct TrainConfig {
     /// Model directory to start from.
     pub model: PathBuf,
-    /// Training rows: files of question, answer, correction.
+    /// Training rows: files of question, answer, correction. `rows.jsonl:0.7` draws that share of the rows from the file
+    /// (see `aligner_data::DataSource`); all files have a weight, or none.
     pub data: Vec<PathBuf>,
     /// Validation rows; none: no validation.
     pub valid: Vec<PathBuf>,
