@@ -285,8 +285,21 @@ fn published_rows_are_read_by_every_command_and_converted() {
     let score = |file: &str| lab.ok(&format!("score --model base --template edit --input {file}"));
     assert_eq!(score("hh.jsonl --format hh-rlhf"), score("qac.jsonl.gz"));
     assert_eq!(score("hh.jsonl"), score("qac.jsonl.gz"));
-    lab.ok("data show hh.jsonl --row 1 --model base");
+    // Rows are counted as they lie in the file, those that are left out too.
+    assert!(lab.ok("data show hh.jsonl --row 2 --model base").contains("has"));
+    assert!(
+        lab.fails(2, "data show hh.jsonl --row 1 --model base")
+            .contains("differ before")
+    );
+    assert!(
+        lab.fails(2, "data show hh.jsonl --row 3 --model base")
+            .contains("no row 3")
+    );
     lab.ok("data check qac.jsonl.gz");
+    assert!(
+        lab.ok("data check hh.jsonl --format hh-rlhf")
+            .contains("left out, without a pair  1")
+    );
     lab.ok("train --model base --data hh.jsonl --format hh-rlhf --out run --steps 1 --no-dashboard");
     let config = std::fs::read_to_string(lab.path("run/run.toml")).unwrap();
     assert!(config.contains("format = \"hh-rlhf\""), "{config}");

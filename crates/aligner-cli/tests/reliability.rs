@@ -203,8 +203,13 @@ fn a_write_that_fails_anywhere_is_an_error_and_the_run_goes_on() {
     lab.ok(&format!("{TRAIN} --out whole"));
     // Checkpoints are larger than the lines: with the small limit none is due before a line is too much.
     let late = TRAIN.replace("--save-every 3", "--save-every 9");
-    for (kilobytes, train, what) in [(1, &late[..], "metrics.jsonl"), (40, TRAIN, "model.safetensors")] {
-        let out = format!("limited-{kilobytes}");
+    let unsampled = format!("{late} --eval-sample 0");
+    for (kilobytes, train, what) in [
+        (1, &unsampled[..], "metrics.jsonl"),
+        (1, &late[..], "samples.jsonl"),
+        (40, TRAIN, "model.safetensors"),
+    ] {
+        let out = format!("limited-{what}");
         let output = bash(
             &lab,
             &format!(
@@ -230,7 +235,8 @@ fn event_files_that_cannot_be_written_are_a_warning() {
     let said = text(&output.stderr);
     assert!(output.status.success(), "{said}");
     assert_eq!(said.matches("for TensorBoard").count(), 1, "{said}");
-    assert_eq!(recorded(&lab.path("run")), 18);
+    // Three steps of copying and sixteen of correcting; before them, between and behind them a validation.
+    assert_eq!(recorded(&lab.path("run")), 22);
 }
 
 #[test]
@@ -334,7 +340,7 @@ fn damaged_metrics_cost_no_more_than_the_damaged_lines() {
         (
             |bytes| bytes.truncate(300),
             "is shorter than the checkpoint says",
-            8,
+            9,
         ),
         (
             |bytes| bytes.splice(0..0, *b"garbage\n").for_each(drop),
@@ -392,4 +398,24 @@ fn damaged_checkpoints_are_named_and_the_run_can_begin_anew() {
     std::fs::remove_dir_all(&checkpoints).unwrap();
     lab.ok("train --resume --out run");
     assert!(ending(&lab, "run") == ending(&lab, "whole"));
+}
+
+#[test]
+fn rows_that_can_be_read_only_once_are_trained_on_where_nothing_reads_them_again() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --warmup-share 0 --eval-sample 0 --out whole"));
+    let train = TRAIN
+        .replace("train.jsonl", "<(cat train.jsonl)")
+        .replace("few.jsonl", "<(cat few.jsonl)");
+    for (flags, status, said) in [
+        ("", 2, "warmup.share: reads the rows of /dev/fd/"),
+        ("--warmup-share 0", 2, "eval_sample: reads the rows of /dev/fd/"),
+        ("--warmup-share 0 --eval-sample 0", 0, ""),
+    ] {
+        let output = bash(&lab, &format!("$ALIGNER {train} {flags} --out piped"));
+        let errors = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{errors}");
+        assert!(errors.contains(said), "{errors}");
+    }
+    assert!(ending(&lab, "piped") == ending(&lab, "whole"));
 }

@@ -188,8 +188,16 @@ fn curves_do_not_double_when_a_run_is_killed_and_resumed() {
     lab.ok("train --resume --out run");
     let metrics = recorded(&run);
     let steps: Vec<u64> = metrics["train/loss"].iter().map(|point| point.0).collect();
-    assert_eq!(steps, (1..=16).collect::<Vec<_>>());
-    assert!(metrics.contains_key("valid/loss") && metrics.contains_key("train/grad_norm"));
+    // Three steps of copying, then sixteen.
+    assert_eq!(steps, (1..=19).collect::<Vec<_>>());
+    for number in [
+        "valid/loss",
+        "valid/exact_match",
+        "train/grad_norm",
+        "train/data_wait_seconds",
+    ] {
+        assert!(metrics.contains_key(number), "{number}");
+    }
     let (curves, files) = watched(&run.join("tensorboard"));
     assert_eq!(files, 3);
     assert_eq!(curves, metrics);
@@ -230,7 +238,13 @@ fn a_run_ends_with_a_page_and_can_be_drawn_again() {
     );
     assert!(text(&output.stderr).contains("report: runs/first/report.html"));
     let page = std::fs::read_to_string(lab.path("runs/first/report.html")).unwrap();
-    assert!(page.contains("Finished after 16 steps") && page.contains("micro_batch = 8"));
+    assert!(page.contains("Finished after 19 steps") && page.contains("micro_batch = 8"));
+    // The stages in the manifest, their files, and what was written at the end.
+    assert!(
+        page.contains("<td>warmup</td>")
+            && page.contains("train.jsonl (120 rows)")
+            && page.contains("<article>")
+    );
     assert_eq!(lab.ok("report --out page.html"), "page.html\n", "the latest run");
     assert_eq!(
         std::fs::read_to_string(lab.path("page.html")).unwrap().len(),

@@ -438,3 +438,42 @@ fn no_row_left_is_an_error_and_nothing_is_kept() {
     assert!(error.to_string().contains("1 rows were left out"), "{error}");
     assert_eq!(lab.entries().len(), 0);
 }
+
+#[test]
+fn rows_that_are_left_out_are_told_from_the_cache_as_when_they_were_read() {
+    let lab = Lab::new();
+    let transcript = |question: &str, reply: &str| format!("\n\nHuman: {question}\n\nAssistant: {reply}");
+    let row = |asked: &str, other: &str| {
+        serde_json::json!({"chosen": transcript(asked, "b"), "rejected": transcript(other, "a")}).to_string()
+    };
+    let mut lines = vec![row("Is it so?", "Is it so?")];
+    lines.extend((0..150).map(|_| row("Is it so?", "Something else?")));
+    lines.push(r#"{"chosen": 3}"#.into());
+    let file = lab.dir.join("hh.jsonl");
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let mut options = lab.cached();
+    options.read.on_bad_row = OnBadRow::Skip;
+    let files = [file];
+    let read = lab.load(&files, &options);
+    let skipped = read.skipped();
+    assert_eq!((read.len(), skipped.unsuitable(), skipped.bad()), (1, 150, 1));
+    assert_eq!((skipped.first().len(), skipped.first_bad()[0].row), (100, 151));
+    assert_eq!(lab.load(&files, &options).skipped(), skipped);
+}
+
+#[test]
+fn a_zipped_file_is_known_by_the_ending_that_says_how_it_is_read() {
+    let lab = Lab::new();
+    // Good as CSV and as TSV, with other columns.
+    let text = "question,answer,correction,x\tquestion\tanswer\tcorrection\nq,a,c,x\tWhy?\tSo.\tBecause.\n";
+    let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut zip, text.as_bytes()).unwrap();
+    let zipped = zip.finish().unwrap();
+    let fingerprint = |name: &str| {
+        let file = lab.dir.join(name);
+        std::fs::write(&file, &zipped).unwrap();
+        lab.load(&[file], &lab.cached()).fingerprint()
+    };
+    assert_ne!(fingerprint("rows.csv.gz"), fingerprint("rows.tsv.gz"));
+    assert_eq!(lab.entries().len(), 2);
+}

@@ -30,6 +30,7 @@ use crate::records::Records;
 use crate::run_dir::{RunDir, RunLock};
 use crate::saver::{ModelSaver, lineage};
 use crate::session::{Event, MOMENTS, Observer, Outcome, Session};
+use crate::stages::check_rereadable;
 use crate::strategy::LanguageModelStrategy;
 use crate::trainee::{Form, Start, Trainee};
 
@@ -78,6 +79,9 @@ pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcom
     let start = Start::of(config)?;
     let materials = Materials::load(config, &start, &mut options.observer)?;
     warn_of_other_template(config, &materials)?;
+    if options.evaluator.is_some() && config.eval_sample > 0 {
+        check_rereadable("eval_sample", &config.valid)?;
+    }
     run.write_config(config)?;
     launch_run(config.clone(), run, lock, (start, materials), None, options)
 }

@@ -43,6 +43,20 @@ impl Sources {
     }
 }
 
+/// Refuses files that are read once more and give their rows only once.
+pub(crate) fn check_rereadable(key: &'static str, files: &[PathBuf]) -> Result<()> {
+    match files.iter().find(|file| !file.is_file()) {
+        None => Ok(()),
+        Some(pipe) => {
+            let reason = format!(
+                "reads the rows of {} once more, which gives them only once: write them to a file, or go without (0)",
+                pipe.display()
+            );
+            Err(TrainError::config(key, reason))
+        }
+    }
+}
+
 /// How the rows of a run are read.
 pub(crate) struct RowLoader<'a> {
     pub encoder: Encoder,
@@ -208,6 +222,7 @@ impl Stages {
         }
         let identity_rows = identity_rows(config.identity_share, train.len());
         let copies = if identity_rows > 0 {
+            check_rereadable("identity_share", &sources.files)?;
             let copies = loader
                 .load_identity(&sources.files, CopyFrom::Correction)
                 .map_err(no_rows("identity_share"))?;
@@ -271,6 +286,7 @@ fn warmup_rows(
         let sources = described(&copies, None);
         return Ok((copies.into(), sources));
     }
+    check_rereadable("warmup.share", train_files)?;
     let copies = loader.load_identity(train_files, *from)?;
     let sources = described(&copies, None);
     let count = (share.unwrap_or(0.0) * train_rows as f64).round().max(1.0) as usize;

@@ -145,6 +145,24 @@ fn a_killed_run_goes_back_across_the_boundary_and_comes_to_the_same_end() {
 }
 
 #[test]
+fn samples_that_a_crash_damaged_are_repaired() {
+    let lab = Lab::new();
+    let writer = Writer::default();
+    let config = config(&lab, "run");
+    fine_tune(&config, writer.watching(stopped_after(7))).unwrap();
+    let file = RunDir::new(&config.out).samples();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let second = 1 + bytes.iter().position(|&byte| byte == b'\n').unwrap();
+    bytes.splice(second..second, b"\0\0 garbage\n".iter().copied());
+    std::fs::write(&file, &bytes).unwrap();
+    let rest = resume(&config.out, writer.options()).unwrap();
+    let steps: Vec<u64> = samples(&rest.run).iter().map(|sample| sample.step).collect();
+    assert_eq!(steps, [0, 3, 6, 12, 18].map(|step| [step; 4]).concat());
+    let aside = file.with_file_name("samples.damaged.jsonl");
+    assert_eq!(std::fs::read(aside).unwrap(), bytes);
+}
+
+#[test]
 fn a_run_of_two_stages_is_two_runs_one_after_the_other() {
     let lab = Lab::new();
     let train = std::fs::read_to_string(lab.path("train.jsonl")).unwrap();

@@ -180,8 +180,23 @@ fn plain(value: &Value) -> String {
             Some(whole) => grouped(whole),
             None => number.to_string(),
         },
+        Value::Array(sources) if sources.iter().all(|source| source.get("file").is_some()) => {
+            let sources: Vec<String> = sources.iter().map(source).collect();
+            shortened(&sources.join(", "), 200).0.to_string()
+        }
         other => shortened(&other.to_string(), 80).0.to_string(),
     }
+}
+
+/// A file of a stage's rows.
+fn source(value: &Value) -> String {
+    let field = |key: &str| value.get(key).map(plain);
+    let weight = field("weight").map_or_else(String::new, |weight| format!(", weight {weight}"));
+    format!(
+        "{} ({} rows{weight})",
+        field("file").unwrap_or_default(),
+        field("rows").unwrap_or_default()
+    )
 }
 
 /// `run.toml`, as it is.
