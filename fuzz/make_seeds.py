@@ -69,5 +69,19 @@ row = json.dumps(dict(question="2 + 2?", answer="5 \\ {}", correction="4 \U0001f
 chat = json.dumps(dict(prompt=[dict(role="user", content="hi")], answer="a", correction="b"))
 seed("rows", "lines", f"{row}\n\n{row}\n{chat}\n")
 seed("rows", "array", f"\ufeff[{row},\n {row}]")
+transcript = "\n\nHuman: q\n\nAssistant:"
+chosen = [dict(role="user", content="q"), {"from": "gpt", "value": "c"}]
+for name, published in dict(
+    hh=dict(chosen=f"{transcript} c", rejected=f"{transcript} a"),
+    safe=dict(prompt="q", response_0="a", response_1="c", safer_response_id=1),
+    preference=dict(prompt="q", chosen=chosen, rejected=chosen[:1] + [dict(role="assistant", content="a")]),
+    alpaca=dict(instruction="q", input="", output="a", correction="c", system="s"),
+    chat=dict(conversations=chosen, correction="c"),
+    stream=dict(question="q", prefix="a.", last="b.", correction="c."),
+).items():
+    seed("rows", name, json.dumps(published))
+seed("rows", "beavertails", "\n".join(
+    json.dumps(dict(prompt="q", response=answer, is_safe=answer == "c")) for answer in "acb"))
+seed("rows", "csv", 'question,answer,correction\nq,"a ""b""\n",c\n')
 seed("rows", "gzip", gzip.compress(f"{row}\n{row}\n".encode(), mtime=0))
 seed("template", "plain", "USER: {question} {{}} | {answer} ASSISTANT:")

@@ -2,11 +2,11 @@
 
 use std::path::PathBuf;
 
-use aligner_data::{Columns, OnBadRow, PromptTemplate};
+use aligner_data::{CheckOptions, Columns, FailOn, Format, OnBadRow, Prefer, PromptTemplate};
 use aligner_infer::SamplingParams;
 use aligner_infer::export::{ExportDtype, ExportFormat};
 use aligner_model::DeviceSpec;
-use aligner_train::{RowPolicy, ScheduleKind};
+use aligner_train::{BestBy, CopyFrom, RowPolicy, ScheduleKind};
 use clap::{Args, Parser, Subcommand};
 
 use crate::error::{CliError, Result};
@@ -34,6 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// Train a model on question/answer/correction rows; with no arguments, a tiny one on a generated task.
     Train(Box<TrainArgs>),
+    /// Draw a run as a page: losses, rates, what the model does to answers.
+    Report(ReportArgs),
     /// Correct one answer, or a file of them.
     Correct(CorrectArgs),
     /// Print the log-probability of each row's correction.
@@ -53,10 +55,12 @@ pub enum Command {
 /// The commands on data.
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
-    /// Report counts, duplicates, lengths, and rows that cannot be used; fails when there are such rows.
+    /// Report duplicates, leaks, benchmark overlap, refusals, length bias and rows that cannot be used.
     Check(CheckArgs),
     /// Show a row's tokens and which of them carry loss.
     Show(ShowArgs),
+    /// Write rows of any format as question/answer/correction rows.
+    Convert(ConvertArgs),
 }
 
 /// Arguments of `train`; what is not given comes from `--config` or has its default.
@@ -65,8 +69,8 @@ pub struct TrainArgs {
     /// Model directory to start from (Hugging Face layout), or org/name or org/name@revision of the Hub.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
-    /// Training rows; may be given several times.
-    #[arg(long, value_name = "FILE")]
+    /// Training rows; may be given several times. With FILE:WEIGHT for each, that share of the rows is drawn from it.
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub data: Vec<PathBuf>,
     /// Validation rows; may be given several times.
     #[arg(long, value_name = "FILE")]
@@ -95,7 +99,7 @@ pub struct TrainArgs {
     /// Shape of the learning rate: cosine (the default), linear, constant.
     #[arg(long, value_name = "SHAPE")]
     pub schedule: Option<ScheduleKind>,
-    /// Share of the steps over which the rate rises (default: 0.03).
+    /// Share of each stage's steps over which the learning rate rises (default: 0.03); copying first is --warmup-share.
     #[arg(long, value_name = "SHARE")]
     pub warmup_ratio: Option<f64>,
     /// Decoupled weight decay (default: 0).
@@ -116,6 +120,9 @@ pub struct TrainArgs {
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP")]
     pub columns: Option<String>,
+    /// What the rows are: qac, hh-rlhf, alpaca, … (default: told by their columns).
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<Format>,
     /// Seed of the order of the rows (default: 42).
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
@@ -131,9 +138,39 @@ pub struct TrainArgs {
     /// Steps between validations; 0: only before and after (default: 0).
     #[arg(long, value_name = "N")]
     pub eval_every: Option<u64>,
-    /// Stop after this many validations without a gain; 0: never (default: 0).
+    /// Stop after this many validations of the correction stage without a gain; 0: never (default: 0).
     #[arg(long, value_name = "N")]
     pub patience: Option<u64>,
+    /// Validation rows that are corrected at each validation, beside the loss; 0: none (default: 64).
+    #[arg(long, value_name = "ROWS")]
+    pub eval_sample: Option<usize>,
+    /// What makes a model the best: loss (the default) or exact_match, the sample's corrections that are the reference.
+    #[arg(long, value_name = "MEASURE")]
+    pub best_by: Option<BestBy>,
+    /// Learn to copy first: share of the training rows that become answer → answer before the correction stage (default:
+    /// 0.2, and 0 for a model that is an Aligner already); the rise of the learning rate is --warmup-ratio.
+    #[arg(long, value_name = "SHARE", conflicts_with = "warmup_data")]
+    pub warmup_share: Option<f64>,
+    /// Learn to copy from these rows instead; with --warmup-from answer their corrections are not read. May be given
+    /// several times.
+    #[arg(long, value_name = "FILE")]
+    pub warmup_data: Vec<PathBuf>,
+    /// The text that is copied: answer (the default), or correction, which then stands in the answer's place.
+    #[arg(long, value_name = "TEXT")]
+    pub warmup_from: Option<CopyFrom>,
+    /// Passes over the rows to copy (default: 1; with --steps at most --warmup-share of so many steps).
+    #[arg(long, value_name = "N", conflicts_with = "warmup_steps")]
+    pub warmup_epochs: Option<u64>,
+    /// Optimizer steps of copying, instead of passes.
+    #[arg(long, value_name = "N")]
+    pub warmup_steps: Option<u64>,
+    /// Highest learning rate of copying (default: that of --lr).
+    #[arg(long, value_name = "RATE")]
+    pub warmup_lr: Option<f64>,
+    /// Share of the correction stage's rows that are added from corrections: correction → correction, so that what is right
+    /// is left alone (default: 0, at most 0.5).
+    #[arg(long, value_name = "SHARE")]
+    pub identity_share: Option<f64>,
     /// cpu (the default), cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<DeviceSpec>,
@@ -164,6 +201,23 @@ pub struct TrainArgs {
     /// Print plain lines even on a terminal.
     #[arg(long)]
     pub no_dashboard: bool,
+    /// Write no event files for TensorBoard (else: RUN/tensorboard).
+    #[arg(long)]
+    pub no_tensorboard: bool,
+    /// Write no report.html at the end of the run; `aligner report` writes it at any time.
+    #[arg(long)]
+    pub no_report: bool,
+}
+
+/// Arguments of `report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Run directory; the run may be going on (default: the latest run).
+    #[arg(value_name = "RUN")]
+    pub run: Option<PathBuf>,
+    /// Page to write (default: report.html in the run directory).
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// Which model, and how it is run.
@@ -189,6 +243,9 @@ pub struct RowArgs {
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP", default_value = "")]
     pub columns: Columns,
+    /// What the rows are: qac, hh-rlhf, alpaca, … (default: told by their columns).
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<Format>,
     /// Rows that cannot be read: stop or skip.
     #[arg(long, value_name = "POLICY", default_value = "stop")]
     pub on_bad_row: RowPolicy,
@@ -230,7 +287,7 @@ pub struct CorrectArgs {
     /// Print the correction as changes of the answer.
     #[arg(long, conflicts_with = "input")]
     pub diff: bool,
-    /// Rows with question and answer (JSON array or lines, plain or gzipped).
+    /// Rows with question and answer (JSON, CSV or Parquet).
     #[arg(long, value_name = "FILE", conflicts_with = "question")]
     pub input: Option<PathBuf>,
     /// Where the corrected rows go, one JSON object a line; continued when it exists (default: stdout).
@@ -342,9 +399,24 @@ pub struct ExportArgs {
 /// Arguments of `data check`.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The file.
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    /// The files; they are reported on together.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Validation rows, to be compared with FILE: what they share leaks; may be given several times.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub valid: Vec<PathBuf>,
+    /// Benchmark, to be compared with FILE: rows, JSON or lines of text; may be given several times.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub benchmark: Vec<PathBuf>,
+    /// Words in a row that overlap with a benchmark.
+    #[arg(long, value_name = "WORDS", default_value_t = CheckOptions::NGRAM, value_parser = at_least_one)]
+    pub ngram: usize,
+    /// From which similarity on (0 to 1) questions and rows are near-duplicates.
+    #[arg(long, value_name = "SHARE", default_value_t = CheckOptions::NEAR_THRESHOLD, value_parser = share)]
+    pub near: f64,
+    /// Examples of each finding.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub examples: usize,
     /// Count tokens with the tokenizer of this model (a directory, or org/name of the Hub); characters without.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
@@ -354,12 +426,35 @@ pub struct CheckArgs {
     /// Longest prompt and correction together, in tokens.
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     pub max_length: usize,
+    /// Rows that would go through the model at once, for the forecast of padding.
+    #[arg(long, value_name = "ROWS", default_value_t = 4, value_parser = at_least_one)]
+    pub micro_batch: usize,
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP", default_value = "")]
     pub columns: Columns,
+    /// What the rows are: qac, hh-rlhf, alpaca, … (default: told by their columns).
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<Format>,
+    /// Exit with 1 on findings of this level: warning, error or never.
+    #[arg(long, value_name = "LEVEL", default_value = "error")]
+    pub fail_on: FailOn,
     /// Print the report as JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+fn at_least_one(typed: &str) -> Result<usize, String> {
+    match typed.parse() {
+        Ok(number) if number >= 1 => Ok(number),
+        _ => Err("is not a number of 1 or more".into()),
+    }
+}
+
+fn share(typed: &str) -> Result<f64, String> {
+    match typed.parse() {
+        Ok(share) if share > 0.0 && share <= 1.0 => Ok(share),
+        _ => Err("is not above 0 and at most 1".into()),
+    }
 }
 
 /// Arguments of `data show`.
@@ -380,6 +475,32 @@ pub struct ShowArgs {
     /// Column mapping: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP", default_value = "")]
     pub columns: Columns,
+    /// What the rows are: qac, hh-rlhf, alpaca, … (default: told by their columns).
+    #[arg(long, value_name = "NAME")]
+    pub format: Option<Format>,
+}
+
+/// Arguments of `data convert`.
+#[derive(Debug, Args)]
+pub struct ConvertArgs {
+    /// The files; each may be of another format.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// File to write: JSON lines, gzipped when it ends in .gz.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// How rows are read.
+    #[command(flatten)]
+    pub rows: RowArgs,
+    /// PKU-SafeRLHF: the correction is the response that was called safer, or better.
+    #[arg(long, value_name = "WHICH", default_value = "safer")]
+    pub prefer: Prefer,
+    /// Give rows without a correction their answer as one, for a warm-up on identity.
+    #[arg(long)]
+    pub identity: bool,
+    /// Replace --out.
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// A template as it is typed: the name of a built-in one, or a file with its text.

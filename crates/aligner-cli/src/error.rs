@@ -1,11 +1,14 @@
 //! Errors of the command line and their exit status.
 
+use std::error::Error;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use aligner_data::DataError;
 use aligner_hub::HubError;
 use aligner_infer::InferError;
 use aligner_model::ModelError;
+use aligner_report::ReportError;
 use aligner_train::TrainError;
 
 /// The result of a command.
@@ -35,6 +38,9 @@ pub enum CliError {
     /// Training failed.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// A report could not be made.
+    #[error(transparent)]
+    Report(#[from] ReportError),
     /// A model could not be had from the Hub.
     #[error("{source} (there is no {typed} on this machine)")]
     Hub {
@@ -54,11 +60,19 @@ impl CliError {
                 source,
                 HubError::Name { .. } | HubError::NotFound { .. } | HubError::Environment { .. }
             ),
+            Self::Report(error) => matches!(error, ReportError::NoRun(_)),
             Self::Failed(_) | Self::ClosedPipe => false,
             Self::Data(error)
             | Self::Infer(InferError::Data(error))
             | Self::Train(TrainError::Data(error)) => {
-                matches!(error, DataError::Template { .. } | DataError::Columns { .. })
+                matches!(
+                    error,
+                    DataError::Template { .. }
+                        | DataError::Columns { .. }
+                        | DataError::UnknownFormat { .. }
+                        | DataError::Prefer(_)
+                        | DataError::Exists(_)
+                )
             }
             Self::Model(error)
             | Self::Infer(InferError::Model(error))
@@ -83,6 +97,35 @@ impl CliError {
         if asked_wrongly { 2 } else { 1 }
     }
 
+    /// What to do about an error of the file system, whichever file it was.
+    pub fn advice(&self) -> Option<&'static str> {
+        use ErrorKind::{FileTooLarge, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match self.io_kind()? {
+            StorageFull | QuotaExceeded => {
+                Some("free some space and try again; nothing that was complete is lost")
+            }
+            FileTooLarge => {
+                Some("this user or file system takes no larger files (`ulimit -f` shows the limit)")
+            }
+            ReadOnlyFilesystem | PermissionDenied => {
+                Some("it must be readable and writable for this user; or name another place")
+            }
+            _ => None,
+        }
+    }
+
+    /// What the operating system said, where it is at the bottom of the error.
+    fn io_kind(&self) -> Option<ErrorKind> {
+        let mut cause: Option<&dyn Error> = Some(self);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                return Some(io.kind());
+            }
+            cause = error.source();
+        }
+        None
+    }
+
     /// An error of reading or writing a file.
     pub fn io(action: &str, path: &Path) -> impl FnOnce(std::io::Error) -> Self {
         let what = format!("cannot {action} {}", path.display());
@@ -92,7 +135,7 @@ impl CliError {
 
 /// Writing to stdout.
 pub fn stdout_error(error: std::io::Error) -> CliError {
-    if error.kind() == std::io::ErrorKind::BrokenPipe {
+    if error.kind() == ErrorKind::BrokenPipe {
         CliError::ClosedPipe
     } else {
         CliError::Failed(format!("cannot write to stdout: {error}"))

@@ -7,6 +7,7 @@ mod allocator;
 mod args;
 mod commands;
 mod error;
+mod evaluator;
 mod hub;
 mod runs;
 mod terminal;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
     terminal::log_to_stderr(cli.verbose);
     let done = match cli.command {
         Command::Train(args) => commands::train::run(&args),
+        Command::Report(args) => commands::report::run(&args),
         Command::Correct(args) => commands::correct::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Import(args) => commands::import::run(&args),
@@ -33,6 +35,9 @@ fn main() -> ExitCode {
         Command::Data {
             command: DataCommand::Show(args),
         } => commands::data::show(&args),
+        Command::Data {
+            command: DataCommand::Convert(args),
+        } => commands::convert::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -40,6 +45,9 @@ fn main() -> ExitCode {
         Err(CliError::ClosedPipe) => ExitCode::SUCCESS,
         Err(error) => {
             terminal::say_error(&error);
+            if let Some(advice) = error.advice() {
+                terminal::say(advice);
+            }
             ExitCode::from(error.status())
         }
     }

@@ -45,8 +45,8 @@ pub fn remember(run: &Path) {
 pub fn latest() -> Result<PathBuf> {
     let note = Path::new(RUNS).join(LATEST);
     match std::fs::read_to_string(&note) {
-        Ok(path) => Ok(PathBuf::from(path.trim())),
-        Err(_) => Err(CliError::Usage(
+        Ok(path) if !path.trim().is_empty() => Ok(PathBuf::from(path.trim())),
+        _ => Err(CliError::Usage(
             "there is no run here yet: name a model with --model, or make one with `aligner train`".into(),
         )),
     }

@@ -2,123 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+mod lab;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use aligner_data::PromptTemplate;
-use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
-use aligner_model::{CausalDecoder, DeviceSpec, LlamaShape, ModelConfig, save_dir};
+use lab::{Lab, TRAIN, lines, losses, text};
 use serde_json::Value;
-
-/// A folder with a tiny model and rows.
-struct Lab {
-    dir: tempfile::TempDir,
-}
-
-impl Lab {
-    fn new() -> Self {
-        let lab = Self {
-            dir: tempfile::tempdir().unwrap(),
-        };
-        let task = CorrectionTask::new(5);
-        let train = task.train(120);
-        let base = lab.path("base");
-        let tokenizer = train_tokenizer(&train, &PromptTemplate::default(), 320, &base).unwrap();
-        let shape = LlamaShape {
-            vocab_size: tokenizer.vocab_size(),
-            hidden_size: 32,
-            intermediate_size: 48,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            max_positions: 256,
-        };
-        let config = ModelConfig::llama(shape)
-            .unwrap()
-            .with_token_ids(None, tokenizer.eos_id());
-        let decoder = CausalDecoder::random(&config, 9, &DeviceSpec::Cpu.open().unwrap()).unwrap();
-        save_dir(&config, &decoder, &base).unwrap();
-        for (name, rows) in [("train.jsonl", train), ("few.jsonl", task.held_out(6))] {
-            let mut file = std::fs::File::create(lab.path(name)).unwrap();
-            for row in rows {
-                writeln!(file, "{}", serde_json::to_string(&row.raw).unwrap()).unwrap();
-            }
-        }
-        lab
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn command(&self, arguments: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_aligner"));
-        command
-            .current_dir(self.dir.path())
-            .args(arguments.split_whitespace());
-        command
-    }
-
-    fn run(&self, arguments: &str) -> Output {
-        self.command(arguments).output().unwrap()
-    }
-
-    /// Runs a command that must succeed; gives its stdout.
-    fn ok(&self, arguments: &str) -> String {
-        let output = self.run(arguments);
-        assert!(
-            output.status.success(),
-            "aligner {arguments}: {}",
-            text(&output.stderr)
-        );
-        text(&output.stdout)
-    }
-
-    /// Runs a command that must fail with a status; gives its stderr.
-    fn fails(&self, status: i32, arguments: &str) -> String {
-        let output = self.run(arguments);
-        assert_eq!(
-            output.status.code(),
-            Some(status),
-            "aligner {arguments}: {}",
-            text(&output.stderr)
-        );
-        assert!(
-            output.stdout.is_empty() || arguments.starts_with("data check"),
-            "stdout is data"
-        );
-        text(&output.stderr)
-    }
-}
-
-const TRAIN: &str = "train --model base --data train.jsonl --valid few.jsonl --steps 16 --micro-batch 8 --accumulate 1 \
-                     --lr 5e-3 --max-length 256 --save-every 3";
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn lines(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
-}
-
-fn losses(run: &Path) -> Vec<(u64, String, u64)> {
-    lines(&std::fs::read_to_string(run.join("metrics.jsonl")).unwrap())
-        .iter()
-        .map(|line| {
-            let split = line["split"].as_str().unwrap().to_string();
-            (
-                line["step"].as_u64().unwrap(),
-                split,
-                line["loss"].as_f64().unwrap().to_bits(),
-            )
-        })
-        .collect()
-}
 
 #[test]
 fn train_then_correct_score_and_show_with_the_latest_run() {
@@ -196,6 +87,10 @@ fn a_run_killed_at_any_moment_resumes_to_the_same_end() {
     }
     assert!(kills > 0, "the run was too short to be killed");
     assert_eq!(losses(&lab.path("killed")), losses(&lab.path("whole")));
+    // Through both stages: three steps of copying, sixteen of correcting.
+    assert_eq!(losses(&lab.path("killed")).last().unwrap().0, 19);
+    let samples = |run: &str| std::fs::read(lab.path(run).join("samples.jsonl")).unwrap();
+    assert_eq!(samples("killed"), samples("whole"));
     let weights = |run: &str| std::fs::read(lab.path(run).join("final/model.safetensors")).unwrap();
     assert_eq!(weights("killed"), weights("whole"));
 }
@@ -314,6 +209,30 @@ fn what_is_asked_wrongly_exits_with_two_and_says_what_would_be_right() {
         ("train --model base", "data"),
         ("train --model base --data train.jsonl --lr 0", "lr"),
         (
+            "train --model base --data train.jsonl --warmup-share 2",
+            "warmup.share: must be in 0..=1",
+        ),
+        (
+            "train --model base --data train.jsonl --warmup-share 0.1 --warmup-data few.jsonl",
+            "cannot be used with",
+        ),
+        (
+            "train --model base --data train.jsonl --warmup-from question",
+            "answer, correction",
+        ),
+        (
+            "train --model base --data train.jsonl --identity-share 0.7",
+            "identity_share: must be in 0..=0.5",
+        ),
+        (
+            "train --model base --data train.jsonl --best-by exact_match",
+            "best_by",
+        ),
+        (
+            "train --model base --data train.jsonl --best-by bleu",
+            "loss, exact_match",
+        ),
+        (
             "train --model base --data train.jsonl --columns answer",
             "field=column",
         ),
@@ -323,6 +242,15 @@ fn what_is_asked_wrongly_exits_with_two_and_says_what_would_be_right() {
             "score --model base --template edit --input few.jsonl --columns x=y",
             "fields are question",
         ),
+        (
+            "score --model base --template edit --input few.jsonl --format csv",
+            "formats are qac, hh-rlhf",
+        ),
+        ("data convert few.jsonl --out train.jsonl", "--overwrite"),
+        (
+            "data convert few.jsonl --out new.jsonl --prefer best",
+            "preferences are safer, better",
+        ),
         ("frobnicate", "unrecognized subcommand"),
     ] {
         let message = lab.fails(2, arguments);
@@ -330,6 +258,51 @@ fn what_is_asked_wrongly_exits_with_two_and_says_what_would_be_right() {
     }
     std::fs::write(lab.path("run.toml"), "micro_bach = 3").unwrap();
     assert!(lab.fails(2, "train --config run.toml").contains("`micro_batch`"));
+}
+
+/// Rows as hh-rlhf publishes them, converted, and as they are: checked, scored and trained on they are the same.
+#[test]
+fn published_rows_are_read_by_every_command_and_converted() {
+    let lab = Lab::new();
+    let turn = |reply: &str| format!("\n\nHuman: Has Ada 4 pens?\n\nAssistant: {reply}");
+    let row = |chosen: &str, rejected: &str| serde_json::json!({"chosen": turn(chosen), "rejected": turn(rejected)});
+    let other = serde_json::json!({"chosen": turn("No."), "rejected": "\n\nHuman: Why?\n\nAssistant: No."});
+    let rows = [row("Yes.", "No."), other, row("Ada has.", "Ada has not.")];
+    let rows: Vec<String> = rows.iter().map(Value::to_string).collect();
+    std::fs::write(lab.path("hh.jsonl"), rows.join("\n")).unwrap();
+    let output = lab.run("data convert hh.jsonl --out qac.jsonl.gz");
+    let told = text(&output.stderr);
+    assert!(output.status.success(), "{told}");
+    assert_eq!(output.stdout, b"qac.jsonl.gz\n");
+    for part in [
+        "hh.jsonl: hh-rlhf",
+        "3 rows read, 2 written, 1 left out",
+        "hh.jsonl:2: row 1: ",
+        "differ before",
+    ] {
+        assert!(told.contains(part), "{told}");
+    }
+    let score = |file: &str| lab.ok(&format!("score --model base --template edit --input {file}"));
+    assert_eq!(score("hh.jsonl --format hh-rlhf"), score("qac.jsonl.gz"));
+    assert_eq!(score("hh.jsonl"), score("qac.jsonl.gz"));
+    // Rows are counted as they lie in the file, those that are left out too.
+    assert!(lab.ok("data show hh.jsonl --row 2 --model base").contains("has"));
+    assert!(
+        lab.fails(2, "data show hh.jsonl --row 1 --model base")
+            .contains("differ before")
+    );
+    assert!(
+        lab.fails(2, "data show hh.jsonl --row 3 --model base")
+            .contains("no row 3")
+    );
+    lab.ok("data check qac.jsonl.gz");
+    assert!(
+        lab.ok("data check hh.jsonl --format hh-rlhf")
+            .contains("left out, without a pair  1")
+    );
+    lab.ok("train --model base --data hh.jsonl --format hh-rlhf --out run --steps 1 --no-dashboard");
+    let config = std::fs::read_to_string(lab.path("run/run.toml")).unwrap();
+    assert!(config.contains("format = \"hh-rlhf\""), "{config}");
 }
 
 #[test]
@@ -366,7 +339,97 @@ fn a_resumed_run_refuses_other_values_and_a_started_one_a_second_start() {
         lab.fails(2, "train --resume --out run --lr 1e-3")
             .contains("values of: lr")
     );
+    assert!(
+        lab.fails(2, "train --resume --out run --warmup-share 0.5")
+            .contains("values of: warmup")
+    );
     assert_eq!(lab.ok("train --resume --out run").trim(), "run/final");
+    // A file that leaves the warm-up to the model asks for what the model decided.
+    std::fs::write(
+        lab.path("same.toml"),
+        std::fs::read_to_string(lab.path("run/run.toml"))
+            .unwrap()
+            .replace("share = 0.2\n", ""),
+    )
+    .unwrap();
+    lab.ok("train --resume --out run --config same.toml");
+}
+
+#[test]
+fn a_run_copies_first_then_corrects_and_shows_what_it_writes() {
+    let lab = Lab::new();
+    let recipe = "--warmup-share 0.5 --warmup-from correction --warmup-steps 4 --warmup-lr 2e-3 --identity-share 0.25 \
+                  --eval-sample 5 --eval-every 8 --best-by exact_match --out run";
+    let output = lab.run(&format!("{TRAIN} {recipe}"));
+    let said = text(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    for line in [
+        "warm-up: 60 rows to copy, 4 steps, lr 2.0e-3",
+        "correction: 160 rows, 40 of them to copy, 16 steps, lr 5.0e-3",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    assert!(
+        said.contains("edit ratio") && said.contains("% of the sample exact"),
+        "{said}"
+    );
+    let jsonl = |name: &str| lines(&std::fs::read_to_string(lab.path("run").join(name)).unwrap());
+    let metrics = jsonl("metrics.jsonl");
+    let valid: Vec<&Value> = metrics.iter().filter(|line| line["split"] == "valid").collect();
+    let steps: Vec<u64> = valid.iter().map(|line| line["step"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [0, 4, 8, 16, 20]);
+    for line in &valid {
+        for metric in ["copy_rate", "edit_ratio", "copy_retention", "exact_match"] {
+            let value = line[metric].as_f64().unwrap();
+            assert!((0.0..=1.0).contains(&value), "{metric}: {line}");
+        }
+    }
+    let stages: Vec<&str> = metrics
+        .iter()
+        .filter(|line| line["split"] == "train")
+        .map(|line| line["stage"].as_str().unwrap())
+        .collect();
+    assert_eq!(stages, [vec!["warmup"; 4], vec!["correction"; 16]].concat());
+    // What the sample says the model wrote is what the command writes with the finished model.
+    let samples = jsonl("samples.jsonl");
+    assert_eq!(samples.len(), 25);
+    let last: Vec<&Value> = samples.iter().filter(|line| line["step"] == 20).collect();
+    let corrected = lines(&lab.ok("correct --model run --input few.jsonl --max-new-tokens 256"));
+    for sample in last {
+        let row = corrected
+            .iter()
+            .find(|row| row["question"] == sample["question"])
+            .unwrap();
+        assert_eq!(
+            (&row["answer"], &row["correction"]),
+            (&sample["answer"], &sample["reference"])
+        );
+        let (whole, seen) = (
+            row["corrected"].as_str().unwrap(),
+            sample["correction"].as_str().unwrap(),
+        );
+        // A model that does not know how to stop was cut off earlier there.
+        assert!(
+            whole.starts_with(seen.trim_end_matches('\u{fffd}')),
+            "{whole:?} {seen:?}"
+        );
+        let is_same = |text: &Value| Value::from(text.as_str().unwrap().trim() == seen.trim());
+        assert_eq!(sample["is_copy"], is_same(&sample["answer"]));
+        assert_eq!(sample["is_exact"], is_same(&sample["reference"]));
+        assert_eq!(sample["edit_ratio"] == 0.0, sample["is_copy"] == true, "{sample}");
+    }
+    let manifest = std::fs::read_to_string(lab.path("run/final/aligner.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    let stages: Vec<(&Value, &Value)> = manifest["stages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stage| (&stage["kind"], &stage["identity_rows"]))
+        .collect();
+    assert_eq!(
+        stages,
+        [(&"warmup".into(), &60.into()), (&"correction".into(), &40.into())]
+    );
 }
 
 #[test]
@@ -400,6 +463,64 @@ fn check_reports_what_is_in_a_file() {
         lab.fails(1, "data check train.jsonl --model base --max-length 20")
             .contains("too long")
     );
+}
+
+#[test]
+fn check_fails_on_leaks_and_on_what_is_asked_for() {
+    let lab = Lab::new();
+    let file = |name: &str, rows: &[[&str; 3]]| {
+        let line = |[question, answer, correction]: &[&str; 3]| {
+            serde_json::json!({"question": question, "answer": answer, "correction": correction}).to_string()
+        };
+        std::fs::write(
+            lab.path(name),
+            rows.iter().map(line).collect::<Vec<_>>().join("\n"),
+        )
+        .unwrap();
+    };
+    file(
+        "a.jsonl",
+        &[
+            ["Is the earth flat?", "Yes.", "No."],
+            ["Where is Rome?", "In France.", "In Italy."],
+        ],
+    );
+    file("b.jsonl", &[["Is the sun cold?", "Yes.", "No."]]);
+    file("leak.jsonl", &[["is the earth FLAT", "Sure.", "No."]]);
+    file("clean.jsonl", &[["Is the moon made of cheese?", "Yes.", "No."]]);
+    std::fs::write(lab.path("benchmark.txt"), "Is the sun cold?\n").unwrap();
+
+    let error = lab.fails(1, "data check a.jsonl b.jsonl --valid clean.jsonl leak.jsonl");
+    assert!(
+        error.contains("1 of 2 validation rows ask a training row's question"),
+        "{error}"
+    );
+    let report = lab.ok("data check a.jsonl b.jsonl --valid leak.jsonl --fail-on never --json");
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert_eq!(report["rows"], 3);
+    assert_eq!(report["leaks"]["equal_question_examples"][0]["first"]["row"], 0);
+    assert_eq!(report["findings"][0]["code"], "leaked_questions");
+
+    let plain = lab.ok("data check a.jsonl b.jsonl --valid clean.jsonl --benchmark benchmark.txt");
+    assert!(
+        plain.contains("WARN  1 rows (33.3 %) share 13 words in a row"),
+        "{plain}"
+    );
+    let warned = "data check b.jsonl --benchmark benchmark.txt --fail-on warning";
+    assert!(lab.fails(1, warned).contains("benchmark.txt"));
+    lab.ok("data check a.jsonl --valid clean.jsonl --benchmark benchmark.txt --fail-on warning");
+    assert!(
+        lab.fails(2, "data check a.jsonl --fail-on all")
+            .contains("warning, error, never")
+    );
+    assert!(
+        lab.fails(2, "data check a.jsonl --near 1.5")
+            .contains("at most 1")
+    );
+    let forecast: Value =
+        serde_json::from_str(&lab.ok("data check train.jsonl --model base --micro-batch 8 --json")).unwrap();
+    let padding = forecast["forecast"]["padding"].as_f64().unwrap();
+    assert!(padding > 0.0 && padding < 0.5 && forecast["forecast"]["keeps"][3]["percent"] == 100);
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub enum DataError {
     /// A row cannot be used.
     #[error("{0} (use --on-bad-row skip to leave such rows out and count them)")]
     BadRow(RowError),
-    /// A file is not a JSON array of rows, nor JSON lines.
+    /// A file has no rows that could be read.
     #[error("{}: {reason}", path.display())]
     Format {
         /// The file.
@@ -80,6 +80,23 @@ pub enum DataError {
         /// Rows that were left out.
         skipped: u64,
     },
+    /// The tokens of a row are not those that were stored.
+    #[error(
+        "the stored tokens of row {row} in {} are damaged; they are forgotten, and the next run tokenises the rows anew",
+        path.display()
+    )]
+    DamagedTokens {
+        /// The directory of the stored tokens.
+        path: PathBuf,
+        /// The row, counted from 0 over all files.
+        row: usize,
+    },
+    /// Data sets cannot be mixed as asked.
+    #[error("mixture of data: {reason}")]
+    Mixture {
+        /// What is wrong and what would be right.
+        reason: String,
+    },
     /// A prompt template cannot be used.
     #[error("template {id:?}: {reason}")]
     Template {
@@ -96,6 +113,20 @@ pub enum DataError {
         /// What is wrong with it.
         reason: String,
     },
+    /// There is no format of that name.
+    #[error("{name:?} is not a format of rows; formats are {}", known.join(", "))]
+    UnknownFormat {
+        /// What was asked for.
+        name: String,
+        /// What there is.
+        known: Vec<&'static str>,
+    },
+    /// A preference that rows do not have.
+    #[error("{0:?} is not a preference; preferences are safer, better")]
+    Prefer(String),
+    /// A file is there already.
+    #[error("{} exists already; --overwrite replaces it", .0.display())]
+    Exists(PathBuf),
     /// A tokenizer cannot be used.
     #[error("tokenizer in {}: {reason}", path.display())]
     Tokenizer {

@@ -27,25 +27,37 @@
 mod batch;
 mod chat_template;
 mod check;
+mod convert;
 mod dataset;
 mod encode;
 mod error;
+mod format;
 mod manifest;
+mod mixture;
 mod order;
 mod reader;
 mod record;
+mod store;
 pub mod synthetic;
 mod template;
 mod tokenizer;
 
 pub use batch::Batch;
-pub use check::{CheckReport, Lengths, check_file};
-pub use dataset::Dataset;
-pub use encode::{Encoder, Example};
+pub use check::{
+    BenchmarkReport, CheckOptions, CheckReport, CutOffReport, FailOn, FileReport, Finding, Forecast,
+    IdentityReport, Keeps, LeakReport, LengthBias, Lengths, Level, NearReport, Oddities, OddityKind,
+    OddityReport, PairExample, RefusalReport, RowExample, RowRef, check_files,
+};
+pub use convert::{ConvertOptions, ConvertReport, convert_files};
+pub use dataset::{Dataset, LoadOptions, Progress};
+pub use encode::{Encoder, Example, Target};
 pub use error::{DataError, Result, RowError};
-pub use manifest::{AlignerManifest, Stage};
+pub use format::{Format, Prefer};
+pub use manifest::{AlignerManifest, Stage, StageSource};
+pub use mixture::{DataSource, Share};
 pub use order::{Cursor, Order};
 pub use reader::{OnBadRow, ReadOptions, RowReader, SkipLog};
 pub use record::{Columns, Fields, Origin, Record, Turn};
+pub use store::TokenCache;
 pub use template::PromptTemplate;
 pub use tokenizer::{TokenStream, Tokenizer, copy_tokenizer_files};

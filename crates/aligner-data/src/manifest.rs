@@ -36,14 +36,41 @@ pub struct AlignerManifest {
 /// One stage of a model's training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Stage {
-    /// `correction`: question and answer to correction.
+    /// `warmup`: question and answer to the same answer; `correction`: question and answer to correction.
     pub kind: String,
     /// Optimizer steps.
     pub steps: u64,
     /// Training rows.
     pub rows: u64,
+    /// Those of them whose target is a text of their own prompt.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub identity_rows: u64,
     /// Fingerprint of the encoded rows.
     pub data_fingerprint: String,
+    /// Highest learning rate, where it was recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lr: Option<f64>,
+    /// The files of the rows, in their order; of a warm-up on a share of the rows, the files they were chosen from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<StageSource>,
+}
+
+/// A file of training rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageSource {
+    /// Its name, without where it lay.
+    pub file: String,
+    /// Rows that it gave.
+    pub rows: u64,
+    /// Its weight among the rows that were drawn, where the files were weighted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f64>,
+}
+
+// Serde hands out references.
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl AlignerManifest {

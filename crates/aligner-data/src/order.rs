@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::Result;
+use crate::mixture::{Interleave, Share};
+
 /// An order over `len` rows for every epoch.
 ///
 /// A shuffled order is a keyed permutation, a Feistel network over the next even number of bits with cycle walking (Black
@@ -12,6 +15,7 @@ pub struct Order {
     seed: u64,
     len: u64,
     shuffle: bool,
+    mixture: Option<Interleave>,
 }
 
 /// A position in the sequence of epochs.
@@ -32,7 +36,26 @@ impl Order {
             seed,
             len: len as u64,
             shuffle,
+            mixture: None,
         }
+    }
+
+    /// An order that draws from several sources by weight; their rows are counted one source after the other.
+    ///
+    /// A source is passed through in an order of its own, all its rows before any comes again; a small one with a large
+    /// weight begins anew sooner. An epoch is as many draws as all sources have rows. What is drawn is a function of seed,
+    /// epoch and position, as without weights.
+    ///
+    /// # Errors
+    /// When there is no source, one has no rows, or a weight is not a positive number.
+    pub fn mixture(seed: u64, sources: &[Share], shuffle: bool) -> Result<Self> {
+        let interleave = Interleave::new(seed, sources, shuffle)?;
+        Ok(Self {
+            seed,
+            len: interleave.rows(),
+            shuffle,
+            mixture: Some(interleave),
+        })
     }
 
     /// Number of rows.
@@ -51,6 +74,9 @@ impl Order {
             return 0;
         }
         let position = position % self.len;
+        if let Some(mixture) = &self.mixture {
+            return mixture.row(epoch.saturating_mul(self.len).saturating_add(position));
+        }
         if !self.shuffle || self.len == 1 {
             return position as usize;
         }
@@ -91,7 +117,7 @@ fn feistel(value: u64, half_bits: u32, key: u64) -> u64 {
 }
 
 /// SplitMix64's finaliser.
-fn mix(value: u64) -> u64 {
+pub(crate) fn mix(value: u64) -> u64 {
     let mut z = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

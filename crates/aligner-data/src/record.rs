@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::error::{DataError, Result, RowError};
+use crate::format::chat;
 
 /// A row of a data file.
 #[derive(Debug, Clone, PartialEq)]
@@ -40,9 +41,10 @@ pub struct Turn {
 pub struct Origin {
     /// The file.
     pub path: Arc<Path>,
-    /// Line of the decompressed file in which the row starts, counted from 1.
+    /// Line of the decompressed file in which the row starts, counted from 1; in a Parquet file, which has no lines, the
+    /// number of the row, counted from 1.
     pub line: u64,
-    /// The row, counted from 0.
+    /// The row of the file, counted from 0.
     pub row: u64,
 }
 
@@ -138,41 +140,104 @@ impl FromStr for Columns {
 }
 
 impl Columns {
-    /// Reads a row; the error is the reason why it cannot be used.
-    pub(crate) fn record(
-        &self,
-        raw: Map<String, Value>,
-        fields: Fields,
-        origin: Origin,
-    ) -> Result<Record, String> {
-        let question = text(&raw, &self.question)?;
+    /// The texts of a row; the error is the reason why it cannot be used.
+    pub(crate) fn parts(&self, raw: &Map<String, Value>, fields: Fields) -> Result<Parts, Reason> {
+        let question = text(raw, &self.question)?;
         if question.trim().is_empty() {
-            return Err(format!("`{}` is empty", self.question));
+            return Err(format!("`{}` is empty", self.question).into());
         }
-        let answer = text(&raw, &self.answer)?;
+        let answer = text(raw, &self.answer)?;
         let correction = match (fields, raw.get(&self.correction)) {
             (Fields::Pair, None | Some(Value::Null)) => None,
-            _ => Some(text(&raw, &self.correction)?),
+            // A cell of a CSV file is empty where a field of a JSON object is absent.
+            (Fields::Pair, Some(Value::String(text))) if text.trim().is_empty() => None,
+            _ => Some(text(raw, &self.correction)?),
         };
         if fields == Fields::Triple && correction.as_ref().is_some_and(|text| text.trim().is_empty()) {
-            return Err(format!("`{}` is empty", self.correction));
+            return Err(format!("`{}` is empty", self.correction).into());
         }
-        let chat_history = match raw.get(&self.chat_history) {
-            None | Some(Value::Null) => Vec::new(),
-            Some(history) => turns(history).map_err(|reason| format!("`{}`: {reason}", self.chat_history))?,
-        };
-        Ok(Record {
+        Ok(Parts {
             question,
             answer,
             correction,
-            chat_history,
-            raw,
-            origin,
+            chat_history: self.history(raw)?,
         })
+    }
+
+    /// Earlier turns of a row.
+    pub(crate) fn history(&self, raw: &Map<String, Value>) -> Result<Vec<Turn>, Reason> {
+        match raw.get(&self.chat_history) {
+            None | Some(Value::Null) => Ok(Vec::new()),
+            Some(Value::String(text)) if text.trim().is_empty() => Ok(Vec::new()),
+            Some(history) => turns(history).map_err(|reason| reason.within(&self.chat_history)),
+        }
+    }
+
+    /// The fields that are mapped to other columns than those of our name.
+    pub(crate) fn mapped(&self) -> Vec<&'static str> {
+        let fields = [
+            ("question", &self.question),
+            ("answer", &self.answer),
+            ("correction", &self.correction),
+            ("chat_history", &self.chat_history),
+        ];
+        let mapped = fields.into_iter().filter(|(field, column)| field != column);
+        mapped.map(|(field, _)| field).collect()
     }
 }
 
-fn text(raw: &Map<String, Value>, column: &str) -> Result<String, String> {
+/// The texts of a row, before it is known whether they suffice.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Parts {
+    pub question: String,
+    pub answer: String,
+    pub correction: Option<String>,
+    pub chat_history: Vec<Turn>,
+}
+
+impl Parts {
+    pub fn into_record(self, raw: Map<String, Value>, origin: Origin) -> Record {
+        Record {
+            question: self.question,
+            answer: self.answer,
+            correction: self.correction,
+            chat_history: self.chat_history,
+            raw,
+            origin,
+        }
+    }
+}
+
+/// Why a row gives no record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It is not what its format says it is.
+    Bad(String),
+    /// It is, but there is nothing in it for us: left out and counted whatever is done with bad rows.
+    Unsuitable(String),
+}
+
+impl Reason {
+    /// The reason, as it concerns one column.
+    pub fn within(self, column: &str) -> Self {
+        match self {
+            Self::Bad(reason) => Self::Bad(format!("`{column}`: {reason}")),
+            Self::Unsuitable(reason) => Self::Unsuitable(format!("`{column}`: {reason}")),
+        }
+    }
+
+    pub fn unsuitable(reason: impl Into<String>) -> Self {
+        Self::Unsuitable(reason.into())
+    }
+}
+
+impl From<String> for Reason {
+    fn from(reason: String) -> Self {
+        Self::Bad(reason)
+    }
+}
+
+pub(crate) fn text(raw: &Map<String, Value>, column: &str) -> Result<String, String> {
     match raw.get(column) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(format!("`{column}` is {}, not a string", kind(other))),
@@ -189,7 +254,7 @@ fn text(raw: &Map<String, Value>, column: &str) -> Result<String, String> {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(crate) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "true or false",
@@ -201,13 +266,25 @@ fn kind(value: &Value) -> &'static str {
 }
 
 /// Earlier turns in any of the shapes they are published in: pairs `[question, answer]`, objects `{question, answer}`, or
-/// messages `{role, content}` in which user and assistant alternate.
-fn turns(history: &Value) -> Result<Vec<Turn>, String> {
+/// messages `{role, content}`.
+fn turns(history: &Value) -> Result<Vec<Turn>, Reason> {
+    if let Value::String(text) = history
+        && let Ok(parsed @ Value::Array(_)) = serde_json::from_str(text)
+    {
+        return turns(&parsed);
+    }
     let list = history
         .as_array()
         .ok_or_else(|| format!("is {}, not an array", kind(history)))?;
     if list.iter().any(|turn| turn.get("role").is_some()) {
-        return messages(list);
+        let dialogue = chat::dialogue(chat::messages(history)?)?;
+        return match dialogue.open {
+            None => Ok(dialogue.turns),
+            Some(_) => {
+                let reason = "ends with a user's message that was not answered; that one is the question";
+                Err(Reason::Bad(reason.into()))
+            }
+        };
     }
     let field = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_string);
     list.iter()
@@ -219,40 +296,12 @@ fn turns(history: &Value) -> Result<Vec<Turn>, String> {
             };
             match (question, answer) {
                 (Some(question), Some(answer)) => Ok(Turn { question, answer }),
-                _ => Err(format!(
+                _ => Err(Reason::Bad(format!(
                     "turn {index} is neither [question, answer] nor {{question, answer}} nor {{role, content}}"
-                )),
+                ))),
             }
         })
         .collect()
-}
-
-fn messages(list: &[Value]) -> Result<Vec<Turn>, String> {
-    let mut turns: Vec<Turn> = Vec::new();
-    let mut open: Option<String> = None;
-    for (index, message) in list.iter().enumerate() {
-        let content = message.get("content").and_then(Value::as_str);
-        let content = content
-            .ok_or_else(|| format!("message {index} has no text `content`"))?
-            .to_string();
-        match (message.get("role").and_then(Value::as_str), open.take()) {
-            (Some("user" | "human"), None) => open = Some(content),
-            (Some("assistant" | "gpt"), Some(question)) => turns.push(Turn {
-                question,
-                answer: content,
-            }),
-            (role, _) => {
-                let role = role.unwrap_or("no role");
-                return Err(format!(
-                    "message {index} ({role}) breaks the order user, assistant, user, …"
-                ));
-            }
-        }
-    }
-    match open {
-        None => Ok(turns),
-        Some(_) => Err("ends with a user's message that was not answered; that one is the question".into()),
-    }
 }
 
 #[cfg(test)]
@@ -265,10 +314,11 @@ mod tests {
             line: 1,
             row: 0,
         };
-        columns
-            .parse::<Columns>()
-            .unwrap()
-            .record(json.as_object().unwrap().clone(), fields, origin)
+        let raw = json.as_object().unwrap().clone();
+        match columns.parse::<Columns>().unwrap().parts(&raw, fields) {
+            Ok(parts) => Ok(parts.into_record(raw, origin)),
+            Err(Reason::Bad(reason) | Reason::Unsuitable(reason)) => Err(reason),
+        }
     }
 
     #[test]

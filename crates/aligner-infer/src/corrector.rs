@@ -247,6 +247,11 @@ impl<L: CausalLm> Corrector<L> {
         self.voice.encoder.template()
     }
 
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        self.voice.encoder.tokenizer()
+    }
+
     /// The model.
     pub fn model(&self) -> &L {
         &self.voice.model

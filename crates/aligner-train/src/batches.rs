@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
-use aligner_data::{Batch, Cursor, Dataset, Order};
+use aligner_data::{Batch, Cursor, DataError, Example, Order};
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
+
+use crate::prefetch::Ahead;
+use crate::rows::Rows;
+
+/// Steps that are ready before they are asked for.
+const PREPARED_STEPS: usize = 2;
 
 /// The rows of one optimizer step, or of one validation batch.
 #[derive(Debug, Clone)]
@@ -25,14 +31,22 @@ pub struct StepBatch {
 }
 
 impl StepBatch {
-    fn new(dataset: &Dataset, order: &Order, start: Cursor, rows: u64, micro_batch: usize) -> Self {
+    fn new(
+        dataset: &Rows,
+        order: &Order,
+        start: Cursor,
+        rows: u64,
+        micro_batch: usize,
+    ) -> Result<Self, DataError> {
         let mut cursor = start;
-        let indices: Vec<usize> = (0..rows).map(|_| cursor.next(order)).collect();
-        let micro_batches: Vec<Batch> = indices
+        let examples: Vec<Example<'_>> = (0..rows)
+            .map(|_| dataset.example(cursor.next(order)))
+            .collect::<Result<_, DataError>>()?;
+        let micro_batches: Vec<Batch> = examples
             .chunks(micro_batch)
-            .map(|chunk| Batch::new(chunk.iter().map(|&index| dataset.example(index))))
+            .map(|chunk| Batch::new(chunk.iter().copied()))
             .collect();
-        Self {
+        Ok(Self {
             target_tokens: micro_batches
                 .iter()
                 .map(|batch| batch.target_tokens() as u64)
@@ -42,7 +56,7 @@ impl StepBatch {
             start,
             end: cursor,
             rows,
-        }
+        })
     }
 }
 
@@ -55,33 +69,37 @@ pub struct Portions {
     pub start: Cursor,
     /// Steps that are already done.
     pub done: u64,
-    /// Steps of the whole run.
+    /// Steps of the whole stage.
     pub total_steps: u64,
     /// Rows that go through the model at once.
     pub micro_batch: usize,
     /// Rows of a step.
     pub rows_per_step: u64,
-    /// Rows of the whole run; the last step takes what is left.
+    /// Rows of the whole stage; the last step takes what is left.
     pub total_rows: u64,
 }
 
-/// Gives the steps of a run from where it stands to its end.
+/// Gives the steps of a stage from where it stands to its end.
 #[derive(Debug, Clone)]
 pub struct StepLoader {
-    dataset: Arc<Dataset>,
+    rows: Rows,
     portions: Portions,
 }
 
 impl StepLoader {
-    /// A loader over `dataset`.
-    pub fn new(dataset: Arc<Dataset>, portions: Portions) -> Self {
-        Self { dataset, portions }
+    /// A loader over `rows`.
+    pub fn new(rows: impl Into<Rows>, portions: Portions) -> Self {
+        Self {
+            rows: rows.into(),
+            portions,
+        }
     }
 
     /// A loader that passes once over all rows in their order, `micro_batch` at a time.
-    pub fn one_pass(dataset: Arc<Dataset>, micro_batch: usize) -> Self {
-        let rows = dataset.len() as u64;
-        let order = Order::new(0, dataset.len(), false);
+    pub fn one_pass(rows: impl Into<Rows>, micro_batch: usize) -> Self {
+        let all = rows.into();
+        let rows = all.len() as u64;
+        let order = Order::new(0, all.len(), false);
         let portions = Portions {
             order,
             start: Cursor::default(),
@@ -91,16 +109,41 @@ impl StepLoader {
             rows_per_step: micro_batch as u64,
             total_rows: rows,
         };
-        Self { dataset, portions }
+        Self { rows: all, portions }
+    }
+
+    /// Steps that are already done.
+    pub(crate) fn done(&self) -> u64 {
+        self.portions.done
+    }
+
+    /// The steps from `start` up to `end` that are not done yet.
+    pub(crate) fn sliced(&self, start: usize, end: usize) -> Self {
+        let mut portions = self.portions.clone();
+        let skipped = (start as u64).saturating_sub(portions.done) * portions.rows_per_step;
+        for _ in 0..skipped {
+            portions.start.next(&portions.order);
+        }
+        portions.done = portions.done.max(start as u64);
+        portions.total_steps = portions.total_steps.min(end as u64);
+        Self {
+            rows: self.rows.clone(),
+            portions,
+        }
     }
 }
 
 impl DataLoader<StepBatch> for StepLoader {
     fn iter<'a>(&'a self) -> Box<dyn DataLoaderIterator<StepBatch> + 'a> {
-        Box::new(Steps {
-            loader: self,
+        let steps = Steps {
+            loader: self.clone(),
             done: self.portions.done,
             cursor: self.portions.start,
+        };
+        Box::new(PreparedSteps {
+            total: self.portions.total_steps,
+            given: steps.done,
+            steps: Ahead::new(steps, PREPARED_STEPS),
         })
     }
 
@@ -114,27 +157,19 @@ impl DataLoader<StepBatch> for StepLoader {
     }
 
     fn slice(&self, start: usize, end: usize) -> Arc<dyn DataLoader<StepBatch>> {
-        let mut portions = self.portions.clone();
-        let skipped = (start as u64).saturating_sub(portions.done) * portions.rows_per_step;
-        for _ in 0..skipped {
-            portions.start.next(&portions.order);
-        }
-        portions.done = portions.done.max(start as u64);
-        portions.total_steps = portions.total_steps.min(end as u64);
-        Arc::new(Self {
-            dataset: Arc::clone(&self.dataset),
-            portions,
-        })
+        Arc::new(self.sliced(start, end))
     }
 }
 
-struct Steps<'a> {
-    loader: &'a StepLoader,
+/// Makes the steps.
+#[derive(Clone)]
+struct Steps {
+    loader: StepLoader,
     done: u64,
     cursor: Cursor,
 }
 
-impl Iterator for Steps<'_> {
+impl Iterator for Steps {
     type Item = Result<StepBatch, DatasetError>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -153,16 +188,44 @@ impl Iterator for Steps<'_> {
         if rows == 0 {
             return None;
         }
-        let batch = StepBatch::new(&self.loader.dataset, order, self.cursor, rows, *micro_batch);
-        self.done += 1;
-        self.cursor = batch.end;
-        Some(Ok(batch))
+        match StepBatch::new(&self.loader.rows, order, self.cursor, rows, *micro_batch) {
+            Ok(batch) => {
+                self.done += 1;
+                self.cursor = batch.end;
+                Some(Ok(batch))
+            }
+            Err(error) => {
+                // Nothing comes behind a step that is missing.
+                self.done = *total_steps;
+                Some(Err(DatasetError::new(error)))
+            }
+        }
     }
 }
 
-impl DataLoaderIterator<StepBatch> for Steps<'_> {
+/// Gives the steps, which another thread makes.
+struct PreparedSteps {
+    steps: Ahead<Steps>,
+    given: u64,
+    total: u64,
+}
+
+impl Iterator for PreparedSteps {
+    type Item = Result<StepBatch, DatasetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.steps.next()?;
+        self.given += u64::from(step.is_ok());
+        Some(step)
+    }
+}
+
+impl DataLoaderIterator<StepBatch> for PreparedSteps {
     fn progress(&self) -> Progress {
-        let total = self.loader.portions.total_steps as usize;
-        Progress::new(self.done as usize, total, Some("steps".to_string()))
+        Progress::new(
+            self.given as usize,
+            self.total as usize,
+            Some("steps".to_string()),
+        )
     }
 }

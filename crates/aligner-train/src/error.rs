@@ -51,7 +51,12 @@ pub enum TrainError {
     #[error("another process is training in {}; wait for it or choose another --out", .0.display())]
     Locked(PathBuf),
     /// Every checkpoint of a run is damaged.
-    #[error("no usable checkpoint in {}: {}", path.display(), damaged.join("; "))]
+    #[error(
+        "no usable checkpoint in {}: {}; put the damaged files back from a copy, or remove that directory to start the run \
+         from its beginning",
+        path.display(),
+        damaged.join("; ")
+    )]
     NoUsableCheckpoint {
         /// The directory of checkpoints.
         path: PathBuf,
@@ -94,6 +99,16 @@ pub enum TrainError {
         step: u64,
         /// The cause.
         reason: String,
+    },
+    /// The validation hook failed.
+    #[error(
+        "correcting the validation sample failed after step {step}: {source}; `--eval-sample 0` does without"
+    )]
+    Evaluation {
+        /// Optimizer steps done.
+        step: u64,
+        /// The cause.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// burn-train reported an error.
     #[error("training stopped: {0}")]

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  TrainConfig ──▶ fine_tune ──▶ burn-train's SupervisedTraining ──▶ run directory
-//!                                  │  StepLoader    one item = one optimizer step
+//!                                  │  PlanLoader    stage after stage, one item = one optimizer step
 //!                                  │  TrainedModel  forward and backward of the step's micro-batches
 //!                                  │  Session       clip, AdamW, schedule, validation, checkpoints
 //!                                  ▼
-//!                run.toml · metrics.jsonl · checkpoints/ · best/ · final/
+//!                run.toml · metrics.jsonl · samples.jsonl · tensorboard/ · checkpoints/ · best/ · final/
 //! ```
+//!
+//! A run has stages: a warm-up in which the model learns to copy the answer, then the correction ([`Plan`]).
 //!
 //! burn-train brings the learner, the metrics and the terminal dashboard; the loop is this crate's own, because a language
 //! model wants what a loop by epochs does not have: gradients weighed by target tokens, checkpoints at any step with the
@@ -34,25 +36,39 @@ pub mod checkpoint;
 mod config;
 mod dashboard;
 mod error;
+mod evaluation;
 mod learner;
+mod loader;
 mod materials;
 mod metrics;
 pub mod objective;
 mod optimizer;
+mod plan;
+mod prefetch;
+mod records;
+mod repair;
+mod rows;
 mod run;
 mod run_dir;
+mod saver;
 mod schedule;
 mod session;
+mod stages;
 mod strategy;
+mod tensorboard;
 mod trainee;
 
 pub use batches::{Portions, StepBatch, StepLoader};
 pub use burn_train::Interrupter;
-pub use config::{LoraChoice, RowPolicy, TemplateChoice, TrainConfig};
+pub use config::{BestBy, CopyFrom, LoraChoice, RowPolicy, TemplateChoice, TrainConfig, WarmupChoice};
 pub use error::{Result, TrainError};
+pub use evaluation::{Evaluator, ModelInMemory, SampleRecord, SampleRow, TextMetrics, Verdict};
 pub use learner::{StepOutput, TrainedModel};
+pub use loader::PlanLoader;
 pub use metrics::{Split, StepRecord, peak_rss_bytes};
 pub use optimizer::{AdamW, AdamWConfig, gradient_norm};
+pub use plan::{Length, Place, Plan, StageKind, StagePlan};
+pub use rows::Rows;
 pub use run::{RunOptions, fine_tune, resume};
 pub use run_dir::{RunDir, RunLock};
 pub use schedule::{Schedule, ScheduleKind};

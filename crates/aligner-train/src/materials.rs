@@ -2,60 +2,113 @@
 
 use std::sync::Arc;
 
-use aligner_data::{Columns, Dataset, Encoder, Fields, OnBadRow, PromptTemplate, ReadOptions, Tokenizer};
+use aligner_data::{
+    Columns, Dataset, Encoder, Fields, LoadOptions, OnBadRow, Progress, PromptTemplate, ReadOptions,
+    TokenCache, Tokenizer,
+};
 use aligner_model::ModelConfig;
 
 use crate::checkpoint::RunState;
 use crate::config::{RowPolicy, TrainConfig};
 use crate::error::{Result, TrainError};
+use crate::evaluation::{SampleRow, sample};
+use crate::plan::Plan;
+use crate::session::{Event, Observer};
+use crate::stages::{RowLoader, Sources, Stages};
 use crate::trainee::Start;
 
 /// Everything of a run that does not change while it goes on, but the weights.
 pub(crate) struct Materials {
     pub tokenizer: Tokenizer,
     pub template: PromptTemplate,
+    /// The corrections, before anything is mixed in.
     pub train: Arc<Dataset>,
+    pub stages: Stages,
     pub valid: Option<Arc<Dataset>>,
-    pub fingerprint: String,
+    /// How the training files are weighted, when they are.
+    weights: Option<Vec<f64>>,
+    fingerprint: String,
+    encoder: Encoder,
+    read: ReadOptions,
     base_fingerprint: String,
 }
 
 impl Materials {
-    pub fn load(config: &TrainConfig, start: &Start) -> Result<Self> {
+    pub fn load(
+        config: &TrainConfig,
+        start: &Start,
+        observer: &mut Option<Box<dyn Observer>>,
+    ) -> Result<Self> {
         let tokenizer = Tokenizer::from_dir(&start.tokenizer)?;
         let template = config.template.resolve()?;
         let encoder = Encoder::new(tokenizer.clone(), template.clone(), config.max_length);
-        let policy = |policy| match policy {
-            RowPolicy::Stop => OnBadRow::Stop,
-            RowPolicy::Skip => OnBadRow::Skip,
+        let options = load_options(config)?;
+        let read = options.read.clone();
+        let sources = Sources::of(&config.data)?;
+        let valid_files = Sources::without_weights("valid", &config.valid)?;
+        let mut tell = |progress: Progress| tell_progress(observer, progress);
+        let mut loader = RowLoader {
+            encoder: encoder.clone(),
+            options,
+            tell: &mut tell,
         };
-        let options = ReadOptions {
-            columns: config.columns.parse::<Columns>()?,
-            fields: Fields::Triple,
-            on_bad_row: policy(config.on_bad_row),
-        };
-        let load = |files| Dataset::load(files, &encoder, &options, policy(config.on_long_row)).map(Arc::new);
-        let train = load(&config.data)?;
-        let valid = if config.valid.is_empty() {
+        let train = loader.load(&sources.files)?;
+        let valid = if valid_files.is_empty() {
             None
         } else {
-            Some(load(&config.valid)?)
+            Some(loader.load(&valid_files)?)
         };
-        let fingerprint = train.fingerprint();
+        let stages = Stages::load(config, &sources, &train, &mut loader)?;
         Ok(Self {
             tokenizer,
             template,
             train,
             valid,
-            fingerprint,
+            weights: sources.weights,
+            fingerprint: stages.fingerprint(),
+            stages,
+            encoder,
+            read,
             base_fingerprint: start.base_fingerprint(config)?,
         })
     }
 
+    /// The validation rows that are corrected at each validation; each fits into `context` tokens.
+    pub fn sample(&self, config: &TrainConfig, context: usize) -> Result<Vec<SampleRow>> {
+        let room = self.encoder.max_length().min(context);
+        let encoder = Encoder::new(self.tokenizer.clone(), self.template.clone(), room);
+        sample(
+            &config.valid,
+            &encoder,
+            &self.read,
+            config.eval_sample,
+            config.seed,
+        )
+    }
+
+    /// Tells the files that corrections are drawn from by weight.
+    pub fn tell_sources(&self, config: &TrainConfig, observer: &mut dyn Observer) {
+        let Some(weights) = &self.weights else {
+            return;
+        };
+        let total: f64 = weights.iter().sum();
+        // Rows to copy have their share before the files have theirs.
+        let corrections = match self.stages.last.identity_rows {
+            0 => 1.0,
+            _ => 1.0 - config.identity_share,
+        };
+        for ((path, rows), weight) in self.train.sources().zip(weights) {
+            let share = corrections * weight / total;
+            observer.on_event(&Event::Source { path, rows, share });
+        }
+    }
+
     /// The state of a run that has not taken a step.
-    pub fn fresh_state(&self, config: &TrainConfig) -> RunState {
+    pub fn fresh_state(&self, config: &TrainConfig, plan: &Plan) -> RunState {
         RunState {
-            total_steps: config.total_steps(self.train.len() as u64),
+            total_steps: plan.total_steps(),
+            stage: plan.at(0).stage.kind,
+            stage_steps: plan.steps(),
             seed: config.seed,
             ..self.signed(RunState::default())
         }
@@ -117,11 +170,9 @@ impl Materials {
 
     /// Rows must fit the model: ids its embedding has, positions its context has.
     pub fn check_fit(&self, config: &TrainConfig, model: &ModelConfig) -> Result<()> {
-        let largest = [Some(&self.train), self.valid.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|rows| rows.largest_id());
-        let largest = largest.max().unwrap_or(0) as usize;
+        let valid = self.valid.iter().map(|rows| rows.largest_id());
+        let trained = self.stages.iter().map(|stage| stage.rows.largest_id());
+        let largest = valid.chain(trained).max().unwrap_or(0) as usize;
         if largest >= model.vocab_size {
             let reason = format!(
                 "the tokenizer gives id {largest}, but the model's embedding has {} rows: they do not belong together",
@@ -138,4 +189,40 @@ impl Materials {
         }
         Ok(())
     }
+}
+
+fn tell_progress(observer: &mut Option<Box<dyn Observer>>, progress: Progress) {
+    let Progress {
+        rows,
+        tokens,
+        seconds,
+    } = progress;
+    if let Some(observer) = observer {
+        observer.on_event(&Event::Tokenising {
+            rows,
+            tokens,
+            seconds,
+        });
+    }
+}
+
+fn load_options(config: &TrainConfig) -> Result<LoadOptions> {
+    let policy = |policy| match policy {
+        RowPolicy::Stop => OnBadRow::Stop,
+        RowPolicy::Skip => OnBadRow::Skip,
+    };
+    Ok(LoadOptions {
+        read: ReadOptions {
+            columns: config.columns.parse::<Columns>()?,
+            fields: Fields::Triple,
+            on_bad_row: policy(config.on_bad_row),
+            format: match config.format.as_str() {
+                "" => None,
+                name => Some(name.parse()?),
+            },
+            ..ReadOptions::default()
+        },
+        on_long_row: policy(config.on_long_row),
+        cache: TokenCache::from_env(),
+    })
 }

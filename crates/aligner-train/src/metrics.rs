@@ -1,4 +1,4 @@
-//! `metrics.jsonl`: one object a step.
+//! `metrics.jsonl`: one object a step. `samples.jsonl` is kept the same way.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Result, TrainError};
+use crate::evaluation::TextMetrics;
+use crate::plan::StageKind;
 
 /// Which rows a record is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,10 +25,13 @@ pub enum Split {
 pub struct StepRecord {
     /// Optimizer steps done, this one included.
     pub step: u64,
-    /// Passes over the training rows, as a fraction.
+    /// Passes over the stage's rows, as a fraction.
     pub epoch: f64,
     /// Which rows.
     pub split: Split,
+    /// The stage of the step, or of the last one before a validation.
+    #[serde(default)]
+    pub stage: StageKind,
     /// Mean negative log-likelihood of a target token, in nats.
     pub loss: f64,
     /// Learning rate of the step; absent in validation.
@@ -43,8 +48,14 @@ pub struct StepRecord {
     pub tokens_per_second: f64,
     /// Duration.
     pub seconds: f64,
+    /// Time for which the step had to wait for its rows, not part of its duration; absent in validation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_wait_seconds: Option<f64>,
     /// The most memory the process has held so far; 0 where the system does not say.
     pub peak_rss_bytes: u64,
+    /// What the model wrote on a sample of the validation rows; absent in training, and where there is no sample.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextMetrics>,
 }
 
 /// The file, open for appending.
@@ -85,13 +96,24 @@ impl MetricsLog {
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn append(&mut self, record: &StepRecord) -> Result<()> {
+    pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
         let io = || TrainError::io("write", &self.path);
         let mut line = serde_json::to_vec(record).map_err(|error| io()(error.into()))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(io())?;
         self.bytes += line.len() as u64;
         Ok(())
+    }
+
+    /// Brings the file to the disk, so that a checkpoint does not survive a power failure that its records do not.
+    ///
+    /// # Errors
+    /// When the system says it could not.
+    pub fn sync(&self) -> Result<()> {
+        if self.bytes == 0 {
+            return Ok(());
+        }
+        self.file.sync_data().map_err(TrainError::io("sync", &self.path))
     }
 
     /// Length of the file.
@@ -119,6 +141,7 @@ mod tests {
             step,
             epoch: 0.5,
             split: Split::Train,
+            stage: StageKind::Warmup,
             loss: 1.0,
             lr: Some(1e-4),
             grad_norm: Some(2.0),
@@ -126,8 +149,33 @@ mod tests {
             target_tokens: 4,
             tokens_per_second: 5.0,
             seconds: 2.0,
+            data_wait_seconds: Some(0.0),
             peak_rss_bytes: 0,
+            text: None,
         }
+    }
+
+    #[test]
+    fn text_metrics_are_fields_of_the_line_or_absent() {
+        let with = StepRecord {
+            text: Some(TextMetrics {
+                copy_rate: 0.5,
+                edit_ratio: 0.25,
+                copy_retention: 1.0,
+                exact_match: 0.125,
+                eval_seconds: 2.0,
+            }),
+            ..record(1)
+        };
+        let line = serde_json::to_value(&with).unwrap();
+        assert_eq!(
+            (&line["copy_rate"], &line["stage"]),
+            (&0.5.into(), &"warmup".into())
+        );
+        assert_eq!(serde_json::from_value::<StepRecord>(line).unwrap(), with);
+        let line = serde_json::to_value(record(1)).unwrap();
+        assert!(line.get("copy_rate").is_none() && line.get("text").is_none());
+        assert_eq!(serde_json::from_value::<StepRecord>(line).unwrap(), record(1));
     }
 
     #[test]

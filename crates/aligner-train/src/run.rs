@@ -1,9 +1,10 @@
 //! A whole run: from a configuration to a trained model.
 
+use std::cmp::Ordering;
 use std::path::Path;
 use std::sync::Arc;
 
-use aligner_data::{AlignerManifest, Dataset, Order, Stage};
+use aligner_data::{AlignerManifest, Cursor, Dataset};
 use aligner_model::{DeviceSpec, weights::named_parameters};
 use burn::module::Module;
 use burn::optim::AdamWConfig as UnusedOptimizer;
@@ -15,17 +16,21 @@ use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 
 use crate::batches::{Portions, StepLoader};
 use crate::checkpoint::{Checkpoint, CheckpointStore, RunState, recover_dir};
-use crate::config::{TemplateChoice, TrainConfig};
+use crate::config::{BestBy, TemplateChoice, TrainConfig, WarmupChoice};
 use crate::dashboard::{GradNorm, NoDashboard, QuantityMetric, TokensPerSecond};
 use crate::error::{Result, TrainError};
+use crate::evaluation::{Evaluation, Evaluator};
 use crate::learner::TrainedModel;
+use crate::loader::PlanLoader;
 use crate::materials::Materials;
-use crate::metrics::MetricsLog;
 use crate::objective::Sft;
 use crate::optimizer::AdamW;
+use crate::plan::Plan;
+use crate::records::Records;
 use crate::run_dir::{RunDir, RunLock};
-use crate::schedule::Schedule;
-use crate::session::{Event, MOMENTS, ModelSaver, Observer, Outcome, Session};
+use crate::saver::{ModelSaver, lineage};
+use crate::session::{Event, MOMENTS, Observer, Outcome, Session};
+use crate::stages::check_rereadable;
 use crate::strategy::LanguageModelStrategy;
 use crate::trainee::{Form, Start, Trainee};
 
@@ -41,6 +46,10 @@ pub struct RunOptions {
     /// Resume on this prompt template, whatever the run was started on: the change is a warning instead of an error, and
     /// the losses that follow are no longer those of an undisturbed run.
     pub template: Option<TemplateChoice>,
+    /// Lets the model correct a sample of the validation rows at each validation.
+    pub evaluator: Option<Box<dyn Evaluator>>,
+    /// Write no event files for TensorBoard, whatever the configuration says.
+    pub no_tensorboard: bool,
 }
 
 impl std::fmt::Debug for RunOptions {
@@ -56,18 +65,41 @@ impl std::fmt::Debug for RunOptions {
 /// # Errors
 /// When the configuration, the model or the data cannot be used, the directory holds a run already or is in use, or
 /// training fails; see [`TrainError`].
-pub fn fine_tune(config: &TrainConfig, options: RunOptions) -> Result<Outcome> {
-    config.validate()?;
+pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcome> {
+    let config = &resolved(config)?;
     let run = RunDir::new(&config.out);
     if run.config().exists() {
         return Err(TrainError::RunExists(config.out.clone()));
     }
     let lock = run.lock()?;
+    // Once more: another process may have begun and ended a run since.
+    if run.config().exists() {
+        return Err(TrainError::RunExists(config.out.clone()));
+    }
     let start = Start::of(config)?;
-    let materials = Materials::load(config, &start)?;
+    let materials = Materials::load(config, &start, &mut options.observer)?;
     warn_of_other_template(config, &materials)?;
-    std::fs::write(run.config(), config.to_toml()?).map_err(TrainError::io("write", &run.config()))?;
+    if options.evaluator.is_some() && config.eval_sample > 0 {
+        check_rereadable("eval_sample", &config.valid)?;
+    }
+    run.write_config(config)?;
     launch_run(config.clone(), run, lock, (start, materials), None, options)
+}
+
+/// The configuration with what the model decides: one that is an Aligner already has learned to copy.
+fn resolved(config: &TrainConfig) -> Result<TrainConfig> {
+    config.validate()?;
+    let mut config = config.clone();
+    if config.warmup.share.is_none() && config.warmup.data.is_empty() {
+        let earlier = AlignerManifest::read(&config.model)?;
+        let is_aligner = earlier.is_some_and(|manifest| !manifest.stages.is_empty());
+        config.warmup.share = Some(if is_aligner {
+            0.0
+        } else {
+            WarmupChoice::DEFAULT_SHARE
+        });
+    }
+    Ok(config)
 }
 
 /// A model that was an Aligner's on another template loses what it learned.
@@ -102,8 +134,12 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
             reason,
         });
     }
-    let mut config = TrainConfig::read(&run.config())?;
+    let mut config = run.read_config()?;
     config.out = out.to_path_buf();
+    // A run that was started before there was a warm-up has none.
+    if config.warmup.data.is_empty() {
+        config.warmup.share.get_or_insert(0.0);
+    }
     let new_template = options.template.take();
     if let Some(template) = &new_template {
         config.template = template.clone();
@@ -129,15 +165,14 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
         });
     }
     let start = Start::of(&config)?;
-    let materials = Materials::load(&config, &start)?;
+    let materials = Materials::load(&config, &start, &mut options.observer)?;
     let mut checkpoint = found.checkpoint;
     if let Some(checkpoint) = &mut checkpoint {
         materials.check_against(&checkpoint.state, new_template.is_some())?;
         checkpoint.state = materials.signed(std::mem::take(&mut checkpoint.state));
     }
     if new_template.is_some() {
-        let text = config.to_toml()?;
-        std::fs::write(run.config(), text).map_err(TrainError::io("write", &run.config()))?;
+        run.write_config(&config)?;
     }
     launch_run(config, run, lock, (start, materials), checkpoint, options)
 }
@@ -154,15 +189,22 @@ fn launch_run(
     let place = checkpoint.as_ref().map(|checkpoint| checkpoint.dir.as_path());
     let Trainee { decoder, form } = Trainee::load(&config, start, place, &device.clone().autodiff())?;
     materials.check_fit(&config, &form.config)?;
-    let state = match &checkpoint {
-        Some(checkpoint) => checkpoint.state.clone(),
-        None => materials.fresh_state(&config),
+    let plan = materials.stages.plan(&config);
+    let (plan, state) = match &checkpoint {
+        Some(checkpoint) => continued(plan, &checkpoint.state, &config)?,
+        None => {
+            let state = materials.fresh_state(&config, &plan);
+            (plan, state)
+        }
     };
+    let evaluation = evaluation(&config, &run, &materials, &form, &state, options.evaluator.take())?;
     if let Some(observer) = &mut options.observer {
+        materials.tell_sources(&config, observer.as_mut());
         let parameters = decoder.num_params();
         observer.on_event(&Event::Started {
             done: state.step,
             total_steps: state.total_steps,
+            plan: &plan,
             rows: materials.train.len(),
             tokens: materials.train.tokens(),
             skipped: materials.train.skipped().count(),
@@ -173,14 +215,15 @@ fn launch_run(
             },
         });
     }
-    let loaders = loaders(&config, &materials, &state);
+    let loaders = loaders(&config, &materials, &plan, &state);
     let model = TrainedModel::new(decoder, Arc::new(Sft));
     let session = session(
         config,
         run,
         &materials,
         form,
-        (state, checkpoint),
+        (plan, state, checkpoint),
+        evaluation,
         &mut options,
         &model,
         &device,
@@ -190,31 +233,79 @@ fn launch_run(
     outcome
 }
 
+/// The plan of a run that is resumed, and its state: it lasts as long as it was to last when it was started.
+fn continued(plan: Plan, state: &RunState, config: &TrainConfig) -> Result<(Plan, RunState)> {
+    let mut state = state.clone();
+    if state.stage_steps.is_empty() {
+        // A checkpoint of before there were stages.
+        state.stage_steps = vec![state.total_steps];
+    }
+    let now = plan.steps();
+    match plan.lasting(&state.stage_steps, config) {
+        Some(plan) => Ok((plan, state)),
+        None => Err(TrainError::Changed {
+            what: "list of stages",
+            recorded: format!("{:?} steps", state.stage_steps),
+            found: format!("{now:?} steps"),
+        }),
+    }
+}
+
+/// What looks at the model's corrections, where somebody does and there are rows to correct.
+fn evaluation(
+    config: &TrainConfig,
+    run: &RunDir,
+    materials: &Materials,
+    form: &Form,
+    state: &RunState,
+    evaluator: Option<Box<dyn Evaluator>>,
+) -> Result<Option<Evaluation>> {
+    let evaluator = evaluator.filter(|_| config.eval_sample > 0 && !config.valid.is_empty());
+    let Some(evaluator) = evaluator else {
+        if config.best_by == BestBy::ExactMatch {
+            let reason = "exact_match needs somebody who corrects the sample: RunOptions::evaluator";
+            return Err(TrainError::config("best_by", reason));
+        }
+        return Ok(None);
+    };
+    let rows = materials.sample(config, form.config.max_positions)?;
+    if rows.is_empty() {
+        tracing::warn!("no validation row fits the model's context twice: none is corrected");
+    }
+    Evaluation::new(evaluator, rows, &run.samples(), state).map(Some)
+}
+
 fn loaders(
     config: &TrainConfig,
     materials: &Materials,
+    plan: &Plan,
     state: &RunState,
-) -> (StepLoader, Option<StepLoader>) {
-    let rows = materials.train.len();
-    let rows_per_step = (config.micro_batch * config.accumulate) as u64;
-    let portions = Portions {
-        order: Order::new(config.seed, rows, config.shuffle),
-        start: state.cursor,
-        done: state.step,
-        total_steps: state.total_steps,
-        micro_batch: config.micro_batch,
-        rows_per_step,
-        // A run by steps fills each of them; a run by epochs ends with the last row.
-        total_rows: match config.steps {
-            Some(steps) => steps * rows_per_step,
-            None => config.epochs * rows as u64,
-        },
-    };
+) -> (PlanLoader, Option<StepLoader>) {
+    let now = plan.at(state.step);
+    let stages = materials.stages.iter().zip(plan.stages()).enumerate();
+    let stages = stages.map(|(index, (stage, plan))| {
+        let (start, done) = match index.cmp(&now.index) {
+            Ordering::Less => (Cursor::default(), plan.steps),
+            Ordering::Equal => (state.cursor, now.done),
+            Ordering::Greater => (Cursor::default(), 0),
+        };
+        let portions = Portions {
+            order: stage.order().clone(),
+            start,
+            done,
+            total_steps: plan.steps,
+            micro_batch: config.micro_batch,
+            rows_per_step: plan.rows_per_step,
+            total_rows: plan.total_rows,
+        };
+        StepLoader::new(stage.rows.clone(), portions)
+    });
+    let train = PlanLoader::new(stages.collect());
     let valid = materials
         .valid
         .as_ref()
         .map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch));
-    (StepLoader::new(Arc::clone(&materials.train), portions), valid)
+    (train, valid)
 }
 
 #[allow(clippy::too_many_arguments)] // assembles the one struct that holds them all
@@ -223,37 +314,24 @@ fn session(
     run: RunDir,
     materials: &Materials,
     form: Form,
-    (state, checkpoint): (RunState, Option<Checkpoint>),
+    (plan, state, checkpoint): (Plan, RunState, Option<Checkpoint>),
+    evaluation: Option<Evaluation>,
     options: &mut RunOptions,
     model: &TrainedModel,
     device: &Device,
 ) -> Result<Session> {
-    let mut manifest = AlignerManifest::new(
-        materials.template.clone(),
-        materials.tokenizer.hash(),
-        &base_name(
-            form.adapter
-                .as_ref()
-                .map_or(&config.model, |adapter| &adapter.base),
-        ),
-    );
-    if let Some(earlier) = AlignerManifest::read(&config.model)? {
-        manifest.base_model = earlier.base_model;
-        manifest.stages = earlier.stages;
-    }
-    manifest.stages.push(Stage {
-        kind: "correction".into(),
-        steps: state.total_steps,
-        rows: materials.train.len() as u64,
-        data_fingerprint: materials.fingerprint.clone(),
-    });
-    manifest.data_licence = (!config.data_licence.is_empty()).then(|| config.data_licence.clone());
+    let manifest = lineage(&config, materials, &form)?;
+    let saver = ModelSaver {
+        form,
+        tokenizer: materials.tokenizer.clone(),
+        manifest,
+    };
     let optimizer = match &checkpoint {
         Some(checkpoint) => {
             let names = named_parameters(&model.decoder);
             AdamW::load(
                 config.adamw(),
-                state.step,
+                plan.at(state.step).done,
                 &names,
                 &checkpoint.dir.join(MOMENTS),
                 device,
@@ -262,23 +340,19 @@ fn session(
         None => AdamW::new(config.adamw()),
     };
     Ok(Session {
-        schedule: Schedule {
-            kind: config.schedule,
-            peak: config.lr,
-            warmup_steps: (config.warmup_ratio * state.total_steps as f64) as u64,
-            total_steps: state.total_steps,
-        },
+        plan,
         store: CheckpointStore::new(run.checkpoints(), config.keep),
-        log: MetricsLog::open(&run.metrics(), state.metrics_bytes)?,
-        saver: ModelSaver {
-            form,
-            tokenizer: materials.tokenizer.clone(),
-            manifest,
-        },
+        log: Records::open(
+            &run,
+            state.step,
+            state.metrics_bytes,
+            config.tensorboard && !options.no_tensorboard,
+        )?,
+        saver,
         observer: options.observer.take(),
         interrupter: options.interrupter.clone(),
         device: device.clone(),
-        rows: materials.train.len() as u64,
+        evaluation,
         saved_step: checkpoint.as_ref().map(|_| state.step),
         optimizer,
         config,
@@ -287,33 +361,10 @@ fn session(
     })
 }
 
-/// What a model is called, without where it lay: the last part of its path, or `org/name@commit` when it lies in the
-/// cache of the Hugging Face Hub. With the commit, because a branch moves on; `--model` takes it as it is.
-fn base_name(model: &Path) -> String {
-    let absolute = std::fs::canonicalize(model).unwrap_or_else(|_| model.to_path_buf());
-    if let Some(name) = hub_name(&absolute) {
-        return name;
-    }
-    absolute
-        .file_name()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned()
-}
-
-/// `…/models--org--name/snapshots/COMMIT` as `org/name@COMMIT`.
-fn hub_name(snapshot: &Path) -> Option<String> {
-    let commit = snapshot.file_name()?.to_str()?;
-    let folder = snapshot.parent().filter(|parent| parent.ends_with("snapshots"))?;
-    let id = folder.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
-    // No part of a repository's name holds two hyphens in a row.
-    Some(format!("{}@{commit}", id.replace("--", "/")))
-}
-
 fn launch(
     session: Session,
     model: TrainedModel,
-    (train, valid): (StepLoader, Option<StepLoader>),
+    (train, valid): (PlanLoader, Option<StepLoader>),
     options: &RunOptions,
 ) -> Result<Outcome> {
     let root = session.run.root().to_path_buf();
@@ -338,20 +389,5 @@ fn launch(
     match result.error {
         Some(error) => Err(TrainError::Learner(error.to_string())),
         None => Ok(outcome),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_base_from_the_hub_is_named_as_there() {
-        let name = |path: &str| base_name(Path::new(path));
-        let commit = "1111111111111111111111111111111111111111";
-        let snapshot = format!("/cache/hub/models--org--name-1.5/snapshots/{commit}");
-        assert_eq!(name(&snapshot), format!("org/name-1.5@{commit}"));
-        assert_eq!(name("/models/base"), "base");
-        assert_eq!(name("/models/snapshots/base"), "base");
     }
 }

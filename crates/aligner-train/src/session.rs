@@ -1,26 +1,28 @@
 //! The training loop: from a batch to a better model, a line of metrics, and now and then a checkpoint.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use aligner_data::{AlignerManifest, Tokenizer};
+use aligner_data::Cursor;
 use aligner_model::weights::named_parameters;
-use aligner_model::{CausalDecoder, on_pool};
+use aligner_model::{Loaded, on_pool};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
 use burn_train::{InferenceStep, Interrupter, TrainStep};
 
 use crate::batches::StepBatch;
-use crate::checkpoint::{Best, CheckpointStore, RunState, replace_dir};
+use crate::checkpoint::{Best, CheckpointStore, RunState};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
+use crate::evaluation::{Evaluation, ModelInMemory, TextMetrics};
 use crate::learner::{StepOutput, TrainedModel};
-use crate::metrics::{MetricsLog, Split, StepRecord, peak_rss_bytes};
+use crate::metrics::{Split, StepRecord, peak_rss_bytes};
 use crate::optimizer::{AdamW, gradient_norm};
+use crate::plan::{Plan, StagePlan};
+use crate::records::Records;
 use crate::run_dir::RunDir;
-use crate::schedule::Schedule;
-use crate::trainee::Form;
+use crate::saver::ModelSaver;
 
 /// Name of the optimizer's moments in a checkpoint.
 pub(crate) const MOMENTS: &str = "optimizer.safetensors";
@@ -29,12 +31,32 @@ pub(crate) const MOMENTS: &str = "optimizer.safetensors";
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
+    /// Rows are being tokenised; told every two seconds, for what takes so long.
+    Tokenising {
+        /// Rows so far.
+        rows: u64,
+        /// Tokens so far.
+        tokens: u64,
+        /// Time since the beginning.
+        seconds: f64,
+    },
+    /// A file that rows are drawn from by weight; one event for each, before `Started`.
+    Source {
+        /// The file.
+        path: &'a Path,
+        /// Its rows.
+        rows: u64,
+        /// Its share of the rows that are drawn, in 0..1.
+        share: f64,
+    },
     /// The data are read and the first step is about to begin.
     Started {
         /// Steps already done, by the run that is resumed.
         done: u64,
         /// Steps of the whole run.
         total_steps: u64,
+        /// What is trained, stage after stage.
+        plan: &'a Plan,
         /// Training rows.
         rows: usize,
         /// Tokens of the training rows.
@@ -46,6 +68,8 @@ pub enum Event<'a> {
         /// Those that are trained.
         trained_parameters: usize,
     },
+    /// The first step of a stage is about to begin.
+    StageStarted(&'a StagePlan),
     /// A damaged checkpoint was passed over.
     DamagedCheckpoint(&'a str),
     /// A step or a validation is done.
@@ -92,52 +116,21 @@ pub struct Outcome {
     pub best: Option<Best>,
 }
 
-/// What makes a directory of weights a model others can load.
-#[derive(Debug, Clone)]
-pub(crate) struct ModelSaver {
-    pub form: Form,
-    pub tokenizer: Tokenizer,
-    pub manifest: AlignerManifest,
-}
-
-impl ModelSaver {
-    pub fn save(&self, place: &Path, decoder: &CausalDecoder, steps: u64) -> Result<()> {
-        let mut manifest = self.manifest.clone();
-        if let Some(stage) = manifest.stages.last_mut() {
-            stage.steps = steps;
-        }
-        replace_dir(place, |dir| self.fill(dir, decoder, &manifest))
-    }
-
-    fn fill(&self, dir: &Path, decoder: &CausalDecoder, manifest: &AlignerManifest) -> Result<()> {
-        self.form.save(decoder, dir)?;
-        self.tokenizer.save_to(dir)?;
-        Ok(manifest.write(dir)?)
-    }
-
-    /// Whether something is drawn at random in each step.
-    fn has_dropout(&self) -> bool {
-        self.form
-            .adapter
-            .as_ref()
-            .is_some_and(|adapter| adapter.config.dropout > 0.0)
-    }
-}
-
 /// The parts of a run that change while it goes on, and the fixed ones they need.
 pub(crate) struct Session {
     pub config: TrainConfig,
     pub run: RunDir,
     pub state: RunState,
-    pub schedule: Schedule,
+    pub plan: Plan,
     pub optimizer: AdamW,
     pub store: CheckpointStore,
-    pub log: MetricsLog,
+    pub log: Records,
     pub saver: ModelSaver,
     pub observer: Option<Box<dyn Observer>>,
     pub interrupter: Interrupter,
     pub device: Device,
-    pub rows: u64,
+    /// What the model writes at each validation, where somebody looks.
+    pub evaluation: Option<Evaluation>,
     /// Step of the newest checkpoint.
     pub saved_step: Option<u64>,
 }
@@ -155,7 +148,7 @@ impl Session {
     pub fn run(
         &mut self,
         mut model: TrainedModel,
-        mut train: impl Iterator<Item = StepBatch>,
+        mut train: impl Iterator<Item = Result<StepBatch>>,
         valid: &[StepBatch],
         screen: &mut dyn Screen,
     ) -> (TrainedModel, Result<Outcome>) {
@@ -166,14 +159,21 @@ impl Session {
             return (model, Err(error));
         }
         let ending = loop {
-            let Some(batch) = train.next() else {
-                break Ending::Finished;
+            let asked = Instant::now();
+            let batch = match train.next() {
+                None => break Ending::Finished,
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) => {
+                    let saved = self.save(&model);
+                    return (model, saved.and(Err(error)));
+                }
             };
+            let waited = asked.elapsed();
             if self.interrupter.should_stop() {
                 break Ending::Interrupted;
             }
             let stepped;
-            (model, stepped) = self.step(model, batch, screen);
+            (model, stepped) = self.step(model, batch, waited, screen);
             match stepped.and_then(|()| self.after_step(&model, valid, screen)) {
                 Ok(None) => {}
                 Ok(Some(ending)) => break ending,
@@ -188,15 +188,18 @@ impl Session {
         &mut self,
         model: TrainedModel,
         batch: StepBatch,
+        waited: Duration,
         screen: &mut dyn Screen,
     ) -> (TrainedModel, Result<()>) {
         let started = Instant::now();
         let end = batch.end;
+        self.announce_stage();
         let (gradients, mut output) = match self.gradients(&model, batch) {
             Ok(computed) => computed,
             Err(error) => return (model, Err(error)),
         };
-        let lr = self.schedule.rate(self.state.step);
+        let place = self.plan.at(self.state.step);
+        let lr = place.stage.schedule.rate(place.done);
         let model = self.update(model, gradients, lr, output.grad_norm);
         let seconds = started.elapsed().as_secs_f64();
         self.state.step += 1;
@@ -207,6 +210,7 @@ impl Session {
         let record = StepRecord {
             lr: Some(lr),
             grad_norm: Some(output.grad_norm),
+            data_wait_seconds: Some(waited.as_secs_f64()),
             ..self.record(Split::Train, &output, seconds)
         };
         let told = self.tell(&record);
@@ -253,8 +257,12 @@ impl Session {
         screen: &mut dyn Screen,
     ) -> Result<Option<Ending>> {
         let is_last = self.state.step == self.state.total_steps;
-        if !valid.is_empty() && (is_due(self.state.step, self.config.eval_every) || is_last) {
+        let ends_stage = self.plan.ends_stage(self.state.step);
+        if !valid.is_empty() && (is_due(self.state.step, self.config.eval_every) || ends_stage) {
             self.validate(model, valid, screen)?;
+        }
+        if ends_stage && !is_last {
+            self.enter_next_stage();
         }
         let patience = self.config.patience;
         if patience > 0 && self.state.validations_without_gain >= patience && !is_last {
@@ -266,13 +274,32 @@ impl Session {
         Ok(None)
     }
 
+    /// The next stage begins as a run of its own would: at its first row, without the moments of the stage before.
+    ///
+    /// Copying is soon learned, and leaves second moments of almost nothing; carried over, they would make the first steps
+    /// of the correction many times as large as its rate says.
+    fn enter_next_stage(&mut self) {
+        self.state.stage = self.plan.at(self.state.step).stage.kind;
+        self.state.cursor = Cursor::default();
+        self.optimizer = AdamW::new(self.config.adamw());
+    }
+
+    fn announce_stage(&mut self) {
+        let place = self.plan.at(self.state.step);
+        if place.done == 0
+            && let Some(observer) = &mut self.observer
+        {
+            observer.on_event(&Event::StageStarted(place.stage));
+        }
+    }
+
     fn finish(&mut self, model: &TrainedModel, ending: Ending) -> Result<Outcome> {
         let checkpoint = self.save(model)?;
         let model_dir = if ending == Ending::Interrupted {
             checkpoint
         } else {
             self.saver
-                .save(&self.run.finished(), &model.decoder, self.state.step)?;
+                .save(&self.run.finished(), &model.decoder, &self.plan, self.state.step)?;
             self.run.finished()
         };
         Ok(Outcome {
@@ -321,30 +348,66 @@ impl Session {
         }
         screen.validated();
         let record = self.record(Split::Valid, &sum, started.elapsed().as_secs_f64());
+        let record = StepRecord {
+            text: self.evaluate(&model)?,
+            ..record
+        };
         self.tell(&record)?;
-        let is_best = self.state.best.is_none_or(|best| record.loss < best.loss);
-        if is_best {
-            self.state.best = Some(Best {
-                step: self.state.step,
-                loss: record.loss,
-            });
-            self.state.validations_without_gain = 0;
-            if self.state.step > 0 {
-                self.saver
-                    .save(&self.run.best(), &model.decoder, self.state.step)?;
-            }
-        } else {
+        self.judge(&record, &model)
+    }
+
+    /// What the model writes on the sample.
+    fn evaluate(&mut self, model: &TrainedModel) -> Result<Option<TextMetrics>> {
+        let Some(evaluation) = &mut self.evaluation else {
+            return Ok(None);
+        };
+        let stage = self.plan.stage_of(self.state.step).kind;
+        let model = ModelInMemory {
+            loaded: Loaded {
+                config: self.saver.form.config.clone(),
+                decoder: model.decoder.clone(),
+            },
+            device: self.device.clone(),
+            tokenizer: self.saver.tokenizer.clone(),
+            template: self.saver.manifest.template.clone(),
+        };
+        evaluation.run(model, stage, &mut self.state)
+    }
+
+    /// Whether a validation is the best so far. The stages before the last one choose none: the model that they end with,
+    /// like that of step 0, is what the last one has to beat, and is not kept.
+    fn judge(&mut self, record: &StepRecord, model: &TrainedModel) -> Result<()> {
+        let step = self.state.step;
+        if !self.plan.in_last_stage(step) {
+            return Ok(());
+        }
+        let this = Best {
+            step,
+            loss: record.loss,
+            exact_match: record.text.map(|text| text.exact_match),
+        };
+        let by = self.config.best_by;
+        if self.state.best.is_some_and(|best| !this.beats(&best, by)) {
             self.state.validations_without_gain += 1;
+            return Ok(());
+        }
+        self.state.best = Some(this);
+        self.state.validations_without_gain = 0;
+        if self.plan.at(step).done > 0 {
+            self.saver
+                .save(&self.run.best(), &model.decoder, &self.plan, step)?;
         }
         Ok(())
     }
 
     fn record(&self, split: Split, output: &StepOutput, seconds: f64) -> StepRecord {
         let cursor = self.state.cursor;
+        let stage = self.plan.stage_of(self.state.step);
         StepRecord {
             step: self.state.step,
-            epoch: cursor.epoch as f64 + cursor.position as f64 / self.rows.max(1) as f64,
+            epoch: cursor.epoch as f64 + cursor.position as f64 / stage.rows.max(1) as f64,
             split,
+            stage: stage.kind,
             loss: output.loss(),
             lr: None,
             grad_norm: None,
@@ -352,7 +415,9 @@ impl Session {
             target_tokens: output.target_tokens,
             tokens_per_second: output.tokens as f64 / seconds.max(1e-9),
             seconds,
+            data_wait_seconds: None,
             peak_rss_bytes: peak_rss_bytes(),
+            text: None,
         }
     }
 
@@ -375,9 +440,14 @@ impl Session {
         if self.saved_step == Some(self.state.step) {
             return Ok(place);
         }
+        self.log.sync()?;
+        if let Some(evaluation) = &self.evaluation {
+            evaluation.sync()?;
+        }
         let names = named_parameters(&model.decoder);
         let place = self.store.save(&self.state, |dir| {
-            self.saver.fill(dir, &model.decoder, &self.saver.manifest)?;
+            self.saver
+                .fill(dir, &model.decoder, &self.plan, self.state.step)?;
             Ok(self.optimizer.save(&names, &dir.join(MOMENTS))?)
         })?;
         self.saved_step = Some(self.state.step);

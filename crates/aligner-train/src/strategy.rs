@@ -58,8 +58,18 @@ impl SupervisedLearningStrategy<TrainedModel> for LanguageModelStrategy {
         };
         screen.done = session.state.step as usize;
         screen.train_split();
-        let validation: Vec<_> = valid.iter().flatten().collect();
-        let (model, outcome) = session.run(model, train.iter().flatten(), &validation, &mut screen);
+        let validation = match valid.iter().collect::<std::result::Result<Vec<_>, _>>() {
+            Ok(validation) => validation,
+            Err(error) => {
+                let error = TrainError::Learner(error.to_string());
+                *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(Err(error));
+                return (model, screen.processor);
+            }
+        };
+        let steps = train
+            .iter()
+            .map(|step| step.map_err(|error| TrainError::Learner(error.to_string())));
+        let (model, outcome) = session.run(model, steps, &validation, &mut screen);
         screen.send(LearnerEvent::EndSplit(1));
         *self.result.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
         (model, screen.processor)

@@ -258,7 +258,7 @@ fn another_template_is_refused_with_both_shown_unless_asked_for() {
         template: edit.clone(),
         ..config.clone()
     };
-    std::fs::write(&path, changed.to_toml().unwrap()).unwrap();
+    RunDir::new(&config.out).write_config(&changed).unwrap();
     let error = resume(&config.out, RunOptions::default())
         .unwrap_err()
         .to_string();
@@ -268,7 +268,7 @@ fn another_template_is_refused_with_both_shown_unless_asked_for() {
     ] {
         assert!(error.contains(&template.fingerprint()), "{error}");
     }
-    std::fs::write(&path, config.to_toml().unwrap()).unwrap();
+    RunDir::new(&config.out).write_config(&config).unwrap();
     let options = RunOptions {
         template: Some(edit.clone()),
         ..stopped_after(5)

@@ -99,6 +99,8 @@ fn batch(corrector: &Corrector, input: &Path, args: &CorrectArgs, options: &Corr
         columns: args.rows.columns.clone(),
         fields: Fields::Pair,
         on_bad_row: args.rows.on_bad_row(),
+        format: args.rows.format,
+        ..ReadOptions::default()
     };
     let mut reader = RowReader::open(input, read)?;
     let mut output = Output::open(args)?;

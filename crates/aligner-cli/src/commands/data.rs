@@ -3,7 +3,8 @@
 use std::io::Write;
 
 use aligner_data::{
-    AlignerManifest, Encoder, Fields, OnBadRow, PromptTemplate, ReadOptions, RowReader, Tokenizer, check_file,
+    AlignerManifest, CheckOptions, Encoder, Fields, OnBadRow, PromptTemplate, ReadOptions, Record, RowReader,
+    Tokenizer, check_files,
 };
 use aligner_hub::Files;
 use anstyle::{AnsiColor, Style};
@@ -14,34 +15,46 @@ use crate::hub;
 use crate::runs::model_dir;
 use crate::terminal::{stdout_is_coloured, styled};
 
-/// Prints a report on a file.
+/// Prints a report on files.
 pub fn check(args: &CheckArgs) -> Result<()> {
     let template = template(&args.template)?;
     let encoder = match &args.model {
         Some(model) => {
             let tokenizer = Tokenizer::from_dir(&hub::local(model, Files::Tokenizer)?)?;
-            Some(Encoder::new(tokenizer, template, args.max_length))
+            Some(Encoder::new(tokenizer, template.clone(), args.max_length))
         }
         None => None,
     };
-    let options = ReadOptions {
-        columns: args.columns.clone(),
-        ..ReadOptions::default()
+    let options = CheckOptions {
+        read: ReadOptions {
+            columns: args.columns.clone(),
+            format: args.format,
+            ..ReadOptions::default()
+        },
+        encoder: encoder.as_ref(),
+        template,
+        valid: args.valid.clone(),
+        benchmarks: args.benchmark.clone(),
+        ngram: args.ngram,
+        near_threshold: args.near,
+        micro_batch: args.micro_batch,
+        examples: args.examples,
     };
-    let report = check_file(&args.file, &options, encoder.as_ref())?;
+    let report = check_files(&args.files, &options)?;
     let text = if args.json {
         serde_json::to_string(&report).map_err(|error| CliError::Failed(error.to_string()))?
     } else {
         report.to_string().trim_end().to_string()
     };
     writeln!(std::io::stdout(), "{text}").map_err(stdout_error)?;
-    if report.is_clean() {
+    let failures: Vec<&str> = report
+        .failures(args.fail_on)
+        .map(|finding| finding.message.as_str())
+        .collect();
+    if failures.is_empty() {
         return Ok(());
     }
-    let (bad, long) = (report.bad_rows, report.too_long.unwrap_or(0));
-    Err(CliError::Failed(format!(
-        "{bad} rows cannot be read and {long} are too long to be trained on"
-    )))
+    Err(CliError::Failed(failures.join("; ")))
 }
 
 /// Prints a row's tokens: on a terminal as text whose loss-carrying part is green, elsewhere as a table.
@@ -57,15 +70,10 @@ pub fn show(args: &ShowArgs) -> Result<()> {
         columns: args.columns.clone(),
         fields: Fields::Triple,
         on_bad_row: OnBadRow::Stop,
+        format: args.format,
+        ..ReadOptions::default()
     };
-    let record = RowReader::open(&args.file, options)?.nth(args.row);
-    let record = record.ok_or_else(|| {
-        CliError::Usage(format!(
-            "{} has no row {} (rows are counted from 0)",
-            args.file.display(),
-            args.row
-        ))
-    })??;
+    let record = row(RowReader::open(&args.file, options)?, args)?;
     let encoder = Encoder::new(tokenizer, template, usize::MAX);
     let (ids, prompt_len) = encoder.encode_any_length(&record)?;
     let text = if stdout_is_coloured() {
@@ -74,6 +82,27 @@ pub fn show(args: &ShowArgs) -> Result<()> {
         table(encoder.tokenizer(), &ids, prompt_len)?
     };
     writeln!(std::io::stdout(), "{text}").map_err(stdout_error)
+}
+
+/// The row as the file counts it, as `data check` names it: rows that are left out are counted.
+fn row(mut reader: RowReader<'_>, args: &ShowArgs) -> Result<Record> {
+    let wanted = args.row as u64;
+    for record in reader.by_ref() {
+        let record = record?;
+        if record.origin.row == wanted {
+            return Ok(record);
+        }
+        if record.origin.row > wanted {
+            break;
+        }
+    }
+    let place = format!("{} has no row {wanted}", args.file.display());
+    let left_out = reader.skipped().first().iter().find(|left| left.row == wanted);
+    Err(CliError::Usage(match left_out {
+        Some(left_out) => format!("{place} to show: {left_out}"),
+        None if reader.rows_read() > wanted => format!("{place} to show: it holds no pair of answers"),
+        None => format!("{place} (rows are counted from 0)"),
+    }))
 }
 
 /// Tokens apart from each other by their shade, those that carry loss in green.

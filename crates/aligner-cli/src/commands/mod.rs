@@ -1,10 +1,12 @@
 //! One file for each command.
 
+pub mod convert;
 pub mod correct;
 pub mod data;
 pub mod demo;
 pub mod export;
 pub mod import;
+pub mod report;
 pub mod score;
 pub mod train;
 

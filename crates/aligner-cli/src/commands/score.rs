@@ -17,6 +17,8 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         columns: args.rows.columns.clone(),
         fields: Fields::Triple,
         on_bad_row: args.rows.on_bad_row(),
+        format: args.rows.format,
+        ..ReadOptions::default()
     };
     let mut reader = RowReader::open(&args.input, options)?;
     let mut stdout = std::io::stdout().lock();

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use aligner_data::{AlignerManifest, PromptTemplate};
 use aligner_hub::Files;
 use aligner_train::{
-    Ending, Event, Interrupter, LoraChoice, Outcome, RunDir, RunOptions, Split, StepRecord, TemplateChoice,
-    TrainConfig, fine_tune, resume,
+    Ending, Event, Interrupter, LoraChoice, Outcome, RunDir, RunOptions, Split, StageKind, StagePlan,
+    StepRecord, TemplateChoice, TextMetrics, TrainConfig, TrainError, WarmupChoice, fine_tune, resume,
 };
 
 use super::demo;
 use crate::args::{TrainArgs, template};
 use crate::error::{CliError, Result, stdout_error};
+use crate::evaluator::GreedyEvaluator;
 use crate::terminal::{Throttle, say};
 use crate::{allocator, hub, runs};
 
@@ -27,8 +28,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     }
     let config = resolve(args)?;
     runs::remember(&config.out);
-    let outcome = fine_tune(&config, options(args)?)?;
-    report(&outcome)
+    end(args, &config.out, fine_tune(&config, options(args)?))
 }
 
 fn resume_run(args: &TrainArgs) -> Result<()> {
@@ -38,10 +38,14 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
     };
     let run = RunDir::new(&out);
     if run.config().is_file() {
-        let recorded = TrainConfig::read(&run.config())?;
+        let recorded = run.read_config()?;
         let mut asked = recorded.clone();
         if let Some(path) = &args.config {
             asked = TrainConfig::read(path)?;
+            // What was left to the model was decided when the run was started.
+            if asked.warmup.data.is_empty() {
+                asked.warmup.share = asked.warmup.share.or(recorded.warmup.share);
+            }
         }
         apply(args, &mut asked)?;
         if asked.model != recorded.model {
@@ -51,6 +55,8 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
             out: recorded.out.clone(),
             // Another template is the one change that can be asked for.
             template: recorded.template.clone(),
+            // Whether it is watched changes nothing in the run.
+            tensorboard: recorded.tensorboard,
             ..asked
         };
         let different = recorded.differences(&same_place);
@@ -64,7 +70,50 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
     let mut options = options(args)?;
     options.template = args.template.as_deref().map(template_choice).transpose()?;
     runs::remember(&out);
-    report(&resume(&out, options)?)
+    end(args, &out, resume(&out, options))
+}
+
+/// Draws the run's page, and says how it ended or how it can go on.
+fn end(args: &TrainArgs, out: &Path, ended: aligner_train::Result<Outcome>) -> Result<()> {
+    match ended {
+        Ok(outcome) => {
+            write_page(args, out);
+            report(&outcome)
+        }
+        Err(error) => {
+            if RunDir::new(out).metrics().is_file() && !is_refusal(&error) {
+                write_page(args, out);
+                // The same step would give the same number again.
+                if !matches!(error, TrainError::NotFinite { .. }) {
+                    say(format!(
+                        "the run is kept; when the cause is gone, go on with: aligner train --resume --out {}",
+                        out.display()
+                    ));
+                }
+            }
+            Err(error.into())
+        }
+    }
+}
+
+/// Whether a run did not even begin to go on.
+fn is_refusal(error: &TrainError) -> bool {
+    matches!(
+        error,
+        TrainError::RunExists(_)
+            | TrainError::Locked(_)
+            | TrainError::Config { .. }
+            | TrainError::NothingToResume { .. }
+            | TrainError::NoUsableCheckpoint { .. }
+            | TrainError::Changed { .. }
+    )
+}
+
+/// Draws the run's page unless it is not wanted.
+pub fn write_page(args: &TrainArgs, out: &Path) {
+    if !args.no_report {
+        super::report::after(out);
+    }
 }
 
 /// The configuration that is meant: a file's or the default, with the flags over it.
@@ -109,13 +158,18 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     set(&mut config.on_long_row, &args.on_long_row);
     set(&mut config.on_bad_row, &args.on_bad_row);
     set(&mut config.columns, &args.columns);
+    set(&mut config.format, &args.format.map(|format| format.to_string()));
     set(&mut config.seed, &args.seed);
     set(&mut config.shuffle, &args.shuffle);
     set(&mut config.save_every, &args.save_every);
     set(&mut config.keep, &args.keep);
     set(&mut config.eval_every, &args.eval_every);
     set(&mut config.patience, &args.patience);
+    set(&mut config.eval_sample, &args.eval_sample);
+    set(&mut config.best_by, &args.best_by);
+    set(&mut config.identity_share, &args.identity_share);
     set(&mut config.data_licence, &args.data_licence);
+    config.tensorboard &= !args.no_tensorboard;
     set(&mut config.device, &args.device.map(|device| device.to_string()));
     if args.steps.is_some() {
         config.steps = args.steps;
@@ -130,7 +184,23 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     if let Some(typed) = &args.template {
         config.template = template_choice(typed)?;
     }
+    apply_warmup(args, &mut config.warmup);
     apply_lora(args, config)
+}
+
+fn apply_warmup(args: &TrainArgs, warmup: &mut WarmupChoice) {
+    if args.warmup_share.is_some() {
+        (warmup.share, warmup.data) = (args.warmup_share, Vec::new());
+    }
+    if !args.warmup_data.is_empty() {
+        (warmup.share, warmup.data) = (None, args.warmup_data.clone());
+    }
+    warmup.from = args.warmup_from.unwrap_or(warmup.from);
+    warmup.lr = args.warmup_lr.or(warmup.lr);
+    if let Some(epochs) = args.warmup_epochs {
+        (warmup.epochs, warmup.steps) = (epochs, None);
+    }
+    warmup.steps = args.warmup_steps.or(warmup.steps);
 }
 
 fn template_choice(typed: &str) -> Result<TemplateChoice> {
@@ -199,6 +269,8 @@ pub fn options(args: &TrainArgs) -> Result<RunOptions> {
         observer: Some(Box::new(move |event: &Event<'_>| lines.tell(event))),
         interrupter,
         template: None,
+        evaluator: Some(Box::new(GreedyEvaluator)),
+        no_tensorboard: args.no_tensorboard,
     })
 }
 
@@ -219,9 +291,12 @@ pub fn report(outcome: &Outcome) -> Result<()> {
         }
     }
     if let Some(best) = outcome.best {
+        let exact = best.exact_match.map_or_else(String::new, |exact| {
+            format!(", {:.1} % of the sample exact", 100.0 * exact)
+        });
         say(format!(
-            "best validation loss {:.4} after step {}",
-            best.loss, best.step
+            "best validation after step {}: loss {:.4}{exact}",
+            best.step, best.loss
         ));
     }
     let place: PathBuf = outcome.model_dir.clone();
@@ -246,6 +321,19 @@ impl Lines {
             return;
         }
         match event {
+            Event::Tokenising {
+                rows,
+                tokens,
+                seconds,
+            } => say(format!(
+                "tokenising: {rows} rows, {tokens} tokens, {:.0} rows/s",
+                *rows as f64 / seconds
+            )),
+            Event::Source { path, rows, share } => say(format!(
+                "{}: {rows} rows, {:.1} % of those that are drawn",
+                path.display(),
+                100.0 * share
+            )),
             Event::Started {
                 done,
                 total_steps,
@@ -254,6 +342,7 @@ impl Lines {
                 skipped,
                 parameters,
                 trained_parameters,
+                ..
             } => {
                 self.total_steps = *total_steps;
                 let left_out = if *skipped > 0 {
@@ -277,6 +366,7 @@ impl Lines {
                 ));
             }
             Event::DamagedCheckpoint(damage) => say(format!("damaged checkpoint passed over: {damage}")),
+            Event::StageStarted(stage) => say(stage_line(stage)),
             Event::Recorded(record) => self.record(record),
             _ => {}
         }
@@ -294,7 +384,9 @@ impl Lines {
         let total = self.total_steps;
         if record.split == Split::Valid {
             say(format!(
-                "step {step}/{total}  validation loss {loss:.4}  {seconds:.1} s"
+                "step {step}/{total}  validation loss {loss:.4}{}  {:.1} s",
+                record.text.as_ref().map_or_else(String::new, text_metrics),
+                seconds + record.text.map_or(0.0, |text| text.eval_seconds)
             ));
         } else if self.throttle.allows() || *step == total {
             let (lr, norm) = (record.lr.unwrap_or(0.0), record.grad_norm.unwrap_or(0.0));
@@ -304,4 +396,35 @@ impl Lines {
             ));
         }
     }
+}
+
+fn stage_line(stage: &StagePlan) -> String {
+    let StagePlan {
+        rows,
+        identity_rows,
+        steps,
+        schedule,
+        ..
+    } = stage;
+    let lr = schedule.peak;
+    match stage.kind {
+        StageKind::Warmup => format!("warm-up: {rows} rows to copy, {steps} steps, lr {lr:.1e}"),
+        StageKind::Correction => {
+            let copies = match identity_rows {
+                0 => String::new(),
+                copies => format!(", {copies} of them to copy"),
+            };
+            format!("correction: {rows} rows{copies}, {steps} steps, lr {lr:.1e}")
+        }
+    }
+}
+
+fn text_metrics(text: &TextMetrics) -> String {
+    format!(
+        "  exact {:.1} %  copies {:.1} %  edit ratio {:.2}  right ones kept {:.1} %",
+        100.0 * text.exact_match,
+        100.0 * text.copy_rate,
+        text.edit_ratio,
+        100.0 * text.copy_retention
+    )
 }

@@ -1,18 +1,27 @@
-//! Rows from JSON arrays and JSON lines, plain or gzipped, in constant memory.
+//! Rows from JSON, CSV and Parquet, plain or gzipped, in constant memory.
 
+mod delimited;
+mod footer;
+mod json;
+mod parquet;
+mod skip;
+mod source;
 mod split;
 
+use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flate2::bufread::MultiGzDecoder;
 use serde_json::{Map, Value};
 
-use crate::error::{DataError, Result, RowError};
-use crate::record::{Columns, Fields, Origin, Record};
-use split::{Chunk, Splitter};
+use crate::error::{DataError, Result};
+use crate::format::beavertails::{Groups, Made};
+use crate::format::{Format, Prefer};
+use crate::record::{Columns, Fields, Origin, Reason, Record};
+pub use skip::SkipLog;
+use source::{Row, Source};
 
 /// What to do with a row that cannot be used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -33,47 +42,19 @@ pub struct ReadOptions {
     pub fields: Fields,
     /// What to do with a bad row.
     pub on_bad_row: OnBadRow,
+    /// What the rows are; `None`: told by the columns of the first.
+    pub format: Option<Format>,
+    /// Which of two responses is the correction, in PKU-SafeRLHF rows.
+    pub prefer: Prefer,
 }
 
-/// Rows that were left out.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SkipLog {
-    count: u64,
-    first: Vec<RowError>,
-}
-
-impl SkipLog {
-    /// Rows whose reasons are remembered; all are counted.
-    pub const REMEMBERED: usize = 100;
-
-    /// How many rows were left out.
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// The first of them, with the reasons.
-    pub fn first(&self) -> &[RowError] {
-        &self.first
-    }
-
-    pub(crate) fn push(&mut self, error: RowError) {
-        self.count += 1;
-        if self.first.len() < Self::REMEMBERED {
-            self.first.push(error);
-        }
-    }
-
-    pub(crate) fn extend(&mut self, other: &Self) {
-        self.count += other.count;
-        let room = Self::REMEMBERED - self.first.len();
-        self.first.extend(other.first.iter().take(room).cloned());
-    }
-}
-
-/// An iterator over the rows of a file.
+/// An iterator over the records of a file.
 ///
-/// The format is told by the content, not by the name: gzip by its magic number, a JSON array by its bracket, JSON lines
-/// otherwise. A row may take up to [`RowReader::MAX_ROW_BYTES`]; nothing else is kept in memory.
+/// How rows lie in the file is told by its content: gzip and Parquet by their magic numbers, a JSON array by its bracket,
+/// JSON lines otherwise; only CSV and TSV are told by the name, `.csv` or `.tsv`, also with `.gz` behind it. What the rows
+/// are is told by the columns of the first ([`Format`]). One row gives one record, or none, with a reason in
+/// [`skipped`](Self::skipped). A row may take up to [`RowReader::MAX_ROW_BYTES`]; nothing else is kept in memory but a
+/// batch of a Parquet file's rows, and the rows of one prompt of BeaverTails.
 ///
 /// ```
 /// use aligner_data::{ReadOptions, RowReader};
@@ -83,9 +64,13 @@ impl SkipLog {
 /// assert!(reader.next().is_none());
 /// ```
 pub struct RowReader<'a> {
-    splitter: Splitter<Box<dyn BufRead + Send + 'a>>,
+    source: Source<'a>,
     path: Arc<Path>,
     options: ReadOptions,
+    /// The first row, which was read to tell the format.
+    first: Option<(Map<String, Value>, Origin)>,
+    groups: Groups,
+    ready: VecDeque<Result<Record>>,
     skipped: SkipLog,
     row: u64,
     done: bool,
@@ -104,14 +89,16 @@ impl RowReader<'static> {
     /// Opens a file.
     ///
     /// # Errors
-    /// When it cannot be read, or is empty or binary.
+    /// When it cannot be read, or is empty or binary, or the columns are mapped in a way its format does not know.
     pub fn open(path: &Path, options: ReadOptions) -> Result<Self> {
         let io = || DataError::io("read", path);
         let file = File::open(path).map_err(io())?;
         if file.metadata().map_err(io())?.is_dir() {
             return Err(format_error(path, "is a directory; name the files in it"));
         }
-        Self::from_reader(path, file, options)
+        let path: Arc<Path> = path.into();
+        let source = Source::of_file(&path, file)?;
+        Self::new(path, source, options)
     }
 }
 
@@ -119,23 +106,32 @@ impl<'a> RowReader<'a> {
     /// The longest row that is read, in bytes.
     pub const MAX_ROW_BYTES: usize = 16 << 20;
 
-    /// Reads from anything; `name` stands for the file in messages.
+    /// Reads from anything; `name` stands for the file in messages, and says whether it is CSV. Parquet, which is read from
+    /// its end, is taken into memory; [`open`](Self::open) does not do that.
     ///
     /// # Errors
-    /// When it cannot be read, or is empty or binary.
+    /// When it cannot be read, or is empty or binary, or the columns are mapped in a way its format does not know.
     pub fn from_reader(
         name: impl AsRef<Path>,
         read: impl Read + Send + 'a,
         options: ReadOptions,
     ) -> Result<Self> {
         let path: Arc<Path> = name.as_ref().into();
-        let input = decompressed(&path, Box::new(BufReader::with_capacity(1 << 16, read)))?;
-        let splitter =
-            Splitter::new(input, Self::MAX_ROW_BYTES).map_err(|reason| format_error(&path, &reason))?;
+        let source = Source::of_reader(&path, Box::new(read))?;
+        Self::new(path, source, options)
+    }
+
+    fn new(path: Arc<Path>, source: Source<'a>, options: ReadOptions) -> Result<Self> {
+        if let Some(format) = options.format {
+            format.check_columns(&options.columns)?;
+        }
         Ok(Self {
-            splitter,
+            source,
             path,
             options,
+            first: None,
+            groups: Groups::default(),
+            ready: VecDeque::new(),
             skipped: SkipLog::default(),
             row: 0,
             done: false,
@@ -147,71 +143,144 @@ impl<'a> RowReader<'a> {
         &self.skipped
     }
 
-    /// The row in a chunk of the file, or why it cannot be used.
-    fn record(&mut self, chunk: Result<Chunk, (u64, String)>) -> Result<Record, RowError> {
-        let row = self.row;
-        self.row += 1;
-        let origin = |line| Origin {
-            path: Arc::clone(&self.path),
-            line,
-            row,
-        };
-        let chunk = chunk.map_err(|(line, reason)| origin(line).error(reason))?;
-        let origin = origin(chunk.line);
-        let raw: Map<String, Value> = match serde_json::from_slice(&chunk.bytes) {
-            Ok(Value::Object(raw)) => raw,
-            Ok(_) => return Err(origin.error("is not an object")),
-            Err(error) => return Err(origin.error(json_reason(&error, &chunk.bytes))),
-        };
-        let read = self
-            .options
-            .columns
-            .record(raw, self.options.fields, origin.clone());
-        read.map_err(|reason| origin.error(reason))
+    /// The rows of the file that were read so far, those that were left out included.
+    pub fn rows_read(&self) -> u64 {
+        self.row
     }
-}
 
-fn json_reason(error: &serde_json::Error, bytes: &[u8]) -> String {
-    if std::str::from_utf8(bytes).is_err() {
-        return "is not valid UTF-8".to_string();
+    /// What the rows are: as was said, or told by the first row, which is read for it; `None` when there is no row.
+    ///
+    /// # Errors
+    /// When no row can be read, or the first one's columns are of no known format.
+    pub fn format(&mut self) -> Result<Option<Format>> {
+        if self.options.format.is_none() && !self.done {
+            let told = self.read_first();
+            // Behind an error nothing is read.
+            self.done = !matches!(told, Ok(true));
+            told?;
+        }
+        Ok(self.options.format)
     }
-    let text = error.to_string();
-    let what = text.split(" at line ").next().unwrap_or(&text);
-    let advice = if what.contains("hex escape") {
-        " (a \\u escape that is cut, or half of a surrogate pair)"
-    } else {
-        ""
-    };
-    format!("is not valid JSON: {what}{advice} at column {}", error.column())
+
+    /// Reads the first row and tells the format by it; whether there is one.
+    fn read_first(&mut self) -> Result<bool> {
+        let Some((raw, origin)) = self.next_row()? else {
+            return Ok(false);
+        };
+        self.format_of(&raw)?;
+        self.first = Some((raw, origin));
+        Ok(true)
+    }
+
+    /// Says which fields rows must have, once their format is known and before records are asked for.
+    pub(crate) fn require(&mut self, fields: Fields) {
+        self.options.fields = fields;
+    }
+
+    fn format_of(&mut self, raw: &Map<String, Value>) -> Result<Format> {
+        if let Some(format) = self.options.format {
+            return Ok(format);
+        }
+        let format =
+            Format::detect(raw, &self.options.columns).map_err(|reason| format_error(&self.path, &reason))?;
+        format.check_columns(&self.options.columns)?;
+        tracing::debug!(path = %self.path.display(), %format, "format told by the first row");
+        self.options.format = Some(format);
+        Ok(format)
+    }
+
+    /// The next row that is an object.
+    fn next_row(&mut self) -> Result<Option<(Map<String, Value>, Origin)>> {
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        while let Some(found) = self.source.next_row(&self.path)? {
+            let row = self.row;
+            self.row += 1;
+            let origin = |line| Origin {
+                path: Arc::clone(&self.path),
+                line,
+                row,
+            };
+            match found {
+                Ok(Row { line, raw }) => return Ok(Some((raw, origin(line)))),
+                Err((line, reason)) => {
+                    let origin = origin(line);
+                    self.leave_out(&origin, Reason::Bad(reason))?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Counts a row that gives no record, or stops at it.
+    fn leave_out(&mut self, origin: &Origin, reason: Reason) -> Result<()> {
+        match reason {
+            Reason::Unsuitable(reason) => {
+                let error = origin.error(reason);
+                tracing::debug!(%error, "row left out");
+                self.skipped.push_unsuitable(error);
+                Ok(())
+            }
+            Reason::Bad(reason) => {
+                let error = origin.error(reason);
+                if self.options.on_bad_row == OnBadRow::Stop {
+                    return Err(DataError::BadRow(error));
+                }
+                tracing::debug!(%error, "row left out");
+                self.skipped.push(error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes records of the next row.
+    fn advance(&mut self) -> Result<()> {
+        let Some((raw, origin)) = self.next_row()? else {
+            self.done = true;
+            let made = self.groups.finish();
+            return self.take(made);
+        };
+        let format = self.format_of(&raw)?;
+        if format == Format::BeaverTails && self.options.fields == Fields::Triple {
+            let made = self.groups.add(raw, origin);
+            return self.take(made);
+        }
+        match format.parts(&raw, &self.options) {
+            Ok(parts) => self.ready.push_back(Ok(parts.into_record(raw, origin))),
+            Err(reason) => self.leave_out(&origin, reason)?,
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, made: Vec<Made>) -> Result<()> {
+        for made in made {
+            match made {
+                Ok(record) => self.ready.push_back(Ok(record)),
+                Err((origin, reason)) => self.leave_out(&origin, reason)?,
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Iterator for RowReader<'_> {
     type Item = Result<Record>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while !self.done {
-            let chunk = match self.splitter.next_chunk() {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(error) => {
-                    self.done = true;
-                    return Some(Err(DataError::io("read", &self.path)(error)));
-                }
-            };
-            match self.record(chunk) {
-                Ok(record) => return Some(Ok(record)),
-                Err(error) if self.options.on_bad_row == OnBadRow::Skip => {
-                    tracing::debug!(%error, "row left out");
-                    self.skipped.push(error);
-                }
-                Err(error) => {
-                    self.done = true;
-                    return Some(Err(DataError::BadRow(error)));
-                }
+        loop {
+            if let Some(ready) = self.ready.pop_front() {
+                return Some(ready);
+            }
+            if self.done {
+                return None;
+            }
+            if let Err(error) = self.advance() {
+                self.done = true;
+                // Records made before the error come before it.
+                self.ready.push_back(Err(error));
             }
         }
-        self.done = true;
-        None
     }
 }
 
@@ -219,26 +288,5 @@ fn format_error(path: &Path, reason: &str) -> DataError {
     DataError::Format {
         path: PathBuf::from(path),
         reason: reason.to_string(),
-    }
-}
-
-fn decompressed<'a>(
-    path: &Path,
-    mut input: Box<dyn BufRead + Send + 'a>,
-) -> Result<Box<dyn BufRead + Send + 'a>> {
-    let head = input.fill_buf().map_err(DataError::io("read", path))?;
-    match head {
-        [] => Err(format_error(path, "is empty")),
-        [0x1f, 0x8b, ..] => Ok(Box::new(BufReader::with_capacity(
-            1 << 16,
-            MultiGzDecoder::new(input),
-        ))),
-        [0x50, 0x4b, 3, 4, ..] => Err(format_error(path, "is a zip archive; unpack it first")),
-        [b'P', b'A', b'R', b'1', ..] => Err(format_error(path, "is a Parquet file; rows are read from JSON")),
-        head if head.iter().take(512).any(|&byte| byte == 0) => Err(format_error(
-            path,
-            "is not a text file; rows are read from JSON arrays or JSON lines",
-        )),
-        _ => Ok(input),
     }
 }

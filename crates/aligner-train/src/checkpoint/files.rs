@@ -94,6 +94,16 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
         .map_err(io())
 }
 
+/// Brings a directory and its files to the disk.
+fn sync_all(dir: &Path) -> Result<()> {
+    for path in list(dir)? {
+        File::open(&path)
+            .and_then(|file| file.sync_all())
+            .map_err(TrainError::io("sync", &path))?;
+    }
+    sync_dir(dir)
+}
+
 /// Makes a rename of one of `dir`'s entries durable.
 fn sync_dir(dir: &Path) -> Result<()> {
     // Only Unix can open a directory; elsewhere the rename itself is all there is.
@@ -113,13 +123,11 @@ pub fn replace_dir(place: &Path, fill: impl FnOnce(&Path) -> Result<()>) -> Resu
     recover_dir(place)?;
     let (part, old) = (place.with_extension("part"), place.with_extension("old"));
     std::fs::create_dir_all(&part).map_err(TrainError::io("create", &part))?;
-    fill(&part)?;
-    for path in list(&part)? {
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(TrainError::io("sync", &path))?;
+    if let Err(error) = fill(&part).and_then(|()| sync_all(&part)) {
+        // On a full disk the half-written directory holds the space that is wanted. The error is the one to tell.
+        let _ = std::fs::remove_dir_all(&part);
+        return Err(error);
     }
-    sync_dir(&part)?;
     if place.is_dir() {
         std::fs::rename(place, &old).map_err(TrainError::io("replace", place))?;
     }

@@ -94,7 +94,7 @@ impl CheckpointStore {
                 },
             )
         })?;
-        self.retire()?;
+        self.retire(state.step)?;
         Ok(place)
     }
 
@@ -128,9 +128,16 @@ impl CheckpointStore {
         Ok(manifest.state)
     }
 
-    /// Removes all but the newest `keep`.
-    fn retire(&self) -> Result<()> {
-        let all = self.checkpoints()?;
+    /// Removes all but the newest `keep` up to the one of `step`.
+    ///
+    /// Those of later steps were damaged, or the run would not stand here: they must not push a good one out. The run
+    /// replaces them when it comes to their steps.
+    fn retire(&self, step: u64) -> Result<()> {
+        let newest = self.dir.join(format!("{PREFIX}{step:08}"));
+        let mut all = self.checkpoints()?;
+        if let Some(index) = all.iter().position(|dir| *dir == newest) {
+            all.truncate(index + 1);
+        }
         for dir in &all[..all.len().saturating_sub(self.keep)] {
             // Renamed first: a half-removed checkpoint must not look like a damaged one.
             let old = dir.with_extension("old");
@@ -242,8 +249,28 @@ mod tests {
             Err(TrainError::Learner("disk full".into()))
         });
         assert!(failed.is_err());
+        assert!(
+            !dir.path().join("step-00000002.part").exists(),
+            "a full disk gets its space back"
+        );
         assert_eq!(store.latest().unwrap().checkpoint.unwrap().state.step, 1);
         store.clean().unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_damaged_newer_checkpoint_does_not_push_a_good_one_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = CheckpointStore::new(dir.path(), 1);
+        save(&store, 3, b"weights");
+        std::fs::create_dir(dir.path().join("step-00000009")).unwrap();
+        // The run went on from step 3 and was stopped before step 9.
+        save(&store, 5, b"weights");
+        let found = store.latest().unwrap();
+        assert_eq!(found.checkpoint.unwrap().state.step, 5);
+        assert_eq!(found.damaged.len(), 1);
+        save(&store, 9, b"weights");
+        assert_eq!(store.latest().unwrap().checkpoint.unwrap().state.step, 9);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

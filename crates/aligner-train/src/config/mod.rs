@@ -1,12 +1,14 @@
 //! The configuration of a run: what `run.toml` holds.
 
 mod choices;
+mod recipe;
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 pub use self::choices::{LoraChoice, RowPolicy, TemplateChoice};
+pub use self::recipe::{BestBy, CopyFrom, WarmupChoice};
 use crate::error::{Result, TrainError};
 use crate::optimizer::AdamWConfig;
 use crate::schedule::ScheduleKind;
@@ -17,7 +19,8 @@ use crate::schedule::ScheduleKind;
 pub struct TrainConfig {
     /// Model directory to start from.
     pub model: PathBuf,
-    /// Training rows: files of question, answer, correction.
+    /// Training rows: files of question, answer, correction. `rows.jsonl:0.7` draws that share of the rows from the file
+    /// (see `aligner_data::DataSource`); all files have a weight, or none.
     pub data: Vec<PathBuf>,
     /// Validation rows; none: no validation.
     pub valid: Vec<PathBuf>,
@@ -25,10 +28,14 @@ pub struct TrainConfig {
     pub out: PathBuf,
     /// `cpu`, `cuda[:N]`, `vulkan[:N]`, `metal[:N]`, `webgpu[:N]`.
     pub device: String,
+    /// Write event files for TensorBoard.
+    pub tensorboard: bool,
     /// Prompt template.
     pub template: TemplateChoice,
     /// Column mapping, `question=prompt,answer=response`; empty: columns carry our names.
     pub columns: String,
+    /// What the rows are, as `aligner_data::Format` names it; empty: told by the columns of each file's first row.
+    pub format: String,
     /// What to do with a row that cannot be read.
     pub on_bad_row: RowPolicy,
     /// What to do with a row that is longer than `max_length`.
@@ -48,7 +55,7 @@ pub struct TrainConfig {
     pub lr: f64,
     /// Shape of the learning rate.
     pub schedule: ScheduleKind,
-    /// Share of the steps over which the rate rises.
+    /// Share of each stage's steps over which the rate rises; the stage that learns to copy is [`warmup`](Self::warmup).
     pub warmup_ratio: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
@@ -70,10 +77,18 @@ pub struct TrainConfig {
     pub keep: usize,
     /// Steps between validations; 0: only before and after training.
     pub eval_every: u64,
-    /// Stop after this many validations without a gain; 0: never.
+    /// Stop after this many validations without a gain, of the correction stage; 0: never.
     pub patience: u64,
+    /// Validation rows that are corrected at each validation, beside the loss; 0: none.
+    pub eval_sample: usize,
+    /// What makes a validation the best.
+    pub best_by: BestBy,
+    /// Share of the correction stage's rows that are made of corrections: question, correction → correction.
+    pub identity_share: f64,
     /// Licence of the data, recorded in the model's `aligner.json`.
     pub data_licence: String,
+    /// The stage before the correction, in which the model learns to copy.
+    pub warmup: WarmupChoice,
     /// Train a low-rank adapter instead of all weights.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lora: Option<LoraChoice>,
@@ -87,8 +102,10 @@ impl Default for TrainConfig {
             valid: Vec::new(),
             out: PathBuf::new(),
             device: "cpu".into(),
+            tensorboard: true,
             template: TemplateChoice::Builtin("correction".into()),
             columns: String::new(),
+            format: String::new(),
             on_bad_row: RowPolicy::Stop,
             on_long_row: RowPolicy::Stop,
             max_length: 2048,
@@ -110,7 +127,11 @@ impl Default for TrainConfig {
             keep: 2,
             eval_every: 0,
             patience: 0,
+            eval_sample: 64,
+            best_by: BestBy::Loss,
+            identity_share: 0.0,
             data_licence: String::new(),
+            warmup: WarmupChoice::default(),
             lora: None,
         }
     }
@@ -134,12 +155,15 @@ impl TrainConfig {
         let table: toml::Table = text
             .parse()
             .map_err(|error: toml::de::Error| TrainError::config(origin, error.to_string()))?;
-        let lora = table.get("lora").and_then(toml::Value::as_table);
-        let nested = lora.into_iter().flat_map(|lora| lora.keys());
+        let unknown_in = |name: &str, known: &[&str]| {
+            let nested = table.get(name).and_then(toml::Value::as_table)?;
+            nested.keys().find_map(|key| unknown_key(key, known))
+        };
         let unknown = table
             .keys()
             .find_map(|key| unknown_key(key, &KEYS))
-            .or_else(|| nested.into_iter().find_map(|key| unknown_key(key, &LORA_KEYS)));
+            .or_else(|| unknown_in("lora", &LORA_KEYS))
+            .or_else(|| unknown_in("warmup", &WARMUP_KEYS));
         if let Some(reason) = unknown {
             return Err(TrainError::config(origin, reason));
         }
@@ -202,7 +226,19 @@ impl TrainConfig {
             "patience",
             self.patience == 0 || !self.valid.is_empty(),
             "0 when there are no validation rows",
-        )
+        )?;
+        positive(
+            "best_by",
+            self.best_by == BestBy::Loss || (self.eval_sample > 0 && !self.valid.is_empty()),
+            "loss when no validation rows are corrected (valid, eval_sample)",
+        )?;
+        // Beyond a half there would be more of them than corrections to make them of.
+        positive(
+            "identity_share",
+            (0.0..=0.5).contains(&self.identity_share),
+            "in 0..=0.5",
+        )?;
+        self.warmup.validate()
     }
 
     /// AdamW's part.
@@ -222,15 +258,6 @@ impl TrainConfig {
         }
     }
 
-    /// Optimizer steps for this many rows.
-    pub fn total_steps(&self, rows: u64) -> u64 {
-        self.steps.unwrap_or_else(|| {
-            (self.epochs * rows)
-                .div_ceil((self.micro_batch * self.accumulate) as u64)
-                .max(1)
-        })
-    }
-
     /// Names of the fields in which two configurations differ.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let (Ok(a), Ok(b)) = (toml::Table::try_from(self), toml::Table::try_from(other)) else {
@@ -244,14 +271,16 @@ impl TrainConfig {
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
-const KEYS: [&str; 30] = [
+const KEYS: [&str; 36] = [
     "model",
     "data",
     "valid",
     "out",
     "device",
+    "tensorboard",
     "template",
     "columns",
+    "format",
     "on_bad_row",
     "on_long_row",
     "max_length",
@@ -273,12 +302,19 @@ const KEYS: [&str; 30] = [
     "keep",
     "eval_every",
     "patience",
+    "eval_sample",
+    "best_by",
+    "identity_share",
     "data_licence",
+    "warmup",
     "lora",
 ];
 
 /// The keys of its table `[lora]`.
 const LORA_KEYS: [&str; 5] = ["rank", "alpha", "dropout", "target_modules", "rslora"];
+
+/// The keys of its table `[warmup]`.
+const WARMUP_KEYS: [&str; 6] = ["share", "data", "from", "epochs", "steps", "lr"];
 
 /// What to say of a key that is not one of `known`.
 fn unknown_key(key: &str, known: &[&str]) -> Option<String> {
@@ -303,11 +339,21 @@ mod tests {
         let full = TrainConfig {
             steps: Some(1),
             lora: Some(LoraChoice::default()),
+            warmup: WarmupChoice {
+                share: Some(0.1),
+                steps: Some(1),
+                lr: Some(0.1),
+                ..WarmupChoice::default()
+            },
             ..TrainConfig::default()
         };
         let table = toml::Table::try_from(&full).unwrap();
-        let lora = table["lora"].as_table().unwrap();
-        for (table, known) in [(&table, &KEYS[..]), (lora, &LORA_KEYS)] {
+        let nested = |name: &str| table[name].as_table().unwrap();
+        for (table, known) in [
+            (&table, &KEYS[..]),
+            (nested("lora"), &LORA_KEYS),
+            (nested("warmup"), &WARMUP_KEYS),
+        ] {
             let mut keys: Vec<&str> = table.keys().map(String::as_str).collect();
             let mut known = known.to_vec();
             keys.sort_unstable();
@@ -349,10 +395,13 @@ mod tests {
 
     #[test]
     fn an_unknown_key_of_a_table_names_the_nearest() {
-        let error = TrainConfig::from_toml("[lora]\nrang = 4", "run.toml")
-            .unwrap_err()
-            .to_string();
-        assert!(error.contains("`rank`"), "{error}");
+        for (text, nearest) in [
+            ("[lora]\nrang = 4", "`rank`"),
+            ("[warmup]\nshares = 0.2", "`share`"),
+        ] {
+            let error = TrainConfig::from_toml(text, "run.toml").unwrap_err().to_string();
+            assert!(error.contains(nearest), "{error}");
+        }
     }
 
     #[test]
@@ -394,6 +443,41 @@ mod tests {
                 },
             ),
             (
+                "best_by",
+                TrainConfig {
+                    best_by: BestBy::ExactMatch,
+                    ..usable.clone()
+                },
+            ),
+            (
+                "identity_share",
+                TrainConfig {
+                    identity_share: 0.6,
+                    ..usable.clone()
+                },
+            ),
+            (
+                "warmup.share",
+                TrainConfig {
+                    warmup: WarmupChoice {
+                        share: Some(1.5),
+                        ..WarmupChoice::default()
+                    },
+                    ..usable.clone()
+                },
+            ),
+            (
+                "warmup.data",
+                TrainConfig {
+                    warmup: WarmupChoice {
+                        share: Some(0.2),
+                        data: vec!["d".into()],
+                        ..WarmupChoice::default()
+                    },
+                    ..usable.clone()
+                },
+            ),
+            (
                 "lora",
                 TrainConfig {
                     lora: Some(LoraChoice {
@@ -416,24 +500,5 @@ mod tests {
                 "{key}"
             );
         }
-    }
-
-    #[test]
-    fn epochs_become_steps_rounded_up() {
-        let config = TrainConfig {
-            epochs: 2,
-            micro_batch: 4,
-            accumulate: 2,
-            ..TrainConfig::default()
-        };
-        assert_eq!(config.total_steps(10), 3);
-        assert_eq!(
-            TrainConfig {
-                steps: Some(5),
-                ..config
-            }
-            .total_steps(10),
-            5
-        );
     }
 }

@@ -1,6 +1,8 @@
 //! A tiny model with its rows, and runs over them, shared by the tests of this crate.
 #![allow(dead_code)]
 
+pub mod writer;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +10,8 @@ use aligner_data::PromptTemplate;
 use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
 use aligner_model::{CausalDecoder, LlamaShape, ModelConfig, save_dir};
 use aligner_train::{
-    Event, Interrupter, Observer, Outcome, RunDir, RunOptions, Split, StepRecord, TrainConfig, fine_tune,
+    Event, Interrupter, Observer, Outcome, RunDir, RunOptions, Split, StepRecord, TrainConfig, WarmupChoice,
+    fine_tune,
 };
 use burn::tensor::Device;
 
@@ -70,6 +73,7 @@ impl Lab {
             max_length: 256,
             save_every: 4,
             eval_every: 6,
+            warmup: WarmupChoice::off(),
             ..TrainConfig::default()
         }
     }
@@ -119,12 +123,15 @@ pub fn essence(run: &Path) -> Vec<String> {
         .iter()
         .map(|r| {
             format!(
-                "{} {:?} {} {:?} {:?}",
+                "{} {:?} {:?} {} {:?} {:?} {:?}",
                 r.step,
                 r.split,
+                r.stage,
                 r.loss.to_bits(),
                 bits(r.lr),
-                bits(r.grad_norm)
+                bits(r.grad_norm),
+                r.text
+                    .map(|text| (text.edit_ratio.to_bits(), text.exact_match.to_bits()))
             )
         })
         .collect()

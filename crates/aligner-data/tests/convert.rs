@@ -1,0 +1,182 @@
+//! Rows of any format become rows of ours, whole or not at all.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::path::{Path, PathBuf};
+
+use aligner_data::{
+    ConvertOptions, DataError, Fields, Format, OnBadRow, ReadOptions, Record, RowReader, convert_files,
+};
+use serde_json::{Value, json};
+
+fn write(dir: &Path, name: &str, rows: &[Value]) -> PathBuf {
+    let path = dir.join(name);
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    path
+}
+
+fn read(path: &Path, fields: Fields) -> Vec<Record> {
+    let options = ReadOptions {
+        fields,
+        ..ReadOptions::default()
+    };
+    RowReader::open(path, options)
+        .unwrap()
+        .map(Result::unwrap)
+        .collect()
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(dir)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+const HH: [&str; 2] = [
+    "\n\nHuman: a\n\nAssistant: x\n\nHuman: b\n\nAssistant: good",
+    "\n\nHuman: a\n\nAssistant: x\n\nHuman: b\n\nAssistant: bad",
+];
+
+#[test]
+fn files_of_several_formats_become_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let hh = write(
+        dir.path(),
+        "hh.jsonl",
+        &[
+            json!({"chosen": HH[0], "rejected": HH[1]}),
+            json!({"chosen": HH[0], "rejected": "\n\nHuman: z\n\nAssistant: bad"}),
+        ],
+    );
+    let beaver =
+        |response: &str, is_safe: bool| json!({"prompt": "p", "response": response, "is_safe": is_safe});
+    let beaver = write(
+        dir.path(),
+        "beaver.jsonl",
+        &[beaver("unsafe", false), beaver("safe", true)],
+    );
+    for name in ["rows.jsonl", "rows.jsonl.gz"] {
+        let out = dir.path().join(name);
+        let report = convert_files(&[hh.clone(), beaver.clone()], &out, &ConvertOptions::default()).unwrap();
+        assert_eq!((report.read, report.written, report.with_correction), (4, 2, 2));
+        assert_eq!((report.skipped.count(), report.skipped.unsuitable()), (1, 1));
+        let formats: Vec<_> = report.files.iter().map(|(_, format)| format.unwrap()).collect();
+        assert_eq!(formats, [Format::HhRlhf, Format::BeaverTails]);
+        let rows = read(&out, Fields::Triple);
+        let raw: Vec<Value> = rows.into_iter().map(|row| Value::Object(row.raw)).collect();
+        assert_eq!(
+            raw,
+            [
+                json!({"question": "b", "answer": "bad", "correction": "good", "chat_history": [["a", "x"]]}),
+                json!({"question": "p", "answer": "unsafe", "correction": "safe"}),
+            ]
+        );
+    }
+    let packed = std::fs::read(dir.path().join("rows.jsonl.gz")).unwrap();
+    assert_eq!(packed[..2], [0x1f, 0x8b]);
+    assert_eq!(
+        names(dir.path()),
+        ["beaver.jsonl", "hh.jsonl", "rows.jsonl", "rows.jsonl.gz"]
+    );
+}
+
+#[test]
+fn one_answer_gives_pairs_or_identity_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let alpaca = write(
+        dir.path(),
+        "alpaca.jsonl",
+        &[json!({"instruction": "a", "input": "", "output": "x"})],
+    );
+    let out = dir.path().join("rows.jsonl");
+    let report = convert_files(std::slice::from_ref(&alpaca), &out, &ConvertOptions::default()).unwrap();
+    assert_eq!((report.written, report.with_correction), (1, 0));
+    assert_eq!(read(&out, Fields::Pair)[0].correction, None);
+    let identity = ConvertOptions {
+        identity: true,
+        overwrite: true,
+        ..ConvertOptions::default()
+    };
+    convert_files(&[alpaca], &out, &identity).unwrap();
+    assert_eq!(read(&out, Fields::Triple)[0].correction.as_deref(), Some("x"));
+}
+
+#[test]
+fn what_is_there_stays_until_the_new_file_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = json!({"question": "q", "answer": "a", "correction": "c"});
+    let rows = write(
+        dir.path(),
+        "in.jsonl",
+        &[good.clone(), json!({"question": 1}), good],
+    );
+    let out = dir.path().join("out.jsonl");
+    std::fs::write(&out, "before").unwrap();
+    let convert = |options: &ConvertOptions| convert_files(std::slice::from_ref(&rows), &out, options);
+    assert!(matches!(
+        convert(&ConvertOptions::default()),
+        Err(DataError::Exists(_))
+    ));
+    let mut options = ConvertOptions {
+        overwrite: true,
+        ..ConvertOptions::default()
+    };
+    // The second row is bad, and rows stop there.
+    assert!(matches!(convert(&options), Err(DataError::BadRow(_))));
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "before");
+    assert_eq!(names(dir.path()), ["in.jsonl", "out.jsonl"]);
+    options.read.on_bad_row = OnBadRow::Skip;
+    let report = convert(&options).unwrap();
+    assert_eq!(
+        (report.read, report.written, report.skipped.unsuitable()),
+        (3, 2, 0)
+    );
+    options.limit = Some(1);
+    assert_eq!(convert(&options).unwrap().written, 1);
+    assert_eq!(read(&out, Fields::Triple).len(), 1);
+    // A file may be converted into itself.
+    let itself = convert_files(std::slice::from_ref(&out), &out, &options).unwrap();
+    assert_eq!((itself.written, read(&out, Fields::Triple).len()), (1, 1));
+}
+
+/// A pipe is opened once, and cannot go back.
+#[test]
+#[cfg(unix)]
+fn a_pipe_is_converted() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let rows = format!("{}\n{0}", json!({"chosen": HH[0], "rejected": HH[1]}));
+    let writer = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::write(pipe, rows).unwrap()
+    });
+    let out = dir.path().join("out.jsonl");
+    let report = convert_files(&[pipe], &out, &ConvertOptions::default()).unwrap();
+    writer.join().unwrap();
+    assert_eq!((report.read, report.written), (2, 2));
+}
+
+#[test]
+fn no_rows_are_no_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let rows = write(
+        dir.path(),
+        "in.jsonl",
+        &[json!({"messages": [{"role": "user", "content": "a"}]})],
+    );
+    let out = dir.path().join("out.jsonl");
+    let error = convert_files(&[rows], &out, &ConvertOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("1 rows were left out"), "{error}");
+    assert_eq!(names(dir.path()), ["in.jsonl"]);
+}

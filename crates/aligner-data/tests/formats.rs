@@ -1,0 +1,773 @@
+//! Rows as data sets are published: what becomes question, answer, correction and earlier turns.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use aligner_data::{
+    DataError, Fields, Format, OnBadRow, Prefer, PromptTemplate, ReadOptions, Record, RowReader,
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn pair() -> ReadOptions {
+    ReadOptions {
+        fields: Fields::Pair,
+        ..ReadOptions::default()
+    }
+}
+
+fn mapped(columns: &str) -> ReadOptions {
+    ReadOptions {
+        columns: columns.parse().unwrap(),
+        ..ReadOptions::default()
+    }
+}
+
+fn named(format: Format) -> ReadOptions {
+    ReadOptions {
+        format: Some(format),
+        ..ReadOptions::default()
+    }
+}
+
+/// What was read, the format, and the reasons of the rows that were left out.
+struct Outcome {
+    records: Vec<Record>,
+    format: Option<Format>,
+    reasons: Vec<String>,
+}
+
+fn read(rows: &[Value], options: ReadOptions) -> Result<Outcome, DataError> {
+    let lines: Vec<String> = rows.iter().map(Value::to_string).collect();
+    read_text("rows.jsonl", &lines.join("\n"), options)
+}
+
+fn read_text(name: &str, text: &str, options: ReadOptions) -> Result<Outcome, DataError> {
+    let mut reader = RowReader::from_reader(name, text.as_bytes(), options)?;
+    let records = reader.by_ref().collect::<Result<_, _>>()?;
+    Ok(Outcome {
+        records,
+        format: reader.format()?,
+        reasons: reader
+            .skipped()
+            .first()
+            .iter()
+            .map(|error| error.reason.clone())
+            .collect(),
+    })
+}
+
+/// The only record of the rows.
+fn one(rows: &[Value], options: ReadOptions, format: Format) -> Record {
+    let mut outcome = read(rows, options).unwrap();
+    assert_eq!(outcome.format, Some(format));
+    assert_eq!(outcome.records.len(), 1, "{:?}", outcome.reasons);
+    outcome.records.remove(0)
+}
+
+/// Question, answer, correction, and the earlier turns as pairs.
+fn texts(record: &Record) -> Value {
+    let turns: Vec<Value> = record
+        .chat_history
+        .iter()
+        .map(|turn| json!([turn.question, turn.answer]))
+        .collect();
+    json!([record.question, record.answer, record.correction, turns])
+}
+
+#[test]
+fn hh_rlhf_shares_all_but_the_last_reply() {
+    let chosen = "\n\nHuman: a\n\nAssistant: x\n\nHuman: b\nc\n\nAssistant: No. ";
+    let rejected = "\n\nHuman: a\n\nAssistant: x\n\nHuman: b\nc\n\nAssistant: Yes.\n\n1. So.";
+    let row = json!({"chosen": chosen, "rejected": rejected});
+    let record = one(std::slice::from_ref(&row), ReadOptions::default(), Format::HhRlhf);
+    assert_eq!(
+        texts(&record),
+        json!(["b\nc", "Yes.\n\n1. So.", "No.", [["a", "x"]]])
+    );
+    assert_eq!(Value::Object(record.raw), row);
+}
+
+#[test]
+fn hh_rlhf_rows_without_a_pair_are_left_out_with_a_reason_whatever_the_policy() {
+    let row = |chosen: &str, rejected: &str| json!({"chosen": chosen, "rejected": rejected});
+    let start = "\n\nHuman: a\n\nAssistant:";
+    let rows = [
+        row(&format!("{start} x"), &format!("{start} y")),
+        row("\n\nHuman: a\n\nAssistant: x", "\n\nHuman: b\n\nAssistant: x"),
+        row(
+            &format!("{start} x\n\nHuman: b\n\nAssistant: y"),
+            &format!("{start} z"),
+        ),
+        row(&format!("{start} "), &format!("{start} y")),
+        row(
+            &format!("{start} x\n\nAssistant: y"),
+            &format!("{start} x\n\nAssistant: z"),
+        ),
+    ];
+    let outcome = read(&rows, ReadOptions::default()).unwrap();
+    assert_eq!(outcome.records.len(), 1);
+    let parts = [
+        "differ before",
+        "differ before",
+        "is empty",
+        "does not follow a question",
+    ];
+    assert_eq!(outcome.reasons.len(), parts.len());
+    for (reason, part) in outcome.reasons.iter().zip(parts) {
+        assert!(reason.contains(part), "{reason}");
+    }
+    // What is no transcript at all is a bad row.
+    let rows = [rows[0].clone(), row("x", "y")];
+    assert!(matches!(
+        read(&rows, ReadOptions::default()),
+        Err(DataError::BadRow(_))
+    ));
+}
+
+#[test]
+fn safe_rlhf_prefers_what_is_asked_for() {
+    let row = json!({
+        "prompt": "p", "response_0": "kind", "response_1": "useful", "is_response_0_safe": true,
+        "is_response_1_safe": false, "better_response_id": 1, "safer_response_id": 0,
+    });
+    let record = one(
+        std::slice::from_ref(&row),
+        ReadOptions::default(),
+        Format::SafeRlhf,
+    );
+    assert_eq!(texts(&record), json!(["p", "useful", "kind", []]));
+    let better = ReadOptions {
+        prefer: Prefer::Better,
+        ..ReadOptions::default()
+    };
+    let record = one(std::slice::from_ref(&row), better, Format::SafeRlhf);
+    assert_eq!(texts(&record), json!(["p", "kind", "useful", []]));
+    let mut undecided = row.clone();
+    undecided["safer_response_id"] = json!(-1);
+    let outcome = read(&[undecided], ReadOptions::default()).unwrap();
+    assert_eq!(outcome.reasons, ["`safer_response_id` names neither response"]);
+    let mut without = row;
+    without.as_object_mut().unwrap().remove("safer_response_id");
+    let Err(error) = read(&[without], ReadOptions::default()) else {
+        panic!()
+    };
+    assert!(error.to_string().contains("--prefer"), "{error}");
+}
+
+fn beaver(prompt: &str, response: &str, is_safe: bool) -> Value {
+    json!({"prompt": prompt, "response": response, "category": {"hate": !is_safe}, "is_safe": is_safe})
+}
+
+#[test]
+fn beavertails_pairs_unsafe_responses_with_safe_ones_of_the_same_prompt() {
+    let rows = [
+        beaver("p", "bad 1", false),
+        beaver("p", "good 1", true),
+        beaver("p", "bad 2", false),
+        beaver("p", "good 2", true),
+        beaver("p", "bad 3", false),
+        beaver("p", "bad 1", false),
+        beaver("p", "disputed", false),
+        beaver("p", "disputed", true),
+        beaver("q", "only bad", false),
+        beaver("r", "only good", true),
+    ];
+    let outcome = read(&rows, ReadOptions::default()).unwrap();
+    assert_eq!(outcome.format, Some(Format::BeaverTails));
+    let got: Vec<Value> = outcome.records.iter().map(texts).collect();
+    assert_eq!(
+        got,
+        [
+            json!(["p", "bad 1", "good 1", []]),
+            json!(["p", "bad 2", "good 2", []]),
+            json!(["p", "bad 3", "good 1", []]),
+        ]
+    );
+    assert_eq!(outcome.records[1].origin.row, 2);
+    assert_eq!(Value::Object(outcome.records[1].raw.clone()), rows[2]);
+    let parts = ["there before", "in another", "in another", "no safe", "no unsafe"];
+    assert_eq!(outcome.reasons.len(), parts.len(), "{:?}", outcome.reasons);
+    for (reason, part) in outcome.reasons.iter().zip(parts) {
+        assert!(reason.contains(part), "{reason}");
+    }
+    // As rows to be corrected they are taken one by one.
+    assert_eq!(read(&rows, pair()).unwrap().records.len(), rows.len());
+}
+
+#[test]
+fn a_run_of_one_prompt_that_does_not_end_is_paired_piece_by_piece() {
+    let rows: Vec<Value> = (0..2000)
+        .map(|row| beaver("p", &format!("response {row}"), row % 2 == 0))
+        .collect();
+    let outcome = read(&rows, ReadOptions::default()).unwrap();
+    assert_eq!(outcome.records.len(), 1000);
+    let distance = outcome.records.iter().map(|record| {
+        let correction = record.correction.as_deref().unwrap().rsplit_once(' ').unwrap().1;
+        correction.parse::<u64>().unwrap().abs_diff(record.origin.row)
+    });
+    assert!(distance.max().unwrap() < 512);
+}
+
+#[test]
+fn alpaca_has_one_answer_unless_a_second_column_is_named() {
+    let row = json!({"instruction": "Add.", "input": "1, 2", "output": "4", "better": "3"});
+    let record = one(std::slice::from_ref(&row), pair(), Format::Alpaca);
+    assert_eq!(texts(&record), json!(["Add.\n\n1, 2", "4", null, []]));
+    let record = one(
+        std::slice::from_ref(&row),
+        mapped("correction=better"),
+        Format::Alpaca,
+    );
+    assert_eq!(texts(&record), json!(["Add.\n\n1, 2", "4", "3", []]));
+    let swapped = mapped("answer=better,correction=output");
+    assert_eq!(
+        texts(&one(std::slice::from_ref(&row), swapped, Format::Alpaca)),
+        json!(["Add.\n\n1, 2", "3", "4", []])
+    );
+    let Err(error) = read(&[row], ReadOptions::default()) else {
+        panic!()
+    };
+    for part in [
+        "has no correction",
+        "alpaca",
+        "--columns correction=",
+        "--identity",
+    ] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    let row = json!({"instruction": "b", "input": "", "output": "y", "history": [["a", "x"]], "system": "s"});
+    let record = one(&[row], pair(), Format::Alpaca);
+    assert_eq!(texts(&record), json!(["b", "y", null, [["s\n\na", "x"]]]));
+}
+
+#[test]
+fn chats_answer_with_their_last_reply() {
+    let messages = json!([
+        {"role": "system", "content": "s"}, {"role": "user", "content": "a"}, {"role": "assistant", "content": "x"},
+        {"role": "user", "content": "b"}, {"role": "assistant", "content": "y"}, {"role": "user", "content": "c"},
+    ]);
+    let record = one(&[json!({"messages": messages})], pair(), Format::Messages);
+    let want = json!(["b", "y", null, [["s\n\na", "x"]]]);
+    assert_eq!(texts(&record), want);
+    let from = json!({"system": "s", "conversations": [
+        {"from": "human", "value": "a"}, {"from": "gpt", "value": "x"},
+        {"from": "human", "value": "b"}, {"from": "gpt", "value": "y"},
+    ]});
+    assert_eq!(texts(&one(&[from], pair(), Format::ShareGpt)), want);
+    // As Arrow holds a list of a struct's fields.
+    let lists = json!({"messages": {"role": ["user", "assistant"], "content": ["a", "x"]}});
+    assert_eq!(
+        texts(&one(&[lists], pair(), Format::Messages)),
+        json!(["a", "x", null, []])
+    );
+    let better = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}], "fix": "z"});
+    let record = one(&[better], mapped("correction=fix"), Format::Messages);
+    assert_eq!(texts(&record), json!(["a", "x", "z", []]));
+}
+
+#[test]
+fn chats_that_no_record_can_hold_are_left_out_with_a_reason() {
+    let chat = |messages: Value| json!({"messages": messages});
+    let rows = [
+        chat(json!([{"role": "user", "content": "a"}])),
+        chat(json!([{"role": "assistant", "content": "x"}, {"role": "user", "content": "a"}])),
+        chat(json!([{"role": "user", "content": "a"}, {"role": "tool", "content": "7"}])),
+        chat(
+            json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": null, "tool_calls": []}]),
+        ),
+    ];
+    let outcome = read(&rows, pair()).unwrap();
+    assert_eq!(outcome.records.len(), 0);
+    let parts = [
+        "no question in it is answered",
+        "begins with the assistant",
+        "\"tool\"",
+        "has no text",
+    ];
+    for (reason, part) in outcome.reasons.iter().zip(parts) {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert!(read(&[chat(json!("x"))], pair()).is_err());
+}
+
+#[test]
+fn preferences_in_all_their_shapes() {
+    let user = |text: &str| json!({"role": "user", "content": text});
+    let said = |text: &str| json!({"role": "assistant", "content": text});
+    let want = json!(["The sky is", "green.", "blue.", []]);
+    let shapes = [
+        json!({"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}),
+        json!({"chosen": "The sky is blue.", "rejected": "The sky is green."}),
+        json!({"prompt": [user("The sky is")], "chosen": [said("blue.")], "rejected": [said("green.")]}),
+        json!({"chosen": [user("The sky is"), said("blue.")], "rejected": [user("The sky is"), said("green.")]}),
+        // UltraFeedback: a prompt, and whole conversations all the same.
+        json!({"prompt": "The sky is", "messages": [], "chosen": [user("The sky is"), said("blue.")],
+               "rejected": [user("The sky is"), said("green.")]}),
+        json!({"prompt": "\n\nHuman: The sky is\n\nAssistant:", "chosen": " blue.", "rejected": " green."}),
+        json!({"conversations": [{"from": "human", "value": "The sky is"}], "chosen": {"from": "gpt", "value": "blue."},
+               "rejected": {"from": "gpt", "value": "green."}}),
+    ];
+    for shape in shapes {
+        assert_eq!(
+            texts(&one(&[shape], ReadOptions::default(), Format::Preference)),
+            want
+        );
+    }
+    let turns =
+        json!({"prompt": [user("a"), said("x"), user("b")], "chosen": [said("y")], "rejected": [said("z")]});
+    let record = one(&[turns], ReadOptions::default(), Format::Preference);
+    assert_eq!(texts(&record), json!(["b", "z", "y", [["a", "x"]]]));
+    let apart = [
+        json!({"chosen": "Blue it is.", "rejected": "Green it is."}),
+        json!({"chosen": [user("a"), said("x")], "rejected": [user("b"), said("x")]}),
+        json!({"chosen": "The same.", "rejected": "The same."}),
+    ];
+    let outcome = read(&apart, ReadOptions::default()).unwrap();
+    assert_eq!((outcome.records.len(), outcome.reasons.len()), (0, 3));
+}
+
+#[test]
+fn prompt_and_completion() {
+    let row = json!({"prompt": "The sky is", "completion": " blue."});
+    assert_eq!(
+        texts(&one(&[row], pair(), Format::PromptCompletion)),
+        json!(["The sky is", "blue.", null, []])
+    );
+    let row = json!({"prompt": [{"role": "user", "content": "a"}], "completion": [{"role": "assistant", "content": "x"}]});
+    assert_eq!(
+        texts(&one(&[row], pair(), Format::PromptCompletion)),
+        json!(["a", "x", null, []])
+    );
+}
+
+#[test]
+fn stream_aligner_rows_as_whole_answers_and_in_the_published_prompt() {
+    let row = json!({"question": "Is it safe?", "prefix": "It is.", "last": "Drink it.", "correction": "Do not drink it."});
+    let record = one(
+        std::slice::from_ref(&row),
+        ReadOptions::default(),
+        Format::StreamAligner,
+    );
+    assert_eq!(
+        texts(&record),
+        json!(["Is it safe?", "It is. Drink it.", "It is. Do not drink it.", []])
+    );
+    let record = one(&[row], named(Format::StreamPrompt), Format::StreamPrompt);
+    assert_eq!(record.correction.as_deref(), Some("Do not drink it."));
+    let text = "BEGINNING OF CONVERSATION: USER: ##Question: {question} | ##Answer_Prefix: {answer} | ##Your_Revision:  ASSISTANT:";
+    let template = PromptTemplate::custom("stream", text).unwrap();
+    assert_eq!(
+        template.render(&record.question, &record.answer, &[]),
+        "BEGINNING OF CONVERSATION: USER: ##Question: Is it safe? | ##Answer_Prefix: It is. | ##Answer_Last_Sentence: \
+         Drink it. | ##Your_Revision:  ASSISTANT:"
+    );
+    let first = json!({"question": "q", "prefix": "", "last": "a", "correction": "c"});
+    let record = one(&[first], ReadOptions::default(), Format::StreamAligner);
+    assert_eq!(texts(&record), json!(["q", "a", "c", []]));
+}
+
+#[test]
+fn an_unknown_shape_is_named_with_its_columns_and_the_formats() {
+    let Err(error) = read(&[json!({"id": 1, "text": "x"})], ReadOptions::default()) else {
+        panic!()
+    };
+    let error = error.to_string();
+    for part in [
+        "rows.jsonl",
+        "`id`, `text`",
+        "--columns",
+        "--format",
+        "qac (question, answer, correction)",
+        "hh-rlhf",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_mapping_that_a_format_does_not_look_at_is_refused() {
+    let row = json!({"chosen": "\n\nHuman: a\n\nAssistant: x", "rejected": "\n\nHuman: a\n\nAssistant: y"});
+    let Err(error) = read(&[row], mapped("correction=better")) else {
+        panic!()
+    };
+    assert!(matches!(error, DataError::Columns { .. }), "{error}");
+    // A mapped question, or columns that carry the mapped names, are rows of ours.
+    let row = json!({"prompt": "q", "chosen": "c", "rejected": "a"});
+    let options = mapped("question=prompt,answer=rejected,correction=chosen");
+    assert_eq!(
+        texts(&one(&[row], options, Format::Qac)),
+        json!(["q", "a", "c", []])
+    );
+}
+
+#[test]
+fn the_format_can_be_asked_for_before_the_rows() {
+    let rows = "\n{\"instruction\": \"a\", \"output\": \"x\"}\n{\"instruction\": \"b\", \"output\": \"y\"}";
+    let mut reader = RowReader::from_reader("rows", rows.as_bytes(), pair()).unwrap();
+    assert_eq!(reader.format().unwrap(), Some(Format::Alpaca));
+    let answers: Vec<String> = reader.by_ref().map(|record| record.unwrap().answer).collect();
+    assert_eq!(answers, ["x", "y"]);
+    assert_eq!(reader.rows_read(), 2);
+    let mut empty = RowReader::from_reader("rows", &b"[]"[..], pair()).unwrap();
+    assert_eq!(empty.format().unwrap(), None);
+}
+
+#[test]
+fn csv_is_rfc_4180() {
+    let text = "\u{feff}question,answer,correction,chat_history\r\n\
+                \"Two\r\nlines, and \"\"quotes\"\"?\",a,c,\r\n\
+                q,,c,\"[[\"\"x\"\",\"\"y\"\"]]\"\r\n";
+    let outcome = read_text("rows.csv", text, ReadOptions::default()).unwrap();
+    let got: Vec<Value> = outcome.records.iter().map(texts).collect();
+    assert_eq!(
+        got,
+        [
+            json!(["Two\r\nlines, and \"quotes\"?", "a", "c", []]),
+            json!(["q", "", "c", [["x", "y"]]])
+        ]
+    );
+    assert_eq!(
+        (outcome.records[0].origin.line, outcome.records[1].origin.line),
+        (2, 4)
+    );
+    let outcome = read_text("rows.TSV", "instruction\toutput\na, b\tx\n", pair()).unwrap();
+    assert_eq!(texts(&outcome.records[0]), json!(["a, b", "x", null, []]));
+    let chat = "messages\n\"[{\"\"role\"\":\"\"user\"\",\"\"content\"\":\"\"a\"\"},{\"\"role\"\":\"\"assistant\"\",\"\"content\"\":\"\"x\"\"}]\"\n";
+    assert_eq!(
+        texts(&read_text("chat.csv", chat, pair()).unwrap().records[0]),
+        json!(["a", "x", null, []])
+    );
+    // JSON under a wrong name stays JSON.
+    let json = "{\"question\": \"q\", \"answer\": \"a\", \"correction\": \"c\"}";
+    assert_eq!(
+        read_text("rows.csv", json, ReadOptions::default())
+            .unwrap()
+            .records
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn lines_of_csv_are_counted_whatever_ends_them() {
+    for end in ["\n", "\r\n"] {
+        for last in ["", end] {
+            let rows = [
+                "question,answer,correction",
+                "q,a,c",
+                "",
+                "q,\"b",
+                "b\",c",
+                "q,d,c",
+            ]
+            .join(end)
+                + last;
+            let outcome = read_text("rows.csv", &rows, ReadOptions::default()).unwrap();
+            let lines: Vec<u64> = outcome.records.iter().map(|record| record.origin.line).collect();
+            assert_eq!(lines, [2, 4, 6], "{rows:?}");
+        }
+    }
+}
+
+#[test]
+fn damaged_csv_is_named_and_the_rows_behind_it_are_read() {
+    let skip = || ReadOptions {
+        on_bad_row: OnBadRow::Skip,
+        ..ReadOptions::default()
+    };
+    let header = "question,answer,correction\n";
+    let read = |bytes: &[u8]| {
+        let mut reader = RowReader::from_reader("rows.csv", bytes, skip()).unwrap();
+        let answers: Vec<String> = reader.by_ref().map(|record| record.unwrap().answer).collect();
+        (answers, reader.skipped().first().to_vec())
+    };
+    let (answers, left) = read(format!("{header}q,a,c\nq,a\nq,a,c,d\nq,b,c\n").as_bytes());
+    assert_eq!(answers, ["a", "b"]);
+    assert_eq!((left[0].line, left[1].line), (3, 4));
+    assert!(
+        left[0].reason.contains("2 fields where the header names 3"),
+        "{}",
+        left[0]
+    );
+    let (answers, left) = read(&[header.as_bytes(), b"q,\xff,c\nq,b,c\n"].concat());
+    assert_eq!(answers, ["b"]);
+    assert!(
+        left[0].reason.contains("`answer` is not valid UTF-8"),
+        "{}",
+        left[0]
+    );
+    let (answers, left) = read(format!("{header}q,a,c\nq,b,\"c\nq,a,c\nq,a,c\n").as_bytes());
+    assert_eq!(answers, ["a"]);
+    assert!(left[0].reason.contains("not closed"), "{}", left[0]);
+    for (text, part) in [
+        ("a,a\n1,2\n", "twice"),
+        ("\u{feff}", "is empty"),
+        ("\n\n", "is empty"),
+    ] {
+        let error = RowReader::from_reader("rows.csv", text.as_bytes(), skip()).unwrap_err();
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_quote_that_is_not_closed_does_not_fill_the_memory() {
+    let start = std::io::Cursor::new("question,answer,correction\nq,a,c\nq,b,\"");
+    let endless = start.chain(std::io::repeat(b'x').take(10 << 30));
+    let mut reader = RowReader::from_reader("rows.csv", endless, ReadOptions::default()).unwrap();
+    assert!(reader.next().unwrap().is_ok());
+    let error = reader.next().unwrap().unwrap_err().to_string();
+    assert!(error.contains("is a quote not closed?"), "{error}");
+    assert!(reader.next().is_none());
+}
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden/parquet")
+        .join(name)
+}
+
+const PARQUET: [&str; 5] = ["snappy", "zstd", "gzip", "lz4", "datasets"];
+
+#[test]
+fn parquet_rows_are_those_that_pyarrow_reads() {
+    let text = std::fs::read_to_string(golden("rows.jsonl")).unwrap();
+    let want: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    for name in PARQUET {
+        let path = golden(&format!("{name}.parquet"));
+        let opened = RowReader::open(&path, pair()).unwrap();
+        let in_memory = RowReader::from_reader("rows", std::fs::File::open(&path).unwrap(), pair()).unwrap();
+        for mut reader in [opened, in_memory] {
+            let records: Vec<Record> = reader.by_ref().map(Result::unwrap).collect();
+            assert_eq!(reader.format().unwrap(), Some(Format::Messages));
+            let rows: Vec<Value> = records
+                .iter()
+                .map(|record| Value::Object(record.raw.clone()))
+                .collect();
+            assert_eq!(rows, want, "{name}");
+            assert_eq!(records[4].chat_history[0].answer, "4 of them — “all”.\n");
+            assert_eq!((records[12].origin.row, records[12].origin.line), (12, 13));
+        }
+    }
+}
+
+#[test]
+fn damaged_parquet_is_an_error_with_the_file() {
+    let whole = std::fs::read(golden("snappy.parquet")).unwrap();
+    for length in [4, 8, 100, whole.len() / 2, whole.len() - 1] {
+        let error = RowReader::from_reader("rows.parquet", &whole[..length], pair()).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("rows.parquet: cannot be read as Parquet"),
+            "{error}"
+        );
+    }
+}
+
+/// A Parquet file that is nothing but a footer.
+fn footer(schema: &[u8]) -> Vec<u8> {
+    // version 1, the schema, no rows, no row groups
+    let footer = [b"\x15\x02\x19", schema, b"\x16\0\x19\x0c\0"].concat();
+    let length = (footer.len() as u32).to_le_bytes();
+    [b"PAR1", &footer[..], &length, b"PAR1"].concat()
+}
+
+#[test]
+fn a_schema_that_is_nested_without_end_does_not_end_the_process() {
+    let root = b"\x48\x01r\x15\x02\0";
+    let group = b"\x35\0\x18\x01a\x15\x02\0";
+    let leaf = b"\x15\x0c\x25\0\x18\x01a\0";
+    let nested = |groups: usize| {
+        let elements = groups + 2;
+        let header = [
+            0xfc,
+            elements as u8 | 0x80,
+            (elements >> 7) as u8 | 0x80,
+            (elements >> 14) as u8,
+        ];
+        footer(&[&header[..], root, &group.repeat(groups), leaf].concat())
+    };
+    let read =
+        |groups| RowReader::from_reader("rows.parquet", &nested(groups)[..], pair()).map(Iterator::count);
+    assert_eq!(read(20).unwrap(), 0);
+    for groups in [40, 2000, 200_000] {
+        let error = read(groups).unwrap_err().to_string();
+        assert!(error.contains("more than 32 deep"), "{error}");
+    }
+}
+
+#[test]
+fn a_compression_that_is_not_read_is_named() {
+    let error = RowReader::open(&golden("brotli.parquet"), pair())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("compressed with brotli"), "{error}");
+}
+
+#[test]
+fn readers_can_be_sent_to_other_threads() {
+    fn is_send<T: Send>(_: &T) {}
+    is_send(&RowReader::open(&golden("zstd.parquet"), pair()).unwrap());
+}
+
+/// All records and the reasons of what was left out; the point is that it ends.
+fn drain(name: &str, bytes: &[u8], options: ReadOptions) -> usize {
+    match RowReader::from_reader(name, bytes, options) {
+        Ok(reader) => reader.take(5000).count(),
+        Err(_) => 0,
+    }
+}
+
+fn any_options() -> impl Strategy<Value = ReadOptions> {
+    let formats: Vec<Option<Format>> = Format::all().map(Some).chain([None]).collect();
+    (proptest::sample::select(formats), any::<bool>(), any::<bool>()).prop_map(|(format, pair, skip)| {
+        ReadOptions {
+            format,
+            fields: if pair { Fields::Pair } else { Fields::Triple },
+            on_bad_row: if skip { OnBadRow::Skip } else { OnBadRow::Stop },
+            ..ReadOptions::default()
+        }
+    })
+}
+
+/// Values with the names that formats look for, and text that looks like theirs.
+fn any_value() -> impl Strategy<Value = Value> {
+    let text = prop_oneof![
+        "[\\PC\n\"]{0,12}".prop_map(Value::from),
+        proptest::sample::select(vec![
+            "\n\nHuman: a\n\nAssistant: x",
+            "\n\nAssistant:",
+            "\n\nHuman:",
+            "[{\"role\": \"user\"}]",
+            "user",
+            "gpt",
+            "[]",
+        ])
+        .prop_map(Value::from),
+        any::<i8>().prop_map(Value::from),
+        any::<bool>().prop_map(Value::from),
+        Just(Value::Null),
+    ];
+    text.prop_recursive(3, 12, 3, |inner| {
+        let key = proptest::sample::select(vec!["role", "content", "from", "value", "text"]);
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            proptest::collection::btree_map(key.prop_map(String::from), inner, 0..3)
+                .prop_map(|map| Value::Object(map.into_iter().collect())),
+        ]
+    })
+}
+
+fn any_row() -> impl Strategy<Value = Value> {
+    let columns = vec![
+        "question",
+        "answer",
+        "correction",
+        "chat_history",
+        "chosen",
+        "rejected",
+        "prompt",
+        "response_0",
+        "response_1",
+        "safer_response_id",
+        "response",
+        "is_safe",
+        "instruction",
+        "input",
+        "output",
+        "conversations",
+        "messages",
+        "completion",
+        "prefix",
+        "last",
+        "system",
+        "history",
+    ];
+    proptest::collection::btree_map(
+        proptest::sample::select(columns).prop_map(String::from),
+        any_value(),
+        1..6,
+    )
+    .prop_map(|map| Value::Object(map.into_iter().collect()))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_rows_give_whole_records_or_reasons(rows in proptest::collection::vec(any_row(), 1..6), options in any_options()) {
+        let triple = options.fields == Fields::Triple;
+        if let Ok(outcome) = read(&rows, options) {
+            prop_assert!(outcome.records.len() <= rows.len());
+            for record in outcome.records {
+                prop_assert!(!record.question.trim().is_empty());
+                let correction = record.correction.as_deref();
+                prop_assert!(!triple || correction.is_some_and(|text| !text.trim().is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn csv_like_noise_ends(text in "(question,answer,correction\n)?[a\",\r\n\\PC]{0,60}", options in any_options()) {
+        prop_assert!(drain("rows.csv", text.as_bytes(), options) < 5000);
+    }
+
+    #[test]
+    fn csv_gives_back_what_was_quoted(cells in proptest::collection::vec("[\\PC\n\r\"]{1,20}", 3..=3)) {
+        let quoted: Vec<String> = cells.iter().map(|cell| format!("\"{}\"", cell.replace('"', "\"\""))).collect();
+        let text = format!("question,answer,correction\n{}\n", quoted.join(","));
+        let outcome = read_text("rows.csv", &text, ReadOptions { on_bad_row: OnBadRow::Skip, ..ReadOptions::default() }).unwrap();
+        match outcome.records.first() {
+            Some(record) => prop_assert_eq!(texts(record), json!([cells[0], cells[1], cells[2], []])),
+            None => prop_assert!(cells[0].trim().is_empty() || cells[2].trim().is_empty()),
+        }
+    }
+
+    #[test]
+    fn deep_json_ends(depth in 1_usize..200_000, array: bool) {
+        let open = if array { "[" } else { "{\"messages\":" };
+        prop_assert!(drain("rows", open.repeat(depth).as_bytes(), pair()) < 5000);
+    }
+}
+
+/// Bytes of Parquet files changed at random: an error or rows, in the end. Panics of the decoders are caught, and would only
+/// fill the output.
+#[test]
+fn changed_parquet_ends_in_rows_or_an_error() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut seed = 7_u64;
+    let mut random = |below: usize| {
+        seed = seed
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    let mut ends = [0_u32; 2];
+    for name in PARQUET {
+        let whole = std::fs::read(golden(&format!("{name}.parquet"))).unwrap();
+        for _ in 0..400 {
+            let mut bytes = whole.clone();
+            for _ in 0..=random(3) {
+                let at = random(bytes.len());
+                bytes[at] = random(256) as u8;
+            }
+            let rows = RowReader::from_reader("rows", &bytes[..], pair())
+                .map(|reader| reader.take(5000).collect::<Vec<_>>());
+            match rows {
+                Ok(rows) => {
+                    assert!(rows.len() < 5000);
+                    ends[usize::from(rows.iter().any(Result::is_err))] += 1;
+                }
+                Err(_) => ends[1] += 1,
+            }
+        }
+    }
+    let _ = std::panic::take_hook();
+    assert!(ends[0] > 0 && ends[1] > 0, "{ends:?}");
+}
