@@ -99,8 +99,14 @@ fn causal_attention(criterion: &mut Criterion) {
     let [query, key, value] = [HIDDEN, key_width, key_width].map(|width| random([TOKENS, width]));
     let angles = random([TOKENS, heads.head_dim / 2]);
     let sequences = Sequences::new([TOKENS]);
-    type Attention =
-        fn(Tensor<2>, Tensor<2>, Tensor<2>, (Tensor<2>, Tensor<2>), &Sequences, AttentionSettings) -> Tensor<2>;
+    type Attention = fn(
+        Tensor<2>,
+        Tensor<2>,
+        Tensor<2>,
+        (Tensor<2>, Tensor<2>),
+        &Sequences,
+        AttentionSettings,
+    ) -> Tensor<2>;
     let mut group = criterion.benchmark_group("causal_attention");
     // Queries are read and the output written; keys and values are a third of them each.
     group.throughput(Throughput::Bytes(
@@ -111,7 +117,14 @@ fn causal_attention(criterion: &mut Criterion) {
         ("composed", reference::causal_attention as Attention),
     ] {
         let apply = |[query, key, value]: [Tensor<2>; 3], angles: Tensor<2>| {
-            run(query, key, value, (angles.clone().cos(), angles.sin()), &sequences, settings)
+            run(
+                query,
+                key,
+                value,
+                (angles.clone().cos(), angles.sin()),
+                &sequences,
+                settings,
+            )
         };
         let inputs = [&query, &key, &value].map(Clone::clone);
         group.bench_function(format!("forward/{name}"), |bencher| {

@@ -111,6 +111,9 @@ pub struct TrainArgs {
     /// Longest prompt and correction together, in tokens (default: 2048).
     #[arg(long, value_name = "TOKENS")]
     pub max_length: Option<usize>,
+    /// Compute activations again in the backward pass instead of keeping them: less memory for more time.
+    #[arg(long)]
+    pub checkpointing: bool,
     /// Rows that are longer: stop (the default) or skip.
     #[arg(long, value_name = "POLICY")]
     pub on_long_row: Option<RowPolicy>,

@@ -52,9 +52,12 @@ impl Batch {
             *start += len;
             Some(*start - len)
         });
-        self.spans.iter().zip(starts).flat_map(move |(&(prompt, len), start)| {
-            (start + prompt..start + len).map(move |at| ((at - 1) as u32, self.ids[at]))
-        })
+        self.spans
+            .iter()
+            .zip(starts)
+            .flat_map(move |(&(prompt, len), start)| {
+                (start + prompt..start + len).map(move |at| ((at - 1) as u32, self.ids[at]))
+            })
     }
 }
 

@@ -160,7 +160,10 @@ impl CausalDecoder {
         let x = self.embed(ids.unsqueeze::<2>());
         let [_, _, width] = x.dims();
         let x = x.reshape([tokens, width]);
-        let x = self.layers.iter().fold(x, |x, block| block.forward_packed(x, &packed));
+        let x = self
+            .layers
+            .iter()
+            .fold(x, |x, block| block.forward_packed(x, &packed));
         self.norm.forward(x)
     }
 
@@ -168,7 +171,10 @@ impl CausalDecoder {
         let none = self.scales.has_layer_without_rope;
         Rotations {
             global: self.rope.rotation(start, tokens, device),
-            local: self.local_rope.as_ref().map(|rope| rope.rotation(start, tokens, device)),
+            local: self
+                .local_rope
+                .as_ref()
+                .map(|rope| rope.rotation(start, tokens, device)),
             none: none.then(|| Rotation::none(tokens, device)),
         }
     }

@@ -55,9 +55,9 @@ pub use config::{
 pub use decoder::CausalDecoder;
 pub use device::{DeviceSpec, compiled_devices};
 pub use error::{ModelError, Result};
+pub use kernels::Sequences;
 pub use lora::{LoraAdapter, LoraConfig, TargetModules};
 pub use loss::Targets;
-pub use kernels::Sequences;
 pub use nn::KvCache;
 pub use pool::on_pool;
 pub use weights::{Loaded, load_dir, save_dir};

@@ -142,7 +142,12 @@ fn packed_sequences_equal_each_alone() {
         let packed = model.decoder.forward_packed(input, &sequences);
         for ((start, length), tokens) in sequences.spans().zip(parts) {
             let alone = model.decoder.forward(ids(&[tokens], &device), None);
-            assert_close(&host(packed.clone().narrow(0, start, length)), &host(alone), 1e-5, variant);
+            assert_close(
+                &host(packed.clone().narrow(0, start, length)),
+                &host(alone),
+                1e-5,
+                variant,
+            );
         }
     }
 }

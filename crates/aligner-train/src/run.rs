@@ -187,7 +187,12 @@ fn launch_run(
 ) -> Result<Outcome> {
     let device = config.device.parse::<DeviceSpec>()?.open()?;
     let place = checkpoint.as_ref().map(|checkpoint| checkpoint.dir.as_path());
-    let Trainee { decoder, form } = Trainee::load(&config, start, place, &device.clone().autodiff())?;
+    let mut with_gradients = device.clone().autodiff();
+    if config.checkpointing {
+        with_gradients = with_gradients.gradient_checkpointing();
+    }
+    let Trainee { decoder, form } = Trainee::load(&config, start, place, &with_gradients)?;
+    let decoder = decoder.with_recompute(config.checkpointing);
     materials.check_fit(&config, &form.config)?;
     let plan = materials.stages.plan(&config);
     let (plan, state) = match &checkpoint {

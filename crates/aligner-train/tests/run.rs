@@ -75,6 +75,18 @@ fn a_resumed_run_equals_an_undisturbed_one_to_the_last_bit() {
 }
 
 #[test]
+fn computing_activations_again_changes_no_number() {
+    let lab = Lab::new();
+    let kept = run(&lab.config("kept"));
+    let again = run(&TrainConfig {
+        checkpointing: true,
+        ..lab.config("again")
+    });
+    assert_eq!(essence(&again.run), essence(&kept.run));
+    assert_eq!(weights(&again.model_dir), weights(&kept.model_dir));
+}
+
+#[test]
 fn a_damaged_checkpoint_is_named_and_the_one_before_it_used() {
     struct Listener(std::sync::mpsc::Sender<String>);
     impl Observer for Listener {

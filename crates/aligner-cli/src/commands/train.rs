@@ -155,6 +155,7 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     set(&mut config.weight_decay, &args.weight_decay);
     set(&mut config.max_grad_norm, &args.max_grad_norm);
     set(&mut config.max_length, &args.max_length);
+    config.checkpointing |= args.checkpointing;
     set(&mut config.on_long_row, &args.on_long_row);
     set(&mut config.on_bad_row, &args.on_bad_row);
     set(&mut config.columns, &args.columns);

@@ -22,7 +22,9 @@ impl Buffer {
         let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
         let first = shelf.partition_point(|memory| memory.len() < len);
         // One that is far larger would be missed by whoever needs it.
-        let fits = shelf.get(first).is_some_and(|memory| memory.len() <= len + len / 2);
+        let fits = shelf
+            .get(first)
+            .is_some_and(|memory| memory.len() <= len + len / 2);
         let memory = if fits { shelf.remove(first) } else { Vec::new() };
         drop(shelf);
         let memory = if fits { memory } else { vec![0.0; rounded(len)] };

@@ -134,7 +134,12 @@ impl<'a> Weights<'a> {
         if let Some((a, b, rank)) = self.low_rank() {
             let mut low = Buffer::take(rows * rank);
             product(&mut low, x, a, Update::Set);
-            product(out, Matrix::new(&low, rows, rank, rank), b, Update::Add(self.scale));
+            product(
+                out,
+                Matrix::new(&low, rows, rank, rank),
+                b,
+                Update::Add(self.scale),
+            );
         }
         if let Some(bias) = self.bias {
             let piece = (PIECE / self.output.max(1)).max(1) * self.output;
@@ -166,13 +171,19 @@ impl<'a> Weights<'a> {
                 let mut low = Buffer::take(rows * rank);
                 product(&mut low, x, a, Update::Set);
                 scale(&mut low, self.scale);
-                db = Some(new_product(Matrix::new(&low, rows, rank, rank).transposed(), dy_matrix));
+                db = Some(new_product(
+                    Matrix::new(&low, rows, rank, rank).transposed(),
+                    dy_matrix,
+                ));
             }
             let mut gradient = Buffer::take(rows * rank);
             product(&mut gradient, dy_matrix, b.transposed(), Update::Set);
             scale(&mut gradient, self.scale);
             if wanted[2] {
-                da = Some(new_product(x.transposed(), Matrix::new(&gradient, rows, rank, rank)));
+                da = Some(new_product(
+                    x.transposed(),
+                    Matrix::new(&gradient, rows, rank, rank),
+                ));
             }
             low_gradient = Some((gradient, a, rank));
         }

@@ -170,7 +170,12 @@ impl<'a> Work<'a> {
     }
 
     /// Gradients of all slots that are `wanted`.
-    fn backward(&self, kept: Option<Inner>, dy: &[f32], wanted: &[bool; INPUTS]) -> [Option<Vec<f32>>; INPUTS] {
+    fn backward(
+        &self,
+        kept: Option<Inner>,
+        dy: &[f32],
+        wanted: &[bool; INPUTS],
+    ) -> [Option<Vec<f32>>; INPUTS] {
         let rows = self.rows;
         let normed = self.normed();
         let normed = normed.as_deref().unwrap_or(self.x);
@@ -204,7 +209,11 @@ impl<'a> Work<'a> {
 
 /// `out = activation(gate) · up`
 fn activate(activation: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let pieces = (out.par_chunks_mut(PIECE), gate.par_chunks(PIECE), up.par_chunks(PIECE));
+    let pieces = (
+        out.par_chunks_mut(PIECE),
+        gate.par_chunks(PIECE),
+        up.par_chunks(PIECE),
+    );
     pieces.into_par_iter().for_each(|(out, gate, up)| {
         vectorized!((activation: Gate, out: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) -> () {
             match activation {
@@ -221,7 +230,11 @@ fn activate(activation: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
 
 /// Turns `gate` and `up` into their gradients, given that of their product.
 fn activate_backward(activation: Gate, dy: &[f32], gate: &mut [f32], up: &mut [f32]) {
-    let pieces = (dy.par_chunks(PIECE), gate.par_chunks_mut(PIECE), up.par_chunks_mut(PIECE));
+    let pieces = (
+        dy.par_chunks(PIECE),
+        gate.par_chunks_mut(PIECE),
+        up.par_chunks_mut(PIECE),
+    );
     pieces.into_par_iter().for_each(|(dy, gate, up)| {
         vectorized!((activation: Gate, dy: &'a [f32], gate: &'a mut [f32], up: &'a mut [f32]) -> () {
             match activation {
@@ -273,7 +286,11 @@ impl Backward<Flex, INPUTS> for MlpBackward {
         let nodes = gradient_nodes(&ops, ops.state.plan.present);
         let State { inputs, kept, plan } = ops.state;
         let work = Work::new(&inputs, &plan);
-        let gradients = work.backward(kept, elements(Some(&dy)).unwrap_or_default(), &nodes.map(|node| node.is_some()));
+        let gradients = work.backward(
+            kept,
+            elements(Some(&dy)).unwrap_or_default(),
+            &nodes.map(|node| node.is_some()),
+        );
         register_all(grads, nodes, gradients, &inputs);
     }
 }

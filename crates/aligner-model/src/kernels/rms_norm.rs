@@ -182,7 +182,9 @@ pub(super) fn input_gradients(
             [Some(dx), Some(dw)]
         }
         None => {
-            dx.iter_mut().zip(gradient).for_each(|(dx, gradient)| *dx += gradient);
+            dx.iter_mut()
+                .zip(gradient)
+                .for_each(|(dx, gradient)| *dx += gradient);
             [Some(dx), None]
         }
     }

@@ -215,7 +215,12 @@ impl<'a> Work<'a> {
     }
 
     /// Gradients of all slots that are `wanted`.
-    fn backward(&self, kept: Option<Inner>, dy: &[f32], wanted: &[bool; INPUTS]) -> [Option<Vec<f32>>; INPUTS] {
+    fn backward(
+        &self,
+        kept: Option<Inner>,
+        dy: &[f32],
+        wanted: &[bool; INPUTS],
+    ) -> [Option<Vec<f32>>; INPUTS] {
         let rows = self.rows;
         let normed = self.normed();
         let normed = normed.as_deref().unwrap_or(self.x);
@@ -295,7 +300,11 @@ impl<C: CheckpointStrategy> SelfAttentionOps for Autodiff<Flex, C> {
         let guards = nodes::<C, INPUTS>(&slots);
         let inputs: Inputs = slots.map(|slot| slot.map(|tensor| contiguous(tensor.into_primitive())));
         let angles = Angles::new(cos.into_primitive(), sin.into_primitive());
-        match SelfAttentionBackward.prepare::<C>(guards).compute_bound().stateful() {
+        match SelfAttentionBackward
+            .prepare::<C>(guards)
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => {
                 let (out, inner) = Work::new(&inputs, &angles, &plan).forward();
                 let kept = (!plan.settings.recompute).then_some(inner);

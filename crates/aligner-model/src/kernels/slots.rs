@@ -33,7 +33,11 @@ impl<B: Backend> ExtensionType<B> for Row<B> {
     where
         F: Fn(DispatchTensor) -> BackendTensor<B>,
     {
-        Row(target.0.into_iter().map(|tensor| unwrap_kind(tensor).float()).collect())
+        Row(target
+            .0
+            .into_iter()
+            .map(|tensor| unwrap_kind(tensor).float())
+            .collect())
     }
 
     fn routing_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
@@ -46,7 +50,10 @@ impl<B: Backend> ExtensionType<B> for Row<B> {
 
     fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
         let disabled = DispatchAutodiffContext::Disabled;
-        target.0.iter().fold(disabled, |context, tensor| context.merge(tensor.autodiff))
+        target
+            .0
+            .iter()
+            .fold(disabled, |context, tensor| context.merge(tensor.autodiff))
     }
 }
 
@@ -96,7 +103,10 @@ impl Present {
 ///
 /// # Panics
 /// When slot 0 is empty: every operation has its input there.
-#[expect(clippy::expect_used, reason = "slot 0 is the input, which is no option in any operation's signature")]
+#[expect(
+    clippy::expect_used,
+    reason = "slot 0 is the input, which is no option in any operation's signature"
+)]
 pub(super) fn nodes<C: CheckpointStrategy, const N: usize>(
     slots: &[Option<FloatTensor<Autodiff<Flex, C>>>; N],
 ) -> [NodeGuard; N] {

@@ -81,7 +81,10 @@ fn loss(
         HeadLayout::ByToken => (shape[0], shape[1]),
         HeadLayout::ByInput => (shape[1], shape[0]),
     };
-    assert!(ids.iter().all(|&id| (id as usize) < vocab), "an id beyond the vocabulary");
+    assert!(
+        ids.iter().all(|&id| (id as usize) < vocab),
+        "an id beyond the vocabulary"
+    );
     let rows = elements(Some(rows)).unwrap_or_default();
     assert_eq!(rows.len(), ids.len() * hidden, "a row for each id");
     let weight = elements(Some(weight)).unwrap_or_default();
@@ -149,7 +152,9 @@ impl Backward<Flex, 2> for TokenNllBackward {
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let factor = elements(Some(&dy)).and_then(|dy| dy.first().copied()).unwrap_or(0.0);
+        let factor = elements(Some(&dy))
+            .and_then(|dy| dy.first().copied())
+            .unwrap_or(0.0);
         let (gradients, shapes) = ops.state;
         for ((parent, gradient), shape) in ops.parents.into_iter().zip(gradients).zip(shapes) {
             if let (Some(node), Some(mut gradient)) = (parent, gradient) {
@@ -166,7 +171,10 @@ impl<C: CheckpointStrategy> TokenNllOps for Autodiff<Flex, C> {
     fn token_nll(rows: FloatTensor<Self>, weight: FloatTensor<Self>, plan: Plan) -> FloatTensor<Self> {
         let wanted = [rows.is_tracked(), weight.is_tracked()];
         let guards = [rows.node(), weight.node()];
-        let (rows, weight) = (contiguous(rows.into_primitive()), contiguous(weight.into_primitive()));
+        let (rows, weight) = (
+            contiguous(rows.into_primitive()),
+            contiguous(weight.into_primitive()),
+        );
         match TokenNllBackward.prepare::<C>(guards).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let (out, gradients) = loss(&rows, &weight, &plan, wanted);

@@ -10,8 +10,8 @@ use super::block::Packed;
 use super::{LayerCache, Projection, RmsNorm, RmsNormConfig, Rotation};
 use crate::config::{LayerKind, ModelConfig, QkNorm};
 use crate::kernels::{
-    AttentionSettings, Heads, SelfAttentionInputs, SelfAttentionSettings, Sequences, causal_attention, reference,
-    self_attention,
+    AttentionSettings, Heads, SelfAttentionInputs, SelfAttentionSettings, Sequences, causal_attention,
+    reference, self_attention,
 };
 
 /// Configuration of [`Attention`].

@@ -113,7 +113,9 @@ impl Block {
         let (behind_attention, before_mlp) = self.middle_norms();
         let normed = through(self.input_layernorm.as_ref(), x.clone());
         let rotation = step.rotations.of(self.rope);
-        let attended = self.self_attn.forward(normed, rotation, &step.mask, (step.start, cache));
+        let attended = self
+            .self_attn
+            .forward(normed, rotation, &step.mask, (step.start, cache));
         let x = x + through(behind_attention, attended);
         let inner = self.mlp.forward(through(before_mlp, x.clone()));
         x + through(after, inner)

@@ -55,7 +55,13 @@ impl Mlp {
     /// # Shapes
     /// - `x`: `[tokens, hidden_size]`
     /// - output: as `x`
-    pub fn fused(&self, x: &Tensor<2>, norm: Option<&RmsNorm>, residual: bool, recompute: bool) -> Option<Tensor<2>> {
+    pub fn fused(
+        &self,
+        x: &Tensor<2>,
+        norm: Option<&RmsNorm>,
+        residual: bool,
+        recompute: bool,
+    ) -> Option<Tensor<2>> {
         let activation = match self.activation {
             Activation::Silu => Gate::Silu,
             Activation::GeluTanh => Gate::GeluTanh,

@@ -30,6 +30,8 @@ pub struct TrainConfig {
     pub device: String,
     /// Write event files for TensorBoard.
     pub tensorboard: bool,
+    /// Compute activations again in the backward pass instead of keeping them: less memory for more time.
+    pub checkpointing: bool,
     /// Prompt template.
     pub template: TemplateChoice,
     /// Column mapping, `question=prompt,answer=response`; empty: columns carry our names.
@@ -103,6 +105,7 @@ impl Default for TrainConfig {
             out: PathBuf::new(),
             device: "cpu".into(),
             tensorboard: true,
+            checkpointing: false,
             template: TemplateChoice::Builtin("correction".into()),
             columns: String::new(),
             format: String::new(),
@@ -271,13 +274,14 @@ impl TrainConfig {
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
-const KEYS: [&str; 36] = [
+const KEYS: [&str; 37] = [
     "model",
     "data",
     "valid",
     "out",
     "device",
     "tensorboard",
+    "checkpointing",
     "template",
     "columns",
     "format",

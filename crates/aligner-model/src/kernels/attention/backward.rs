@@ -29,7 +29,13 @@ pub(in super::super) fn backward(work: &Work<'_>, given: Given<'_>, [dq, dk, dv]
     let outputs = [dq, dk, dv].map(|gradient| Output(gradient.as_mut_ptr()));
     work.for_each_head(|inputs, kv_head| {
         let mut gradients = HeadGradients::new(&inputs);
-        backward_head(&inputs, given, kv_head, &mut Scratch::new(&inputs), &mut gradients);
+        backward_head(
+            &inputs,
+            given,
+            kv_head,
+            &mut Scratch::new(&inputs),
+            &mut gradients,
+        );
         gradients.write(&inputs, kv_head, outputs);
     });
 }

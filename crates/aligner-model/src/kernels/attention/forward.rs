@@ -31,7 +31,12 @@ fn forward_head(inputs: &Inputs<'_>, kv_head: usize, scratch: &mut Scratch, [out
         );
         for (first, end) in blocks(tokens) {
             let rows = end - first;
-            let weights = weights(inputs, scratch, (first, end), [&mut block_sums, &mut inverse_sums]);
+            let weights = weights(
+                inputs,
+                scratch,
+                (first, end),
+                [&mut block_sums, &mut inverse_sums],
+            );
             let weights = Matrix::new(weights, rows, end, end);
             let values = Matrix::new(&inputs.value[key_at..], end, width, key_stride);
             let place = out.at(query_at + first * query_stride);
@@ -40,7 +45,10 @@ fn forward_head(inputs: &Inputs<'_>, kv_head: usize, scratch: &mut Scratch, [out
             unsafe {
                 matmul_into(place, query_stride, weights, values, false);
                 for (row, &inverse) in inverse_sums[..rows].iter().enumerate() {
-                    scale(std::slice::from_raw_parts_mut(place.add(row * query_stride), width), inverse);
+                    scale(
+                        std::slice::from_raw_parts_mut(place.add(row * query_stride), width),
+                        inverse,
+                    );
                 }
                 let notes = log_sums.at(inputs.notes_at(head) + first);
                 std::ptr::copy_nonoverlapping(block_sums.as_ptr(), notes, rows);

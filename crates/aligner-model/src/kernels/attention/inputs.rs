@@ -261,25 +261,28 @@ impl<'a> Work<'a> {
         let half = self.check();
         let kv_heads = self.settings.heads.kv_heads;
         let spans: Vec<(usize, usize)> = self.sequences.spans().filter(|&(_, tokens)| tokens > 0).collect();
-        (0..spans.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|job| {
-            let (start, tokens) = spans[job / kv_heads];
-            let (cos, sin) = self.angles;
-            let inputs = Inputs {
-                query: self.query,
-                key: self.key,
-                value: self.value,
-                cos: &cos[..tokens * half],
-                sin: &sin[..tokens * half],
-                half,
-                all_tokens: self.sequences.tokens(),
-                start,
-                tokens,
-                heads: self.settings.heads,
-                scale: self.settings.scale as f32,
-                window: self.settings.window.unwrap_or(usize::MAX),
-            };
-            run(inputs, job % kv_heads);
-        });
+        (0..spans.len() * kv_heads)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|job| {
+                let (start, tokens) = spans[job / kv_heads];
+                let (cos, sin) = self.angles;
+                let inputs = Inputs {
+                    query: self.query,
+                    key: self.key,
+                    value: self.value,
+                    cos: &cos[..tokens * half],
+                    sin: &sin[..tokens * half],
+                    half,
+                    all_tokens: self.sequences.tokens(),
+                    start,
+                    tokens,
+                    heads: self.settings.heads,
+                    scale: self.settings.scale as f32,
+                    window: self.settings.window.unwrap_or(usize::MAX),
+                };
+                run(inputs, job % kv_heads);
+            });
     }
 
     /// The shapes that the writes through [`Output`] rely on; returns half of the rotated dimensions.

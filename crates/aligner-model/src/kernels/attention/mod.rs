@@ -111,7 +111,9 @@ fn work<'a>(
     angles: &'a Angles,
     (sequences, settings): &'a (Sequences, AttentionSettings),
 ) -> Work<'a> {
-    let [query, key, value] = inputs.each_ref().map(|input| elements(Some(input)).unwrap_or_default());
+    let [query, key, value] = inputs
+        .each_ref()
+        .map(|input| elements(Some(input)).unwrap_or_default());
     Work {
         query,
         key,
@@ -189,7 +191,11 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
     ) -> FloatTensor<Self> {
         let angles = Angles::new(cos.into_primitive(), sin.into_primitive());
         let run = |inputs: [FloatTensor<Self>; 3], angles: &Angles| {
-            output(&inputs.map(|input| contiguous(input.into_primitive())), angles, &plan)
+            output(
+                &inputs.map(|input| contiguous(input.into_primitive())),
+                angles,
+                &plan,
+            )
         };
         match AttentionBackward
             .prepare::<C>([query.node(), key.node(), value.node()])
