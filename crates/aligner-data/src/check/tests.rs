@@ -347,7 +347,8 @@ fn the_format_that_is_named_is_that_of_every_file() {
     let files = Files::new();
     let stream =
         json!({"question": "Is it so?", "prefix": "It is.", "last": "Surely.", "correction": "Hardly."});
-    let paths = ["one.jsonl", "two.jsonl", "valid.jsonl"].map(|name| files.rows(name, &[stream.clone()]));
+    let paths =
+        ["one.jsonl", "two.jsonl", "valid.jsonl"].map(|name| files.rows(name, std::slice::from_ref(&stream)));
     let options = CheckOptions {
         read: ReadOptions {
             format: Some("stream-prompt".parse().unwrap()),
