@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use aligner_bench::{batch, model};
+use aligner_bench::{batch, keep_freed_memory, model};
 use aligner_data::Cursor;
 use aligner_train::objective::Sft;
 use aligner_train::{AdamW, StepBatch, TrainConfig, TrainedModel, gradient_norm};
@@ -25,6 +25,7 @@ fn step(rows: usize, length: usize) -> StepBatch {
 }
 
 fn train_step(criterion: &mut Criterion) {
+    keep_freed_memory();
     let device = Device::flex().autodiff();
     let mut group = criterion.benchmark_group("train_step");
     group.sample_size(10);

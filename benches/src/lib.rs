@@ -8,6 +8,13 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Keeps freed memory, as `aligner train` does (see `aligner-cli/src/allocator.rs`).
+pub fn keep_freed_memory() {
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    // SAFETY: sets a number in mimalloc's table of options; any thread may do so at any time.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+}
+
 /// Width of the residual stream.
 pub const HIDDEN: usize = 576;
 /// Width inside the MLP.

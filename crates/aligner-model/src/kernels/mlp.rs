@@ -261,7 +261,7 @@ fn silu(x: f32) -> (f32, f32) {
 /// Value and slope; `tanh(z) = 2 sigmoid(2z) − 1`.
 #[inline(always)]
 fn gelu_tanh(x: f32) -> (f32, f32) {
-    const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_ROOT_2_OVER_PI: f32 = 1.595_769;
     let s = sigmoid(TWICE_ROOT_2_OVER_PI * (x + 0.044_715 * x * x * x));
     let inner = TWICE_ROOT_2_OVER_PI * (1.0 + 3.0 * 0.044_715 * x * x);
     (x * s, s + x * s * (1.0 - s) * inner)

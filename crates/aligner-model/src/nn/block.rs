@@ -130,32 +130,33 @@ impl Block {
         let (behind_attention, before_mlp) = self.middle_norms();
         let rotation = packed.rotations.of(self.rope);
         let before = self.input_layernorm.as_ref();
-        let x = add(x, behind_attention, |x, residual| {
+        let attended = self
+            .self_attn
+            .fused(&x, before, behind_attention.is_none(), (rotation, packed));
+        let x = add(x, attended, behind_attention, |x| {
             self.self_attn
-                .fused(x, before, residual, (rotation, packed))
-                .ok_or_else(|| {
-                    let normed = through(before, x.clone());
-                    self.self_attn.forward_packed(normed, rotation, &packed.sequences)
-                })
+                .forward_packed(through(before, x), rotation, &packed.sequences)
         });
-        add(x, self.post_feedforward_layernorm.as_ref(), |x, residual| {
-            self.mlp
-                .fused(x, before_mlp, residual, packed.recompute)
-                .ok_or_else(|| self.mlp.forward_rows(through(before_mlp, x.clone())))
-        })
+        let after = self.post_feedforward_layernorm.as_ref();
+        let inner = self.mlp.fused(&x, before_mlp, after.is_none(), packed.recompute);
+        add(x, inner, after, |x| self.mlp.forward_rows(through(before_mlp, x)))
     }
 }
 
-/// `x + norm(part(x))`; `part` may add `x` itself where there is no norm behind it (`Ok`), or leave it to be added (`Err`).
+/// `x + norm(part(x))`; `fused` is the sum already where there is no norm, and `part(x)` where there is one.
 fn add(
     x: Tensor<2>,
+    fused: Option<Tensor<2>>,
     norm: Option<&RmsNorm>,
-    part: impl FnOnce(&Tensor<2>, bool) -> Result<Tensor<2>, Tensor<2>>,
+    part: impl FnOnce(Tensor<2>) -> Tensor<2>,
 ) -> Tensor<2> {
-    match (part(&x, norm.is_none()), norm) {
-        (Ok(sum), None) => sum,
-        (Ok(out) | Err(out), Some(norm)) => x + norm.forward(out),
-        (Err(out), None) => x + out,
+    match (fused, norm) {
+        (Some(sum), None) => sum,
+        (Some(out), Some(norm)) => x + norm.forward(out),
+        (None, norm) => {
+            let out = part(x.clone());
+            x + through(norm, out)
+        }
     }
 }
 
