@@ -17,6 +17,9 @@ const PROGRAM_BYTES: f64 = 45e6;
 const TOKENIZER_BYTES: f64 = 3200.0;
 /// What the allocator holds beside what is in use, as a share of what comes and goes within a step (measured).
 const HELD_SHARE: f64 = 0.10;
+/// And as a share of the moments (measured). They are made when the first step ends, where its activations lay, and leave
+/// gaps between them that the next step's do not all fit into.
+const GAPS_SHARE: f64 = 0.40;
 
 /// What of a run decides how much memory it takes.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,7 +101,7 @@ impl MemoryPlan {
             (PeakMoment::BackwardEnd, backward)
         };
         let (logits, scratch) = (shape.logits(), shape.tokens * shape.scratch());
-        let held = HELD_SHARE * (gradients + activations + logits + scratch);
+        let held = HELD_SHARE * (gradients + activations + logits + scratch) + GAPS_SHARE * 2.0 * trained;
         let fixed = PROGRAM_BYTES + TOKENIZER_BYTES * shape.vocab;
         // Saturates: what no machine has need not be told apart.
         let bytes = |elements: f64| (elements * ELEMENT) as u64;

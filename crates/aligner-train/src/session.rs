@@ -194,18 +194,13 @@ impl Session {
         let started = Instant::now();
         let end = batch.end;
         self.announce_stage();
-        let place = self.plan.at(self.state.step);
-        let lr = place.stage.schedule.rate(place.done);
-        // On one thread from the first activation to the last gradient that is given back: an allocator keeps what another
-        // thread frees away from its owner for a while.
-        let (model, computed) = on_pool(|| match self.gradients(&model, batch) {
-            Ok((gradients, output)) => (self.update(model, gradients, lr, output.grad_norm), Ok(output)),
-            Err(error) => (model, Err(error)),
-        });
-        let mut output = match computed {
-            Ok(output) => output,
+        let (gradients, mut output) = match self.gradients(&model, batch) {
+            Ok(computed) => computed,
             Err(error) => return (model, Err(error)),
         };
+        let place = self.plan.at(self.state.step);
+        let lr = place.stage.schedule.rate(place.done);
+        let model = self.update(model, gradients, lr, output.grad_norm);
         let seconds = started.elapsed().as_secs_f64();
         self.state.step += 1;
         self.state.cursor = end;
