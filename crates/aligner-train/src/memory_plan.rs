@@ -164,22 +164,18 @@ impl MemoryPlan {
             ..lora.clone()
         };
         let fewer = |choices: &MemoryChoices| {
-            let micro_batch = Self::largest_micro_batch(config, choices, memory_bytes)?;
+            let most = Self::largest_micro_batch(config, choices, memory_bytes)?;
             let rows = choices.micro_batch.saturating_mul(choices.accumulate);
-            let accumulate = rows.div_ceil(micro_batch);
-            let fewer = MemoryChoices {
-                micro_batch,
-                accumulate,
-                ..choices.clone()
-            };
-            // More micro-batches than one keep gradients of their own: one that just fits may not any more.
-            [micro_batch, micro_batch / 2, 1]
+            // More micro-batches than one keep gradients of their own: the most that fit may not any more.
+            [most, most / 2, 1]
+                .into_iter()
+                .filter(|&micro_batch| micro_batch > 0)
                 .map(|micro_batch| MemoryChoices {
                     micro_batch,
-                    ..fewer.clone()
+                    accumulate: rows.div_ceil(micro_batch),
+                    ..choices.clone()
                 })
-                .into_iter()
-                .find(|choices| choices.micro_batch > 0 && fits(choices))
+                .find(fits)
         };
         let single: Vec<MemoryChoices> = [again.clone(), lora.clone()]
             .into_iter()
