@@ -24,6 +24,7 @@ fn main() -> ExitCode {
     terminal::log_to_stderr(cli.verbose);
     let done = match cli.command {
         Command::Train(args) => commands::train::run(&args),
+        Command::Plan(args) => commands::plan::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Correct(args) => commands::correct::run(&args),
         Command::Score(args) => commands::score::run(&args),

@@ -671,3 +671,42 @@ fn an_adapter_that_is_exported_merged_scores_as_it_did() {
         }
     }
 }
+
+#[test]
+fn plan_says_what_fits_and_its_advice_fits() {
+    let lab = Lab::new();
+    let json = |arguments: &str| -> Value { serde_json::from_str(&lab.ok(arguments)).unwrap() };
+    let asked = "plan --model base --micro-batch 4096 --accumulate 1 --max-length 256 --json";
+    let plan = json(&format!("{asked} --memory 1GB"));
+    assert_eq!(
+        (&plan["fit"]["fits"], &plan["micro_batch"]),
+        (&false.into(), &4096.into())
+    );
+    let remedies = plan["fit"]["remedies"].as_array().unwrap();
+    assert!(!remedies.is_empty());
+    for remedy in remedies {
+        let flags = remedy["flags"].as_str().unwrap();
+        // The last of a flag that is given twice would be an error: the advice replaces what was asked.
+        let mut asked = asked.to_string();
+        for (flag, value) in [("--micro-batch", "4096"), ("--accumulate", "1")] {
+            if flags.contains(flag) {
+                asked = asked.replace(&format!(" {flag} {value}"), "");
+            }
+        }
+        let fits = json(&format!("{asked} --memory 1GB {flags}"));
+        assert_eq!(fits["fit"]["fits"], true, "{flags}");
+        assert_eq!(fits["peak"]["total_bytes"], remedy["total_bytes"], "{flags}");
+    }
+    let table = lab.ok("plan --model base --max-length 256 --memory 24GiB");
+    assert!(
+        table.contains("total") && table.contains("it fits in 25.77 GB"),
+        "{table}"
+    );
+    let wrong = lab.command("plan --model base --memory lots").output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+    let wrong = lab
+        .command("plan --model base --max-length 257")
+        .output()
+        .unwrap();
+    assert_eq!(wrong.status.code(), Some(2), "{}", text(&wrong.stderr));
+}

@@ -6,6 +6,7 @@ pub mod data;
 pub mod demo;
 pub mod export;
 pub mod import;
+pub mod plan;
 pub mod report;
 pub mod score;
 pub mod train;
