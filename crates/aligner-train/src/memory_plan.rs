@@ -17,8 +17,8 @@ const PROGRAM_BYTES: f64 = 45e6;
 const TOKENIZER_BYTES: f64 = 3200.0;
 /// What the allocator holds beside what is in use, as a share of what comes and goes within a step (measured).
 const HELD_SHARE: f64 = 0.10;
-/// And as a share of the moments (measured). They are made when the first step ends, where its activations lay, and leave
-/// gaps between them that the next step's do not all fit into.
+/// And as a share of the moments: fitted to what full runs take beyond the rest, which runs of adapters do not. Likely, not
+/// shown: moments are made when the first step ends, where its activations lay, and the next step's do not fit between them.
 const GAPS_SHARE: f64 = 0.40;
 
 /// What of a run decides how much memory it takes.
