@@ -44,12 +44,11 @@ fn norm() -> Option<Norm> {
     })
 }
 
+/// An operation and what it is called.
+type Variant<'a> = (&'static str, Box<dyn Fn(Tensor<2>) -> Tensor<2> + 'a>);
+
 /// Forward and backward.
-fn race(
-    group: &mut BenchmarkGroup<'_, WallTime>,
-    variants: [(&str, Box<dyn Fn(Tensor<2>) -> Tensor<2> + '_>); 2],
-    tokens: usize,
-) {
+fn race(group: &mut BenchmarkGroup<'_, WallTime>, variants: [Variant<'_>; 2], tokens: usize) {
     group
         .sample_size(20)
         .throughput(Throughput::Elements(tokens as u64));
@@ -73,7 +72,7 @@ fn mlp(criterion: &mut Criterion) {
         residual: true,
         recompute: false,
     };
-    let variants: [(&str, Box<dyn Fn(Tensor<2>) -> Tensor<2> + '_>); 2] = [
+    let variants: [Variant<'_>; 2] = [
         ("fused", Box::new(|x| kernels::mlp(x, inputs.clone(), settings))),
         (
             "composed",
@@ -107,8 +106,7 @@ fn self_attention(criterion: &mut Criterion) {
     };
     let fused = |x| kernels::self_attention(x, inputs.clone(), &sequences, settings);
     let composed = |x| reference::self_attention(x, inputs.clone(), &sequences, settings);
-    let variants: [(&str, Box<dyn Fn(Tensor<2>) -> Tensor<2> + '_>); 2] =
-        [("fused", Box::new(fused)), ("composed", Box::new(composed))];
+    let variants: [Variant<'_>; 2] = [("fused", Box::new(fused)), ("composed", Box::new(composed))];
     race(&mut criterion.benchmark_group("self_attention"), variants, TOKENS);
 }
 
@@ -117,8 +115,7 @@ fn token_nll(criterion: &mut Criterion) {
     let ids: Vec<u32> = (0..256).map(|index| index * 191 % VOCABULARY as u32).collect();
     let fused = |x| kernels::token_nll(x, weight.clone(), HeadLayout::ByToken, &ids).unsqueeze();
     let composed = |x| reference::token_nll(x, weight.clone(), HeadLayout::ByToken, &ids).unsqueeze();
-    let variants: [(&str, Box<dyn Fn(Tensor<2>) -> Tensor<2> + '_>); 2] =
-        [("fused", Box::new(fused)), ("composed", Box::new(composed))];
+    let variants: [Variant<'_>; 2] = [("fused", Box::new(fused)), ("composed", Box::new(composed))];
     race(&mut criterion.benchmark_group("token_nll"), variants, ids.len());
 }
 
