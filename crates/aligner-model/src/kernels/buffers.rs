@@ -1,6 +1,6 @@
 //! Memory that is used again: the scratch of one layer serves the next.
 //!
-//! A fresh buffer costs more than filling it: the kernel clears each of its pages on first use, and that is a third of a naive
+//! A fresh buffer costs more than filling it: the kernel clears each of its pages on first use, which was a quarter of a
 //! training step. A [`Buffer`] goes back to a shelf when it is dropped and comes back with whatever was in it.
 
 use std::ops::{Deref, DerefMut};
