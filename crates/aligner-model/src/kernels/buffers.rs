@@ -20,15 +20,33 @@ impl Buffer {
     /// Memory for `len` elements, with whatever was there before.
     pub fn take(len: usize) -> Self {
         let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = shelf.partition_point(|memory| memory.len() < len);
+        let mut first = shelf.partition_point(|memory| memory.len() < len);
         // One that is far larger would be missed by whoever needs it.
         let fits = shelf
             .get(first)
             .is_some_and(|memory| memory.len() <= len + len / 2);
-        let memory = if fits { shelf.remove(first) } else { Vec::new() };
+        if fits {
+            let memory = shelf.remove(first);
+            return Self { memory, len };
+        }
+        // What is too small gives way to what is needed: batches of many lengths take no more than the longest of them.
+        let mut missing = rounded(len);
+        while let Some(memory) = shelf[..first].last().filter(|_| missing > 0) {
+            missing = missing.saturating_sub(memory.len());
+            first -= 1;
+            shelf.remove(first);
+        }
         drop(shelf);
-        let memory = if fits { memory } else { vec![0.0; rounded(len)] };
+        let memory = vec![0.0; rounded(len)];
         Self { memory, len }
+    }
+}
+
+impl Clone for Buffer {
+    fn clone(&self) -> Self {
+        let mut copy = Self::take(self.len);
+        copy.copy_from_slice(self);
+        copy
     }
 }
 

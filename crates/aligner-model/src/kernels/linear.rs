@@ -2,11 +2,12 @@
 
 use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::Tensor;
-use rayon::prelude::*;
 
-use super::buffers::Buffer;
-use super::flex::PIECE;
-use super::matmul::{Matrix, Update, new_product, product};
+use super::matmul::Matrix;
+use super::panels::{
+    Block, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, column_sums, multiply, multiply_into,
+    transposed_product,
+};
 use super::slots::Slots;
 
 /// A linear layer as a larger operation takes it: `x W + b + scale · x A B`.
@@ -102,122 +103,159 @@ impl<'a> Weights<'a> {
         Matrix::new(self.weight, self.input, self.output, self.output)
     }
 
-    /// `A` and `B` with their rank.
-    fn low_rank(&self) -> Option<(Matrix<'a>, Matrix<'a>, usize)> {
+    /// `A` and `B`.
+    fn low_rank(&self) -> Option<[Matrix<'a>; 2]> {
         let (a, b) = self.lora?;
-        let rank = a.len() / self.input.max(1);
-        Some((
+        let rank = self.rank();
+        Some([
             Matrix::new(a, self.input, rank, rank),
             Matrix::new(b, rank, self.output, self.output),
-            rank,
-        ))
+        ])
     }
 
-    /// The layer's output for `rows` rows of `x`.
-    pub fn new_forward(&self, x: &[f32], rows: usize) -> Vec<f32> {
-        let x = Matrix::new(x, rows, self.input, self.input);
-        let mut out = new_product(x, self.matrix());
-        self.add_rest(x, &mut out);
-        out
+    fn rank(&self) -> usize {
+        self.lora.map_or(0, |(a, _)| a.len() / self.input.max(1))
     }
 
-    /// The layer's output for `rows` rows of `x`, added to `out`.
-    pub fn add_forward(&self, x: &[f32], rows: usize, out: &mut [f32]) {
-        let x = Matrix::new(x, rows, self.input, self.input);
-        product(out, x, self.matrix(), Update::Add(1.0));
-        self.add_rest(x, out);
-    }
-
-    /// Adds the adapter's update and the bias.
-    fn add_rest(&self, x: Matrix<'_>, out: &mut [f32]) {
-        let rows = x.rows;
-        if let Some((a, b, rank)) = self.low_rank() {
-            let mut low = Buffer::take(rows * rank);
-            product(&mut low, x, a, Update::Set);
-            product(
-                out,
-                Matrix::new(&low, rows, rank, rank),
-                b,
-                Update::Add(self.scale),
-            );
+    /// The layer as products with its input read it.
+    pub fn forward(&self) -> Forward<'a> {
+        Forward {
+            weight: Packed::new(self.matrix(), 1.0),
+            low_rank: self
+                .low_rank()
+                .map(|[a, b]| (Packed::new(a, 1.0), Packed::new(b, self.scale), self.rank())),
+            bias: self.bias,
         }
-        if let Some(bias) = self.bias {
-            let piece = (PIECE / self.output.max(1)).max(1) * self.output;
-            out.par_chunks_mut(piece).for_each(|rows| {
-                for row in rows.chunks_exact_mut(self.output) {
-                    row.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias);
-                }
+    }
+
+    /// The layer as products with its output's gradient read it.
+    pub fn backward(&self) -> Backward {
+        Backward {
+            weight: Packed::new(self.matrix().transposed(), 1.0),
+            low_rank: self.low_rank().map(|[a, b]| {
+                let (a, b) = (a.transposed(), b.transposed());
+                (Packed::new(a, 1.0), Packed::new(b, self.scale))
+            }),
+        }
+    }
+
+    /// Memory for the gradient of `x A`, where there is an adapter.
+    pub fn low_gradient(&self, grid: &Grid) -> Option<Panels> {
+        self.lora.map(|_| Panels::new(grid, self.rank()))
+    }
+
+    /// The gradients that are `wanted`, given input, gradient of the output and gradient of `x A`.
+    pub fn gradients(&self, x: &Panels, dy: &Panels, low: Option<&Panels>, wanted: &[bool]) -> Gradients {
+        let weight = wanted[0].then(|| transposed_product(x, dy));
+        let bias = (wanted[1] && self.bias.is_some()).then(|| column_sums(dy));
+        let da = low.filter(|_| wanted[2]).map(|low| transposed_product(x, low));
+        let db = self.low_rank().filter(|_| wanted[3]).map(|[a, _]| {
+            let a = Packed::new(a, self.scale);
+            let mut low = Panels::new(x.grid(), self.rank());
+            low.fill(|index, out| {
+                let block = x.block(index);
+                multiply_into(&[Term { block, weights: &a }], out);
             });
-        }
-    }
-
-    /// The gradients that are `wanted`; that of the input is set or added to `dx`.
-    pub fn backward(
-        &self,
-        x: &[f32],
-        dy: &[f32],
-        rows: usize,
-        dx: Option<(&mut [f32], Update)>,
-        wanted: &[bool],
-    ) -> Gradients {
-        let x = Matrix::new(x, rows, self.input, self.input);
-        let dy_matrix = Matrix::new(dy, rows, self.output, self.output);
-        let weight = wanted[0].then(|| new_product(x.transposed(), dy_matrix));
-        let bias = (wanted[1] && self.bias.is_some()).then(|| column_sums(dy, self.output));
-        let (mut da, mut db) = (None, None);
-        let mut low_gradient = None;
-        if let Some((a, b, rank)) = self.low_rank() {
-            if wanted[3] {
-                let mut low = Buffer::take(rows * rank);
-                product(&mut low, x, a, Update::Set);
-                scale(&mut low, self.scale);
-                db = Some(new_product(
-                    Matrix::new(&low, rows, rank, rank).transposed(),
-                    dy_matrix,
-                ));
-            }
-            let mut gradient = Buffer::take(rows * rank);
-            product(&mut gradient, dy_matrix, b.transposed(), Update::Set);
-            scale(&mut gradient, self.scale);
-            if wanted[2] {
-                da = Some(new_product(
-                    x.transposed(),
-                    Matrix::new(&gradient, rows, rank, rank),
-                ));
-            }
-            low_gradient = Some((gradient, a, rank));
-        }
-        if let Some((dx, update)) = dx {
-            product(dx, dy_matrix, self.matrix().transposed(), update);
-            if let Some((gradient, a, rank)) = &low_gradient {
-                let gradient = Matrix::new(gradient, rows, *rank, *rank);
-                product(dx, gradient, a.transposed(), Update::Add(1.0));
-            }
-        }
+            // The wide side first, of which all threads take a part.
+            transposed(&transposed_product(dy, &low), self.rank())
+        });
         [weight, bias, da, db]
     }
 }
 
-fn scale(values: &mut [f32], factor: f32) {
-    values.iter_mut().for_each(|value| *value *= factor);
+/// `[rows, columns]` from `[columns, rows]`.
+fn transposed(values: &[f32], rows: usize) -> Vec<f32> {
+    let columns = values.len() / rows.max(1);
+    (0..values.len())
+        .map(|at| values[at % columns * rows + at / columns])
+        .collect()
 }
 
-/// Sums of the columns, by pieces of fixed size in order.
-fn column_sums(rows: &[f32], width: usize) -> Vec<f32> {
-    let piece = (PIECE / width.max(1)).max(1) * width;
-    let partial: Vec<Vec<f32>> = rows
-        .par_chunks(piece)
-        .map(|rows| {
-            let mut sums = vec![0.0; width];
-            for row in rows.chunks_exact(width) {
-                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
-            }
-            sums
-        })
-        .collect();
-    let mut sums = vec![0.0; width];
-    for part in &partial {
-        sums.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+/// See [`Weights::forward`].
+pub(super) struct Forward<'a> {
+    weight: Packed,
+    /// `A`, `scale · B` and their rank.
+    low_rank: Option<(Packed, Packed, usize)>,
+    bias: Option<&'a [f32]>,
+}
+
+impl Forward<'_> {
+    pub fn panels(&self) -> usize {
+        self.weight.panels()
     }
-    sums
+
+    /// `x A`, where there is an adapter.
+    pub fn low(&self, x: Block<'_>) -> Option<OwnBlock> {
+        let (a, _, rank) = self.low_rank.as_ref()?;
+        let mut low = OwnBlock::new(x.rows(), *rank);
+        multiply_into(&[Term { block: x, weights: a }], low.memory());
+        Some(low)
+    }
+
+    /// The products whose sum is the output, up to the bias.
+    pub fn terms<'b>(&'b self, x: Block<'b>, low: Option<&'b OwnBlock>) -> Vec<Term<'b>> {
+        let mut terms = vec![Term {
+            block: x,
+            weights: &self.weight,
+        }];
+        if let (Some(low), Some((_, b, _))) = (low, &self.low_rank) {
+            terms.push(Term {
+                block: low.block(),
+                weights: b,
+            });
+        }
+        terms
+    }
+
+    /// One panel of the output; `write` is given the first row of each tile and its rows.
+    pub fn panel(&self, terms: &[Term<'_>], panel: usize, mut write: impl FnMut(usize, &[[f32; WIDTH]])) {
+        multiply(terms, panel, |row, tile| {
+            if let Some(bias) = self.bias {
+                add_columns(tile, panel, bias);
+            }
+            write(row, tile);
+        });
+    }
+}
+
+/// See [`Weights::backward`].
+pub(super) struct Backward {
+    /// Transposed.
+    weight: Packed,
+    /// `Aᵀ` and `scale · Bᵀ`.
+    low_rank: Option<(Packed, Packed)>,
+}
+
+impl Backward {
+    pub fn panels(&self) -> usize {
+        self.weight.panels()
+    }
+
+    /// Writes the gradient of `x A` into its block, where there is an adapter.
+    pub fn low_gradient<'a>(&self, dy: Block<'_>, out: Option<&'a mut [f32]>) -> Option<Block<'a>> {
+        let ((a, b), out) = (self.low_rank.as_ref()?, out?);
+        multiply_into(
+            &[Term {
+                block: dy,
+                weights: b,
+            }],
+            out,
+        );
+        Some(Block::new(out, dy.rows(), a.rows()))
+    }
+
+    /// The products whose sum is the gradient of the input.
+    pub fn terms<'a>(&'a self, dy: Block<'a>, low: Option<Block<'a>>) -> Vec<Term<'a>> {
+        let mut terms = vec![Term {
+            block: dy,
+            weights: &self.weight,
+        }];
+        if let (Some(low), Some((a, _))) = (low, &self.low_rank) {
+            terms.push(Term {
+                block: low,
+                weights: a,
+            });
+        }
+        terms
+    }
 }

@@ -11,10 +11,13 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::buffers::Buffer;
-use super::flex::{PIECE, contiguous, copied, elements, tensor};
-use super::linear::{Linear, SLOTS, Weights};
+use super::flex::{contiguous, copied, elements, tensor};
+use super::linear::{self, Linear, SLOTS, Weights};
 use super::math::{sigmoid, vectorized};
-use super::matmul::Update;
+use super::panels::{
+    Block, Grid, OwnBlock, Panels, WIDTH, blocks_or_none, copy_rows, multiply, panels_mut, store_panel,
+    store_rows,
+};
 use super::slots::{Present, Row, Slots, gradient_nodes, nodes, register_all};
 use super::{Norm, reference, rms_norm, runs_fused};
 
@@ -107,19 +110,39 @@ impl MlpOps for Flex {
 /// The operation over slices.
 struct Work<'a> {
     x: &'a [f32],
-    norm: Option<&'a [f32]>,
+    norm: Option<(&'a [f32], f32)>,
     gate: Weights<'a>,
     up: Weights<'a>,
     down: Weights<'a>,
-    rows: usize,
+    grid: Grid,
     plan: &'a MlpPlan,
 }
 
 /// The inner projections, `[tokens, inner]`.
 #[derive(Debug, Clone)]
 struct Inner {
-    gate: Vec<f32>,
-    up: Vec<f32>,
+    gate: Panels,
+    up: Panels,
+}
+
+/// Memory of one block of tokens in the forward pass.
+struct ForwardMemory<'a> {
+    gate: &'a mut [f32],
+    up: &'a mut [f32],
+    out: &'a mut [f32],
+}
+
+/// Memory of one block of tokens in the backward pass; `gate` and `up` become their gradients.
+struct BackwardMemory<'a> {
+    gate: &'a mut [f32],
+    up: &'a mut [f32],
+    gated: &'a mut [f32],
+    normed: &'a mut [f32],
+    dy: &'a mut [f32],
+    /// Gradient of the norm's output, as rows; empty when nobody asks for it.
+    below: &'a mut [f32],
+    /// Gradients of `x A` of the three layers, where there are adapters.
+    low: [Option<&'a mut [f32]>; 3],
 }
 
 impl<'a> Work<'a> {
@@ -129,44 +152,89 @@ impl<'a> Work<'a> {
         let gate = linear(0);
         Self {
             x,
-            norm: elements(inputs[1].as_ref()),
+            norm: elements(inputs[1].as_ref()).map(|weight| (weight, plan.epsilon)),
+            grid: Grid::new(x.len() / gate.input.max(1)),
             gate,
             up: linear(1),
             down: linear(2),
-            rows: x.len() / gate.input.max(1),
             plan,
         }
     }
 
-    fn normed(&self) -> Option<Buffer> {
-        let weight = self.norm?;
-        let mut out = Buffer::take(self.x.len());
-        rms_norm::forward_rows(self.x, weight, self.plan.epsilon, &mut out);
-        Some(out)
+    /// The rows of a block, through the norm.
+    fn normed(&self, index: usize, block: &mut [f32]) {
+        let (rows, width) = (self.grid.block(index), self.gate.input);
+        let x = &self.x[rows.start * width..rows.end * width];
+        rms_norm::forward_panels(x, width, self.norm, block);
     }
 
-    fn inner(&self, normed: &[f32]) -> Inner {
-        Inner {
-            gate: self.gate.new_forward(normed, self.rows),
-            up: self.up.new_forward(normed, self.rows),
-        }
+    fn new_inner(&self) -> Inner {
+        let [gate, up] = [0; 2].map(|_| Panels::new(&self.grid, self.gate.output));
+        Inner { gate, up }
     }
 
     fn forward(&self) -> (FloatTensor<Flex>, Inner) {
-        let normed = self.normed();
-        let inner = self.inner(normed.as_deref().unwrap_or(self.x));
-        drop(normed);
-        let mut gated = Buffer::take(inner.gate.len());
-        activate(self.plan.settings.activation, &inner.gate, &inner.up, &mut gated);
-        let shape = [self.rows, self.down.output];
-        let out = if self.plan.settings.residual {
-            let mut out = copied(self.x);
-            self.down.add_forward(&gated, self.rows, &mut out);
-            out
-        } else {
-            self.down.new_forward(&gated, self.rows)
+        let mut inner = self.new_inner();
+        let width = self.down.output;
+        let rows = self.grid.rows();
+        let mut out = match self.plan.settings.residual {
+            true => copied(self.x),
+            false => vec![0.0; rows * width],
         };
-        (tensor(out, shape.into()), inner)
+        let packed = [&self.gate, &self.up, &self.down].map(Weights::forward);
+        let blocks = (
+            inner.gate.blocks_mut(),
+            inner.up.blocks_mut(),
+            self.grid.split_rows(&mut out, width),
+        );
+        blocks
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(index, (gate, up, out))| {
+                self.forward_block(index, &packed, ForwardMemory { gate, up, out })
+            });
+        (tensor(out, [rows, width].into()), inner)
+    }
+
+    fn forward_block(
+        &self,
+        index: usize,
+        [gate, up, down]: &[linear::Forward<'_>; 3],
+        memory: ForwardMemory<'_>,
+    ) {
+        let (rows, inner) = (self.grid.block(index).len(), self.gate.output);
+        let mut normed = OwnBlock::new(rows, self.gate.input);
+        self.normed(index, normed.memory());
+        let mut gated = OwnBlock::new(rows, inner);
+        self.project(normed.block(), [gate, up], [&mut *memory.gate, &mut *memory.up]);
+        let panels = panels_mut(memory.gate, rows, inner).zip(panels_mut(memory.up, rows, inner));
+        for ((gate, up), gated) in panels.zip(panels_mut(gated.memory(), rows, inner)) {
+            activate(self.plan.settings.activation, gate, up, gated);
+        }
+        let low = down.low(gated.block());
+        let terms = down.terms(gated.block(), low.as_ref());
+        for panel in 0..down.panels() {
+            down.panel(&terms, panel, |row, tile| {
+                store_rows(
+                    memory.out,
+                    self.down.output,
+                    (row, panel),
+                    tile,
+                    self.plan.settings.residual,
+                );
+            });
+        }
+    }
+
+    /// Gate and up of a block.
+    fn project(&self, normed: Block<'_>, layers: [&linear::Forward<'_>; 2], out: [&mut [f32]; 2]) {
+        for (layer, out) in layers.into_iter().zip(out) {
+            let low = layer.low(normed);
+            let terms = layer.terms(normed, low.as_ref());
+            for (panel, out) in panels_mut(out, normed.rows(), self.gate.output).enumerate() {
+                layer.panel(&terms, panel, |row, tile| store_panel(out, row, tile));
+            }
+        }
     }
 
     /// Gradients of all slots that are `wanted`.
@@ -176,78 +244,148 @@ impl<'a> Work<'a> {
         dy: &[f32],
         wanted: &[bool; INPUTS],
     ) -> [Option<Vec<f32>>; INPUTS] {
-        let rows = self.rows;
-        let normed = self.normed();
-        let normed = normed.as_deref().unwrap_or(self.x);
-        let Inner { mut gate, mut up } = kept.unwrap_or_else(|| self.inner(normed));
-        let activation = self.plan.settings.activation;
-        let slots = |index: usize| &wanted[2 + index * SLOTS..][..SLOTS];
-
-        let mut inner_gradient = Buffer::take(gate.len());
-        let of_down = {
-            let mut gated = Buffer::take(gate.len());
-            activate(activation, &gate, &up, &mut gated);
-            let dx = Some((&mut *inner_gradient, Update::Set));
-            self.down.backward(&gated, dy, rows, dx, slots(2))
-        };
-        activate_backward(activation, &inner_gradient, &mut gate, &mut up);
-        drop(inner_gradient);
-
+        let recomputed = kept
+            .is_none()
+            .then(|| [&self.gate, &self.up].map(Weights::forward));
+        let Inner { mut gate, mut up } = kept.unwrap_or_else(|| self.new_inner());
         let below = wanted[0] || wanted[1];
+        let layers = [&self.gate, &self.up, &self.down];
+        let panels = |columns: usize| Panels::new(&self.grid, columns);
+        let (mut gated, mut normed) = (panels(self.gate.output), panels(self.gate.input));
+        let mut dy_panels = panels(self.down.output);
         let mut gradient = Buffer::take(if below { self.x.len() } else { 0 });
-        let dx = below.then_some((&mut *gradient, Update::Set));
-        let of_gate = self.gate.backward(normed, &gate, rows, dx, slots(0));
-        let dx = below.then_some((&mut *gradient, Update::Add(1.0)));
-        let of_up = self.up.backward(normed, &up, rows, dx, slots(1));
+        let mut low = layers.map(|layer| layer.low_gradient(&self.grid));
+        let packed = layers.map(Weights::backward);
+
+        let [low_gate, low_up, low_down] = low.each_mut().map(|low| blocks_or_none(low.as_mut(), &self.grid));
+        let below_width = if below { self.gate.input } else { 0 };
+        let blocks = (
+            (
+                gate.blocks_mut(),
+                up.blocks_mut(),
+                gated.blocks_mut(),
+                normed.blocks_mut(),
+            ),
+            (
+                dy_panels.blocks_mut(),
+                self.grid.split_rows(&mut gradient, below_width),
+            ),
+            (low_gate, low_up, low_down),
+        );
+        blocks
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(index, (inner, outer, low))| {
+                let ((gate, up, gated, normed), (dy_block, below)) = (inner, outer);
+                let low = [low.0, low.1, low.2];
+                let memory = BackwardMemory {
+                    gate,
+                    up,
+                    gated,
+                    normed,
+                    dy: dy_block,
+                    below,
+                    low,
+                };
+                self.backward_block(index, dy, (recomputed.as_ref(), &packed), memory);
+            });
+
+        let slots = |index: usize| &wanted[2 + index * SLOTS..][..SLOTS];
+        let of_gate = self.gate.gradients(&normed, &gate, low[0].as_ref(), slots(0));
+        let of_up = self.up.gradients(&normed, &up, low[1].as_ref(), slots(1));
+        let of_down = self.down.gradients(&gated, &dy_panels, low[2].as_ref(), slots(2));
         let residual = self.plan.settings.residual.then_some(dy);
-        let norm = self.norm.map(|weight| (weight, self.plan.epsilon));
-        let of_input = rms_norm::input_gradients(self.x, norm, below.then_some(&*gradient), residual);
+        let of_input = rms_norm::input_gradients(self.x, self.norm, below.then_some(&*gradient), residual);
         let mut all = of_input.into_iter().chain(of_gate).chain(of_up).chain(of_down);
         std::array::from_fn(|_| all.next().flatten())
+    }
+
+    fn backward_block(
+        &self,
+        index: usize,
+        dy: &[f32],
+        (forward, [of_gate, of_up, of_down]): (Option<&[linear::Forward<'_>; 2]>, &[linear::Backward; 3]),
+        memory: BackwardMemory<'_>,
+    ) {
+        let range = self.grid.block(index);
+        let (rows, width, inner) = (range.len(), self.down.output, self.gate.output);
+        let BackwardMemory {
+            gate,
+            up,
+            gated,
+            normed,
+            dy: dy_block,
+            below,
+            low,
+        } = memory;
+        let [low_gate, low_up, low_down] = low;
+        self.normed(index, normed);
+        if let Some([gate_layer, up_layer]) = forward {
+            let normed = Block::new(normed, rows, self.gate.input);
+            self.project(normed, [gate_layer, up_layer], [&mut *gate, &mut *up]);
+        }
+        copy_rows(&dy[range.start * width..range.end * width], width, dy_block);
+        let dy = Block::new(dy_block, rows, width);
+        let low_down = of_down.low_gradient(dy, low_down);
+        let terms = of_down.terms(dy, low_down);
+        let mut gradient = Buffer::take(rows * WIDTH);
+        let panels = panels_mut(gate, rows, inner).zip(panels_mut(up, rows, inner));
+        for (panel, ((gate, up), gated)) in panels.zip(panels_mut(gated, rows, inner)).enumerate() {
+            multiply(&terms, panel, |row, tile| store_panel(&mut gradient, row, tile));
+            activate_backward(self.plan.settings.activation, &gradient, [gate, up, gated]);
+        }
+        let (gate, up) = (Block::new(gate, rows, inner), Block::new(up, rows, inner));
+        let (low_gate, low_up) = (
+            of_gate.low_gradient(gate, low_gate),
+            of_up.low_gradient(up, low_up),
+        );
+        if below.is_empty() {
+            return;
+        }
+        for (layer, terms, add) in [
+            (of_gate, of_gate.terms(gate, low_gate), false),
+            (of_up, of_up.terms(up, low_up), true),
+        ] {
+            for panel in 0..layer.panels() {
+                multiply(&terms, panel, |row, tile| {
+                    store_rows(below, self.gate.input, (row, panel), tile, add);
+                });
+            }
+        }
     }
 }
 
 /// `out = activation(gate) · up`
 fn activate(activation: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
-    let pieces = (
-        out.par_chunks_mut(PIECE),
-        gate.par_chunks(PIECE),
-        up.par_chunks(PIECE),
-    );
-    pieces.into_par_iter().for_each(|(out, gate, up)| {
-        vectorized!((activation: Gate, out: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) -> () {
-            match activation {
-                Gate::Silu => for i in 0..out.len() {
-                    out[i] = silu(gate[i]).0 * up[i];
-                },
-                Gate::GeluTanh => for i in 0..out.len() {
-                    out[i] = gelu_tanh(gate[i]).0 * up[i];
-                },
-            }
-        });
+    vectorized!((activation: Gate, out: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) -> () {
+        match activation {
+            Gate::Silu => for i in 0..out.len() {
+                out[i] = silu(gate[i]).0 * up[i];
+            },
+            Gate::GeluTanh => for i in 0..out.len() {
+                out[i] = gelu_tanh(gate[i]).0 * up[i];
+            },
+        }
     });
 }
 
-/// Turns `gate` and `up` into their gradients, given that of their product.
-fn activate_backward(activation: Gate, dy: &[f32], gate: &mut [f32], up: &mut [f32]) {
-    let pieces = (
-        dy.par_chunks(PIECE),
-        gate.par_chunks_mut(PIECE),
-        up.par_chunks_mut(PIECE),
-    );
-    pieces.into_par_iter().for_each(|(dy, gate, up)| {
-        vectorized!((activation: Gate, dy: &'a [f32], gate: &'a mut [f32], up: &'a mut [f32]) -> () {
-            match activation {
-                Gate::Silu => for i in 0..dy.len() {
-                    let (value, slope) = silu(gate[i]);
-                    (gate[i], up[i]) = (dy[i] * up[i] * slope, dy[i] * value);
-                },
-                Gate::GeluTanh => for i in 0..dy.len() {
-                    let (value, slope) = gelu_tanh(gate[i]);
-                    (gate[i], up[i]) = (dy[i] * up[i] * slope, dy[i] * value);
-                },
-            }
-        });
+/// Turns `gate` and `up` into their gradients, given that of their product, and gives the product too.
+fn activate_backward(activation: Gate, dy: &[f32], [gate, up, gated]: [&mut [f32]; 3]) {
+    vectorized!((
+        activation: Gate, dy: &'a [f32], gate: &'a mut [f32], up: &'a mut [f32], gated: &'a mut [f32]
+    ) -> () {
+        match activation {
+            Gate::Silu => for i in 0..dy.len() {
+                let (value, slope) = silu(gate[i]);
+                gated[i] = value * up[i];
+                (gate[i], up[i]) = (dy[i] * up[i] * slope, dy[i] * value);
+            },
+            Gate::GeluTanh => for i in 0..dy.len() {
+                let (value, slope) = gelu_tanh(gate[i]);
+                gated[i] = value * up[i];
+                (gate[i], up[i]) = (dy[i] * up[i] * slope, dy[i] * value);
+            },
+        }
     });
 }
 

@@ -16,6 +16,7 @@ mod linear;
 mod math;
 mod matmul;
 mod mlp;
+mod panels;
 pub mod reference;
 mod rms_norm;
 mod self_attention;

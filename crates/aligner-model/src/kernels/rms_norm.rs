@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::flex::{PIECE, copied, tensor, with_slice};
 use super::math::{sum2, vectorized};
+use super::panels::{WIDTH, copy_rows};
 use super::{reference, runs_fused};
 
 /// `x / sqrt(mean(x²) + epsilon) · weight` over the last dimension.
@@ -100,6 +101,28 @@ pub(super) fn forward_rows(x: &[f32], weight: &[f32], epsilon: f32, out: &mut [f
                 }
             });
         });
+}
+
+/// The norm of rows as a block of panels, or the rows themselves.
+pub(super) fn forward_panels(x: &[f32], width: usize, norm: Option<(&[f32], f32)>, block: &mut [f32]) {
+    copy_rows(x, width, block);
+    let Some((weight, epsilon)) = norm else {
+        return;
+    };
+    vectorized!((
+        block: &'a mut [f32], x: &'a [f32], weight: &'a [f32], width: usize, epsilon: f32
+    ) -> () {
+        let rows = x.len() / width.max(1);
+        for (row, x) in x.chunks_exact(width.max(1)).enumerate() {
+            let r = inverse_root(x, epsilon);
+            for (panel, weight) in weight.chunks(WIDTH).enumerate() {
+                let out = &mut block[(panel * rows + row) * WIDTH..][..weight.len()];
+                for (out, &weight) in out.iter_mut().zip(weight) {
+                    *out = *out * r * weight;
+                }
+            }
+        }
+    });
 }
 
 /// Gradients of input and weight.

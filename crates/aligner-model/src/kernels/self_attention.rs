@@ -7,12 +7,13 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
+use rayon::prelude::*;
 
 use super::attention::{self, Angles, AttentionSettings};
 use super::buffers::Buffer;
 use super::flex::{contiguous, copied, elements, tensor};
-use super::linear::{Linear, SLOTS, Weights};
-use super::matmul::Update;
+use super::linear::{self, Linear, SLOTS, Weights};
+use super::panels::{Block, Grid, OwnBlock, Panels, Term, WIDTH, copy_rows, multiply, store_rows};
 use super::sequences::Sequences;
 use super::slots::{Present, Row, Slots, gradient_nodes, nodes, register_all};
 use super::{Norm, reference, rms_norm, runs_fused};
@@ -126,24 +127,24 @@ impl SelfAttentionOps for Flex {
 /// The operation over slices.
 struct Work<'a> {
     x: &'a [f32],
-    norm: Option<&'a [f32]>,
+    norm: Option<(&'a [f32], f32)>,
     query: Weights<'a>,
     key: Weights<'a>,
     value: Weights<'a>,
     output: Weights<'a>,
     angles: &'a Angles,
-    rows: usize,
+    grid: Grid,
     plan: &'a SelfAttentionPlan,
 }
 
 /// What lies between the projections, `[tokens, …]`.
 #[derive(Debug, Clone)]
 struct Inner {
-    query: Vec<f32>,
-    key: Vec<f32>,
-    value: Vec<f32>,
+    query: Buffer,
+    key: Buffer,
+    value: Buffer,
     /// The attention's output.
-    context: Vec<f32>,
+    context: Buffer,
     /// Logarithms of the softmaxes' denominators, `[heads, tokens]`.
     log_sums: Vec<f32>,
 }
@@ -155,22 +156,25 @@ impl<'a> Work<'a> {
         let query = linear(0);
         Self {
             x,
-            norm: elements(inputs[1].as_ref()),
+            norm: elements(inputs[1].as_ref()).map(|weight| (weight, plan.epsilon)),
+            grid: Grid::new(x.len() / query.input.max(1)),
             query,
             key: linear(1),
             value: linear(2),
             output: linear(3),
             angles,
-            rows: x.len() / query.input.max(1),
             plan,
         }
     }
 
-    fn normed(&self) -> Option<Buffer> {
-        let weight = self.norm?;
-        let mut out = Buffer::take(self.x.len());
-        rms_norm::forward_rows(self.x, weight, self.plan.epsilon, &mut out);
-        Some(out)
+    fn normed(&self) -> Panels {
+        let (mut normed, width) = (Panels::new(&self.grid, self.query.input), self.query.input);
+        normed.fill(|index, block| {
+            let rows = self.grid.block(index);
+            let x = &self.x[rows.start * width..rows.end * width];
+            rms_norm::forward_panels(x, width, self.norm, block);
+        });
+        normed
     }
 
     fn attention<'b>(&'b self, [query, key, value]: [&'b [f32]; 3]) -> attention::Work<'b> {
@@ -184,11 +188,27 @@ impl<'a> Work<'a> {
         }
     }
 
-    fn inner(&self, normed: &[f32]) -> Inner {
-        let [query, key, value] =
-            [&self.query, &self.key, &self.value].map(|linear| linear.new_forward(normed, self.rows));
+    fn inner(&self, normed: &Panels) -> Inner {
+        let layers = [&self.query, &self.key, &self.value];
+        let packed = layers.map(Weights::forward);
+        let [mut query, mut key, mut value] =
+            layers.map(|layer| Buffer::take(self.grid.rows() * layer.output));
+        let split = |rows, layer: &Weights<'_>| self.grid.split_rows(rows, layer.output);
+        let blocks = (
+            split(&mut query, &self.query),
+            split(&mut key, &self.key),
+            split(&mut value, &self.value),
+        );
+        blocks
+            .into_par_iter()
+            .enumerate()
+            .for_each(|(index, (query, key, value))| {
+                for ((layer, packed), out) in layers.iter().zip(&packed).zip([query, key, value]) {
+                    project(normed.block(index), packed, (out, layer.output), false);
+                }
+            });
         let work = self.attention([&query, &key, &value]);
-        let (mut context, mut log_sums) = (vec![0.0; query.len()], vec![0.0; work.notes()]);
+        let (mut context, mut log_sums) = (Buffer::take(query.len()), vec![0.0; work.notes()]);
         attention::forward(&work, &mut context, &mut log_sums);
         Inner {
             query,
@@ -200,18 +220,27 @@ impl<'a> Work<'a> {
     }
 
     fn forward(&self) -> (FloatTensor<Flex>, Inner) {
-        let normed = self.normed();
-        let inner = self.inner(normed.as_deref().unwrap_or(self.x));
-        drop(normed);
-        let shape = [self.rows, self.output.output];
-        let out = if self.plan.settings.residual {
-            let mut out = copied(self.x);
-            self.output.add_forward(&inner.context, self.rows, &mut out);
-            out
-        } else {
-            self.output.new_forward(&inner.context, self.rows)
+        let inner = self.inner(&self.normed());
+        let (rows, width) = (self.grid.rows(), self.output.output);
+        let residual = self.plan.settings.residual;
+        let mut out = match residual {
+            true => copied(self.x),
+            false => vec![0.0; rows * width],
         };
-        (tensor(out, shape.into()), inner)
+        let packed = self.output.forward();
+        let context = self.output.input;
+        let blocks = self.grid.split_rows(&mut out, width);
+        blocks.into_par_iter().enumerate().for_each(|(index, out)| {
+            let range = self.grid.block(index);
+            let mut block = OwnBlock::new(range.len(), context);
+            copy_rows(
+                &inner.context[range.start * context..range.end * context],
+                context,
+                block.memory(),
+            );
+            project(block.block(), &packed, (out, width), residual);
+        });
+        (tensor(out, [rows, width].into()), inner)
     }
 
     /// Gradients of all slots that are `wanted`.
@@ -221,41 +250,103 @@ impl<'a> Work<'a> {
         dy: &[f32],
         wanted: &[bool; INPUTS],
     ) -> [Option<Vec<f32>>; INPUTS] {
-        let rows = self.rows;
         let normed = self.normed();
-        let normed = normed.as_deref().unwrap_or(self.x);
-        let inner = kept.unwrap_or_else(|| self.inner(normed));
+        let inner = kept.unwrap_or_else(|| self.inner(&normed));
         let slots = |index: usize| &wanted[2 + index * SLOTS..][..SLOTS];
 
-        let mut context_gradient = Buffer::take(inner.context.len());
-        let dx = Some((&mut *context_gradient, Update::Set));
-        let of_output = self.output.backward(&inner.context, dy, rows, dx, slots(3));
+        let (context_gradient, of_output) = {
+            let dy = Panels::from_rows(&self.grid, dy, self.output.output);
+            let mut gradient = Buffer::take(inner.context.len());
+            let low = input_gradient(&self.grid, &[(&self.output, &dy)], Some(&mut gradient));
+            let context = Panels::from_rows(&self.grid, &inner.context, self.output.input);
+            (
+                gradient,
+                self.output.gradients(&context, &dy, low[0].as_ref(), slots(3)),
+            )
+        };
         let parts = [&*inner.query, &inner.key, &inner.value];
-        let [mut dq, mut dk, mut dv] = parts.map(|part| Buffer::take(part.len()));
+        let mut gradients = parts.map(|part| Buffer::take(part.len()));
         let given = attention::Given {
             out: &inner.context,
             log_sums: &inner.log_sums,
             dy: &context_gradient,
         };
-        attention::backward(&self.attention(parts), given, [&mut dq, &mut dk, &mut dv]);
+        attention::backward(
+            &self.attention(parts),
+            given,
+            gradients.each_mut().map(|part| &mut **part),
+        );
         drop((inner, context_gradient));
 
+        let layers = [&self.query, &self.key, &self.value];
+        let gradients: Vec<Panels> = layers
+            .iter()
+            .zip(&gradients)
+            .map(|(layer, rows)| Panels::from_rows(&self.grid, rows, layer.output))
+            .collect();
         let below = wanted[0] || wanted[1];
         let mut gradient = Buffer::take(if below { self.x.len() } else { 0 });
-        let mut project = |linear: &Weights<'_>, dy: &[f32], update, index: usize| {
-            let dx = below.then_some((&mut *gradient, update));
-            linear.backward(normed, dy, rows, dx, slots(index))
-        };
-        let of_query = project(&self.query, &dq, Update::Set, 0);
-        let of_key = project(&self.key, &dk, Update::Add(1.0), 1);
-        let of_value = project(&self.value, &dv, Update::Add(1.0), 2);
+        let parts: Vec<_> = layers.into_iter().zip(&gradients).collect();
+        let low = input_gradient(&self.grid, &parts, below.then_some(&mut *gradient));
         let residual = self.plan.settings.residual.then_some(dy);
-        let norm = self.norm.map(|weight| (weight, self.plan.epsilon));
-        let of_input = rms_norm::input_gradients(self.x, norm, below.then_some(&*gradient), residual);
-        let linears = [of_query, of_key, of_value, of_output].into_iter().flatten();
-        let mut all = of_input.into_iter().chain(linears);
+        let of_input = rms_norm::input_gradients(self.x, self.norm, below.then_some(&*gradient), residual);
+        let linears = parts
+            .iter()
+            .zip(&low)
+            .enumerate()
+            .flat_map(|(index, ((layer, dy), low))| layer.gradients(&normed, dy, low.as_ref(), slots(index)));
+        let mut all = of_input.into_iter().chain(linears).chain(of_output);
         std::array::from_fn(|_| all.next().flatten())
     }
+}
+
+/// The layer's output for a block, set or added to rows of `width` elements.
+fn project(x: Block<'_>, layer: &linear::Forward<'_>, (out, width): (&mut [f32], usize), add: bool) {
+    let low = layer.low(x);
+    let terms = layer.terms(x, low.as_ref());
+    for panel in 0..layer.panels() {
+        layer.panel(&terms, panel, |row, tile| {
+            store_rows(out, width, (row, panel), tile, add)
+        });
+    }
+}
+
+/// Sum of the gradients of an input that the layers share, as rows, given those of their outputs; returns each layer's
+/// gradient of `x A`, where there is an adapter.
+fn input_gradient(
+    grid: &Grid,
+    layers: &[(&Weights<'_>, &Panels)],
+    out: Option<&mut [f32]>,
+) -> Vec<Option<Panels>> {
+    let packed: Vec<_> = layers.iter().map(|(layer, _)| layer.backward()).collect();
+    let low: Vec<Option<Panels>> = layers
+        .iter()
+        .zip(&packed)
+        .map(|((layer, dy), packed)| {
+            let mut low = layer.low_gradient(grid)?;
+            low.fill(|index, out| {
+                packed.low_gradient(dy.block(index), Some(out));
+            });
+            Some(low)
+        })
+        .collect();
+    let width = layers.first().map_or(0, |(layer, _)| layer.input);
+    if let Some(out) = out {
+        let blocks: Vec<_> = grid.split_rows(out, width).into_iter().enumerate().collect();
+        blocks.into_par_iter().for_each(|(index, out)| {
+            let terms: Vec<Term<'_>> = (layers.iter().zip(&packed).zip(&low))
+                .flat_map(|(((_, dy), packed), low)| {
+                    packed.terms(dy.block(index), low.as_ref().map(|low| low.block(index)))
+                })
+                .collect();
+            for panel in 0..width.div_ceil(WIDTH) {
+                multiply(&terms, panel, |row, tile| {
+                    store_rows(out, width, (row, panel), tile, false)
+                });
+            }
+        });
+    }
+    low
 }
 
 #[derive(Debug)]

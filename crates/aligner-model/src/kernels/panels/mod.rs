@@ -1,0 +1,31 @@
+//! Matrix products of whole layers, over matrices that lie as the product reads them.
+//!
+//! A matrix of tokens lies in *panels*: 32 columns side by side, row after row, and panel after panel for each block of
+//! about a hundred tokens. In that order the same memory serves as the left side of a product (rows of a panel), as its left
+//! side transposed (columns of a panel) and as its right side (a panel), each read from front to back: nothing is packed for
+//! a product, a block stays in the processor's cache from one operation to the next, and weights alone are rearranged, once
+//! an operation.
+//!
+//! Blocks depend on the number of tokens alone and every sum runs over its terms in order, so results do not depend on
+//! threads.
+
+mod layout;
+mod packed;
+mod product;
+mod tile;
+
+pub(super) use self::layout::{Block, Grid, OwnBlock, Panels, blocks_or_none, copy_rows, panels_mut};
+pub(super) use self::packed::Packed;
+pub(super) use self::product::{
+    Term, add_columns, column_sums, multiply, multiply_into, store_panel, store_rows, transposed_product,
+};
+
+/// Columns of a panel: two vectors of AVX-512, four of AVX2, eight of NEON.
+pub(super) const WIDTH: usize = 32;
+
+/// Rows that are computed at once: with their 28 vectors of sums, a panel's two and one of the other side, AVX-512's 32
+/// registers are full.
+const TILE: usize = 14;
+
+/// Sums of up to [`TILE`] rows and one panel's columns.
+type Tile = [[f32; WIDTH]; TILE];

@@ -1,0 +1,110 @@
+//! Weights as the right side of a product.
+
+use rayon::prelude::*;
+
+use super::super::buffers::Buffer;
+use super::super::matmul::Matrix;
+use super::WIDTH;
+
+/// Rows that are transposed at a time: their columns stay in the first cache.
+const ROWS: usize = 16;
+
+/// A matrix of `[rows, columns]` as `[panels][rows][WIDTH]`; columns are filled up with zeros.
+#[derive(Debug)]
+pub(in super::super) struct Packed {
+    memory: Buffer,
+    rows: usize,
+    columns: usize,
+}
+
+impl Packed {
+    /// `scale · matrix`
+    ///
+    /// # Panics
+    /// When the matrix reaches beyond its slice.
+    pub fn new(matrix: Matrix<'_>, scale: f32) -> Self {
+        let (rows, columns) = (matrix.rows, matrix.columns);
+        let mut memory = Buffer::take(rows * columns.next_multiple_of(WIDTH));
+        memory
+            .par_chunks_mut((rows * WIDTH).max(1))
+            .enumerate()
+            .for_each(|(panel, out)| {
+                pack_panel(matrix, panel * WIDTH, out);
+                if scale != 1.0 {
+                    out.iter_mut().for_each(|value| *value *= scale);
+                }
+            });
+        Self {
+            memory,
+            rows,
+            columns,
+        }
+    }
+
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub fn panels(&self) -> usize {
+        self.columns.div_ceil(WIDTH)
+    }
+
+    /// `[rows][WIDTH]`
+    pub fn panel(&self, index: usize) -> &[f32] {
+        &self.memory[index * self.rows * WIDTH..][..self.rows * WIDTH]
+    }
+}
+
+fn pack_panel(matrix: Matrix<'_>, first: usize, out: &mut [f32]) {
+    let width = WIDTH.min(matrix.columns - first);
+    if width < WIDTH {
+        out.fill(0.0);
+    }
+    if matrix.column_stride == 1 {
+        for (row, out) in out.chunks_exact_mut(WIDTH).enumerate() {
+            let at = row * matrix.row_stride + first;
+            out[..width].copy_from_slice(&matrix.data[at..at + width]);
+        }
+        return;
+    }
+    for (index, out) in out.chunks_mut(ROWS * WIDTH).enumerate() {
+        for column in 0..width {
+            let at = index * ROWS * matrix.row_stride + (first + column) * matrix.column_stride;
+            for (row, out) in out[column..].iter_mut().step_by(WIDTH).enumerate() {
+                *out = matrix.data[at + row * matrix.row_stride];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_matrix_and_its_transpose_lie_in_panels() {
+        let (rows, columns) = (37, 45);
+        let values: Vec<f32> = (0..rows * columns).map(|value| value as f32).collect();
+        let matrix = Matrix::new(&values, rows, columns, columns);
+        for (matrix, transposed) in [(matrix, false), (matrix.transposed(), true)] {
+            let packed = Packed::new(matrix, 2.0);
+            assert_eq!(packed.panels(), matrix.columns.div_ceil(WIDTH));
+            for row in 0..matrix.rows {
+                for column in 0..packed.panels() * WIDTH {
+                    let got = packed.panel(column / WIDTH)[row * WIDTH + column % WIDTH];
+                    let at = if transposed {
+                        column * columns + row
+                    } else {
+                        row * columns + column
+                    };
+                    let expected = if column < matrix.columns {
+                        2.0 * values[at]
+                    } else {
+                        0.0
+                    };
+                    assert_eq!(got, expected, "{row} {column} {transposed}");
+                }
+            }
+        }
+    }
+}
