@@ -23,8 +23,8 @@ pub(super) use self::product::{
 /// Columns of a panel: two vectors of AVX-512, four of AVX2, eight of NEON.
 pub(super) const WIDTH: usize = 32;
 
-/// Rows that are computed at once: with their 28 vectors of sums, a panel's two and one of the other side, AVX-512's 32
-/// registers are full.
+/// Rows that are computed at once: with their 28 vectors of sums, a panel's two and a factor, 31 of AVX-512's 32 registers are
+/// in use.
 const TILE: usize = 14;
 
 /// Sums of up to [`TILE`] rows and one panel's columns.

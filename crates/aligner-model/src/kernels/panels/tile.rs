@@ -77,7 +77,13 @@ pub(super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
         run.check((TILE - 1) * WIDTH + longest.max(run.last));
     }
     // SAFETY: every element that is read lies inside its slice, as was just checked, and the instructions are there.
-    unsafe { sums::<TILE, WIDTH, 1>(isa, runs, 0, out) };
+    unsafe {
+        match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => avx512_rows(runs, 0, out),
+            _ => sums::<TILE, WIDTH, 1>(isa, runs, 0, out),
+        }
+    };
 }
 
 /// `out[i][j] = Σ a[k · WIDTH + i] · b[k][j]`, over all runs, which are single stretches.
@@ -96,6 +102,13 @@ pub(super) fn column_tile(isa: Isa, runs: &[Run<'_>], out: &mut [[f32; WIDTH]; W
     if let (Ok(first), Ok(second), Ok(third)) = parts {
         // SAFETY: as above; the columns of the three parts are a panel's.
         unsafe {
+            #[cfg(target_arch = "x86_64")]
+            if isa == Isa::Avx512 {
+                avx512_11_columns(runs, 0, first);
+                avx512_11_columns(runs, PARTS[0], second);
+                avx512_10_columns(runs, PARTS[0] + PARTS[1], third);
+                return;
+            }
             sums::<{ PARTS[0] }, 1, WIDTH>(isa, runs, 0, first);
             sums::<{ PARTS[1] }, 1, WIDTH>(isa, runs, PARTS[0], second);
             sums::<{ PARTS[2] }, 1, WIDTH>(isa, runs, PARTS[0] + PARTS[1], third);
@@ -117,9 +130,7 @@ unsafe fn sums<const ROWS: usize, const ROW: usize, const STEP: usize>(
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512::<ROWS, ROW, STEP>(runs, first, out),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::<ROWS, ROW, STEP>(runs, first, out),
+            Isa::Avx512 | Isa::Avx2 => avx2::<ROWS, ROW, STEP>(runs, first, out),
             Isa::Compiled => plain::<ROWS, ROW, STEP>(runs, first, out, |a, b, sum| {
                 if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
                     a.mul_add(b, sum)
@@ -131,50 +142,80 @@ unsafe fn sums<const ROWS: usize, const ROW: usize, const STEP: usize>(
     }
 }
 
+/// A stretch of a sum in AVX-512: for each row its number and those of its two sums among the operands.
+///
+/// Written out because the compiler, with so many sums, keeps some of them in memory.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-unsafe fn avx512<const ROWS: usize, const ROW: usize, const STEP: usize>(
-    runs: &[Run<'_>],
-    first: usize,
-    out: &mut [[f32; WIDTH]; ROWS],
-) {
-    use std::arch::x86_64::{
-        _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
-        _mm512_storeu_ps,
+macro_rules! stretch {
+    ([$a:ident, $b:ident, $steps:ident] $sums:ident, $row:literal, $step:literal; $($index:literal $low:literal $high:literal),+) => {
+        std::arch::asm!(
+            "2:",
+            "vmovups {left}, zmmword ptr [{b}]",
+            "vmovups {right}, zmmword ptr [{b} + 64]",
+            "prefetcht0 byte ptr [{b} + 2048]",
+            "prefetcht0 byte ptr [{b} + 2112]",
+            $(
+                concat!("vbroadcastss {factor}, dword ptr [{a} + ", $index, " * ", $row, "]"),
+                concat!("vfmadd231ps {", $low, "}, {factor}, {left}"),
+                concat!("vfmadd231ps {", $high, "}, {factor}, {right}"),
+            )+
+            concat!("add {a}, ", $step),
+            "add {b}, 128",
+            "dec {steps}",
+            "jnz 2b",
+            $(inout(zmm_reg) $sums[$index][0], inout(zmm_reg) $sums[$index][1],)+
+            a = inout(reg) $a => _,
+            b = inout(reg) $b,
+            steps = inout(reg) $steps => _,
+            left = out(zmm_reg) _,
+            right = out(zmm_reg) _,
+            factor = out(zmm_reg) _,
+            options(readonly, nostack),
+        )
     };
-    /// Steps ahead at which the panel is fetched.
-    const AHEAD: usize = 16;
-    let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-    for run in runs {
-        let mut b = run.b.as_ptr();
-        for chunk in 0..run.chunks {
-            let mut a = run.a.as_ptr().wrapping_add(chunk * run.stride + first);
-            let steps = if chunk + 1 == run.chunks { run.last } else { WIDTH };
-            for _ in 0..steps {
-                // SAFETY: the caller's promise; a prefetch may name any address.
-                unsafe {
-                    let (left, right) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
-                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * WIDTH).cast());
-                    _mm_prefetch::<_MM_HINT_T0>(b.wrapping_add(AHEAD * WIDTH + 16).cast());
-                    for (row, sums) in sums.iter_mut().enumerate() {
-                        let factor = _mm512_set1_ps(*a.add(row * ROW));
-                        sums[0] = _mm512_fmadd_ps(factor, left, sums[0]);
-                        sums[1] = _mm512_fmadd_ps(factor, right, sums[1]);
+}
+
+/// A function that runs [`stretch`] over all runs, for rows and steps that many bytes apart.
+#[cfg(target_arch = "x86_64")]
+macro_rules! avx512_sums {
+    ($name:ident, $rows:literal, $row:literal, $step:literal; $($index:literal $low:literal $high:literal),+) => {
+        /// # Safety
+        /// As [`sums`]; the machine has AVX-512.
+        #[target_feature(enable = "avx512f")]
+        unsafe fn $name(runs: &[Run<'_>], first: usize, out: &mut [[f32; WIDTH]; $rows]) {
+            use std::arch::x86_64::{_mm512_setzero_ps, _mm512_storeu_ps};
+            const { assert!(WIDTH == 32, "the loop is written for two vectors of 64 bytes") };
+            let mut sums = [[_mm512_setzero_ps(); 2]; $rows];
+            for run in runs {
+                let mut b = run.b.as_ptr();
+                for chunk in 0..run.chunks {
+                    let a = run.a.as_ptr().wrapping_add(chunk * run.stride + first);
+                    let steps = if chunk + 1 == run.chunks { run.last } else { WIDTH };
+                    if steps == 0 {
+                        continue;
                     }
+                    // SAFETY: reads one element of each row and 32 of `b` at each step, which lie inside their slices as
+                    // the caller promises; a prefetch may name any address.
+                    unsafe { stretch!([a, b, steps] sums, $row, $step; $($index $low $high),+) };
                 }
-                a = a.wrapping_add(STEP);
-                b = b.wrapping_add(WIDTH);
+            }
+            for (sums, out) in sums.iter().zip(out) {
+                // SAFETY: a row of `out` has room for two vectors.
+                unsafe {
+                    _mm512_storeu_ps(out.as_mut_ptr(), sums[0]);
+                    _mm512_storeu_ps(out.as_mut_ptr().add(16), sums[1]);
+                }
             }
         }
-    }
-    for (sums, out) in sums.iter().zip(out) {
-        // SAFETY: a row of `out` has room for two vectors.
-        unsafe {
-            _mm512_storeu_ps(out.as_mut_ptr(), sums[0]);
-            _mm512_storeu_ps(out.as_mut_ptr().add(16), sums[1]);
-        }
-    }
+    };
 }
+
+#[cfg(target_arch = "x86_64")]
+avx512_sums!(avx512_rows, 14, 128, 4; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21, 11 22 23, 12 24 25, 13 26 27);
+#[cfg(target_arch = "x86_64")]
+avx512_sums!(avx512_11_columns, 11, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21);
+#[cfg(target_arch = "x86_64")]
+avx512_sums!(avx512_10_columns, 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19);
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
