@@ -150,6 +150,16 @@ impl CausalDecoder {
     /// # Panics
     /// When the lengths do not add up to `tokens`.
     pub fn forward_packed(&self, ids: Tensor<1, Int>, sequences: &Sequences) -> Tensor<2> {
+        self.packed_rows(ids, sequences, None)
+    }
+
+    /// [`forward_packed`](Self::forward_packed), of which only `rows` are returned: the last MLP computes those alone.
+    pub(crate) fn packed_rows(
+        &self,
+        ids: Tensor<1, Int>,
+        sequences: &Sequences,
+        mut rows: Option<Tensor<1, Int>>,
+    ) -> Tensor<2> {
         let [tokens] = ids.dims();
         assert_eq!(sequences.tokens(), tokens, "tokens of the sequences");
         let packed = Packed {
@@ -157,13 +167,15 @@ impl CausalDecoder {
             sequences: sequences.clone(),
             recompute: self.recompute,
         };
-        let x = self.embed(ids.unsqueeze::<2>());
-        let [_, _, width] = x.dims();
-        let x = x.reshape([tokens, width]);
-        let x = self
-            .layers
-            .iter()
-            .fold(x, |x, block| block.forward_packed(x, &packed));
+        let mut x = self.scaled(kernels::embedding(self.embed_tokens.weight.val(), ids));
+        for (index, block) in self.layers.iter().enumerate() {
+            let last = index + 1 == self.layers.len();
+            x = block.forward_packed(x, &packed, if last { rows.take() } else { None });
+        }
+        // A decoder without layers.
+        if let Some(rows) = rows {
+            x = x.select(0, rows);
+        }
         self.norm.forward(x)
     }
 
@@ -183,7 +195,10 @@ impl CausalDecoder {
     /// - `ids`: `[batch, tokens]`
     /// - output: `[batch, tokens, hidden_size]`
     fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        let x = self.embed_tokens.forward(ids);
+        self.scaled(self.embed_tokens.forward(ids))
+    }
+
+    fn scaled<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.scales.embedding {
             Some(scale) => x * scale,
             None => x,

@@ -3,6 +3,7 @@
 use burn::tensor::{Int, Tensor};
 
 use crate::decoder::CausalDecoder;
+use crate::kernels::Sequences;
 
 /// Which hidden states are scored, and against which token.
 ///
@@ -35,11 +36,15 @@ impl CausalDecoder {
     /// divides by the number of target tokens of the whole optimizer step.
     ///
     /// # Shapes
-    /// - `hidden_states`: `[tokens, hidden_size]`, of all sequences
+    /// - `ids`: `[tokens]`, those of all `sequences`
     /// - output: `[1]`
-    pub fn target_nll(&self, hidden_states: Tensor<2>, targets: &Targets) -> Tensor<1> {
+    ///
+    /// # Panics
+    /// When the lengths do not add up to `tokens`, or a target lies beyond them or the vocabulary.
+    pub fn target_nll(&self, ids: Tensor<1, Int>, sequences: &Sequences, targets: &Targets) -> Tensor<1> {
         let rows: Vec<i32> = targets.rows.iter().map(|&row| row as i32).collect();
-        let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &hidden_states.device());
-        self.nll_of_rows(hidden_states.select(0, rows), &targets.ids)
+        let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &ids.device());
+        let hidden_states = self.packed_rows(ids, sequences, Some(rows));
+        self.nll_of_rows(hidden_states, &targets.ids)
     }
 }

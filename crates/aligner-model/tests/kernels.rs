@@ -349,3 +349,23 @@ fn a_view_is_not_written_through() {
     assert_eq!(updated.dims(), [16]);
     assert_eq!(host(all), before);
 }
+
+#[test]
+fn embedding_adds_to_the_gradient_of_a_tied_projection() {
+    let device = Device::flex();
+    let (weight, weigh) = (random([7, 6], &device), random([5, 6], &device));
+    let ids = || Tensor::<1, burn::tensor::Int>::from_ints([3, 0, 3, 6, 1], &device);
+    let run = |embed: fn(Tensor<2>, Tensor<1, burn::tensor::Int>) -> Tensor<2>, tied: bool| {
+        gradients(&[&weight], &weigh, |leaves| {
+            let rows = embed(leaves[0].clone(), ids());
+            match tied {
+                true => rows.clone() * rows.matmul(leaves[0].clone().transpose()).sum_dim(1),
+                false => rows,
+            }
+        })
+    };
+    for tied in [false, true] {
+        let (fused, composed) = (run(kernels::embedding, tied), run(reference::embedding, tied));
+        assert_all_alike(fused, composed, TOLERANCE);
+    }
+}

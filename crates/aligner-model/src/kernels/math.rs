@@ -26,8 +26,11 @@ pub(super) use vectorized;
 /// `expf`). Saturates at the ends of f32's range instead of overflowing.
 #[inline(always)]
 pub(super) fn exp(x: f32) -> f32 {
+    /// 1.5 · 2²³: added to a small number, it leaves the nearest whole number in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
     let x = x.clamp(-87.33, 88.37);
-    let n = (x * std::f32::consts::LOG2_E).round_ties_even();
+    let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = rounded - ROUND;
     let r = (-n).mul_add(-2.121_944_4e-4, (-n).mul_add(0.693_359_4, x));
     let p = 1.987_569_1e-4_f32;
     let p = p.mul_add(r, 1.398_199_9e-3);
@@ -36,8 +39,8 @@ pub(super) fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 1.666_666_5e-1);
     let p = p.mul_add(r, 0.5);
     let y = p.mul_add(r * r, r + 1.0);
-    // 2ⁿ by its exponent bits: n is in -126..=127 after the clamp.
-    y * f32::from_bits(((n as i32 + 127) << 23) as u32)
+    // 2ⁿ by its exponent bits: n is in -126..=127 after the clamp. A conversion to an integer would check for more.
+    y * f32::from_bits(rounded.to_bits().wrapping_add(127) << 23)
 }
 
 /// `1 / (1 + e⁻ˣ)`

@@ -15,8 +15,8 @@ use super::flex::{contiguous, copied, elements, tensor};
 use super::linear::{self, Linear, SLOTS, Weights};
 use super::math::{sigmoid, vectorized};
 use super::panels::{
-    Block, Grid, OwnBlock, Panels, WIDTH, blocks_or_none, copy_rows, multiply, panels_mut, store_panel,
-    store_rows,
+    Block, Grid, OwnBlock, Panels, WIDTH, blocks_or_none, copy_rows, fetch_rows, multiply, panels_mut,
+    store_panel, store_rows,
 };
 use super::slots::{Present, Row, Slots, gradient_nodes, nodes, register_all};
 use super::{Norm, reference, rms_norm, runs_fused};
@@ -206,11 +206,12 @@ impl<'a> Work<'a> {
         let mut normed = OwnBlock::new(rows, self.gate.input);
         self.normed(index, normed.memory());
         let mut gated = OwnBlock::new(rows, inner);
-        self.project(normed.block(), [gate, up], [&mut *memory.gate, &mut *memory.up]);
-        let panels = panels_mut(memory.gate, rows, inner).zip(panels_mut(memory.up, rows, inner));
-        for ((gate, up), gated) in panels.zip(panels_mut(gated.memory(), rows, inner)) {
-            activate(self.plan.settings.activation, gate, up, gated);
-        }
+        self.project(
+            normed.block(),
+            [gate, up],
+            [&mut *memory.gate, &mut *memory.up],
+            Some(gated.memory()),
+        );
         let low = down.low(gated.block());
         let terms = down.terms(gated.block(), low.as_ref());
         for panel in 0..down.panels() {
@@ -226,13 +227,25 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Gate and up of a block.
-    fn project(&self, normed: Block<'_>, layers: [&linear::Forward<'_>; 2], out: [&mut [f32]; 2]) {
-        for (layer, out) in layers.into_iter().zip(out) {
-            let low = layer.low(normed);
-            let terms = layer.terms(normed, low.as_ref());
-            for (panel, out) in panels_mut(out, normed.rows(), self.gate.output).enumerate() {
-                layer.panel(&terms, panel, |row, tile| store_panel(out, row, tile));
+    /// Gate and up of a block, and what the activation makes of them, panel by panel while they are in the cache.
+    fn project(
+        &self,
+        normed: Block<'_>,
+        [gate_layer, up_layer]: [&linear::Forward<'_>; 2],
+        [gate, up]: [&mut [f32]; 2],
+        gated: Option<&mut [f32]>,
+    ) {
+        let (rows, inner) = (normed.rows(), self.gate.output);
+        let (low_gate, low_up) = (gate_layer.low(normed), up_layer.low(normed));
+        let of_gate = gate_layer.terms(normed, low_gate.as_ref());
+        let of_up = up_layer.terms(normed, low_up.as_ref());
+        let mut gated = gated.map(|gated| panels_mut(gated, rows, inner));
+        let panels = panels_mut(gate, rows, inner).zip(panels_mut(up, rows, inner));
+        for (panel, (gate, up)) in panels.enumerate() {
+            gate_layer.panel(&of_gate, panel, |row, tile| store_panel(gate, row, tile));
+            up_layer.panel(&of_up, panel, |row, tile| store_panel(up, row, tile));
+            if let Some(gated) = gated.as_mut().and_then(Iterator::next) {
+                activate(self.plan.settings.activation, gate, up, gated);
             }
         }
     }
@@ -322,7 +335,7 @@ impl<'a> Work<'a> {
         self.normed(index, normed);
         if let Some([gate_layer, up_layer]) = forward {
             let normed = Block::new(normed, rows, self.gate.input);
-            self.project(normed, [gate_layer, up_layer], [&mut *gate, &mut *up]);
+            self.project(normed, [gate_layer, up_layer], [&mut *gate, &mut *up], None);
         }
         copy_rows(&dy[range.start * width..range.end * width], width, dy_block);
         let dy = Block::new(dy_block, rows, width);
@@ -331,7 +344,11 @@ impl<'a> Work<'a> {
         let mut gradient = Buffer::take(rows * WIDTH);
         let panels = panels_mut(gate, rows, inner).zip(panels_mut(up, rows, inner));
         for (panel, ((gate, up), gated)) in panels.zip(panels_mut(gated, rows, inner)).enumerate() {
-            multiply(&terms, panel, |row, tile| store_panel(&mut gradient, row, tile));
+            multiply(&terms, panel, |row, tile| {
+                store_panel(&mut gradient, row, tile);
+                fetch_rows(gate, row, tile.len());
+                fetch_rows(up, row, tile.len());
+            });
             activate_backward(self.plan.settings.activation, &gradient, [gate, up, gated]);
         }
         let (gate, up) = (Block::new(gate, rows, inner), Block::new(up, rows, inner));

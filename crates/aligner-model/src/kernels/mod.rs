@@ -10,6 +10,7 @@
 mod adamw;
 mod attention;
 mod buffers;
+mod embedding;
 mod few_rows;
 mod flex;
 mod linear;
@@ -28,6 +29,7 @@ mod token_nll;
 pub use adamw::{AdamWStep, adamw, squared_norm};
 pub use attention::{AttentionSettings, Heads, causal_attention};
 pub use buffers::release_buffers;
+pub use embedding::embedding;
 pub use few_rows::{linear, linear_transposed};
 pub use linear::{Linear, LowRank};
 pub use mlp::{Gate, MlpInputs, MlpSettings, mlp};

@@ -10,6 +10,11 @@ use super::{
     SelfAttentionSettings, Sequences,
 };
 
+/// See [`super::embedding`].
+pub fn embedding(weight: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
+    burn::tensor::module::embedding(weight, ids.unsqueeze::<2>()).squeeze_dim(0)
+}
+
 /// `x / sqrt(mean(x²) + epsilon) · weight` over the last dimension, in f32 whatever the input.
 ///
 /// # Shapes

@@ -1,7 +1,7 @@
 //! One layer of the decoder.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 
 use super::{
     Attention, AttentionConfig, CausalMask, LayerCache, Mlp, MlpConfig, RmsNorm, RmsNormConfig, Rotation,
@@ -121,12 +121,13 @@ impl Block {
         x + through(after, inner)
     }
 
-    /// [`forward`](Self::forward) over packed sequences without a cache.
+    /// [`forward`](Self::forward) over packed sequences without a cache; of the chosen rows alone, where there are `rows`.
     ///
     /// # Shapes
     /// - `x`: `[tokens, hidden_size]`
-    /// - output: as `x`
-    pub fn forward_packed(&self, x: Tensor<2>, packed: &Packed) -> Tensor<2> {
+    /// - `rows`: `[chosen]`
+    /// - output: as `x`, or `[chosen, hidden_size]`
+    pub fn forward_packed(&self, x: Tensor<2>, packed: &Packed, rows: Option<Tensor<1, Int>>) -> Tensor<2> {
         let (behind_attention, before_mlp) = self.middle_norms();
         let rotation = packed.rotations.of(self.rope);
         let before = self.input_layernorm.as_ref();
@@ -137,6 +138,11 @@ impl Block {
             self.self_attn
                 .forward_packed(through(before, x), rotation, &packed.sequences)
         });
+        // An MLP sees one token at a time: what nobody reads need not go through it.
+        let x = match rows {
+            Some(rows) => x.select(0, rows),
+            None => x,
+        };
         let after = self.post_feedforward_layernorm.as_ref();
         let inner = self.mlp.fused(&x, before_mlp, after.is_none(), packed.recompute);
         add(x, inner, after, |x| self.mlp.forward_rows(through(before_mlp, x)))

@@ -19,9 +19,6 @@ impl Objective for Sft {
         let ids = Tensor::<1, Int>::from_data(TensorData::new(ids, [batch.tokens()]), &device);
         let sequences = Sequences::new(batch.lengths().collect::<Vec<_>>());
         let (rows, targets) = batch.targets().unzip();
-        decoder.target_nll(
-            decoder.forward_packed(ids, &sequences),
-            &Targets { rows, ids: targets },
-        )
+        decoder.target_nll(ids, &sequences, &Targets { rows, ids: targets })
     }
 }

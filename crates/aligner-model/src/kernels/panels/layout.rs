@@ -258,3 +258,15 @@ pub(in super::super) fn blocks_or_none<'a>(
         None => (0..grid.blocks()).map(|_| None).collect(),
     }
 }
+
+/// Lets the processor fetch rows of a panel that will soon be read, while it computes.
+pub(in super::super) fn fetch_rows(panel: &[f32], first: usize, rows: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for line in panel[first * WIDTH..][..rows * WIDTH].chunks(16) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: every x86-64 processor has the instruction, and it may name any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (panel, first, rows);
+}

@@ -14,7 +14,9 @@ mod packed;
 mod product;
 mod tile;
 
-pub(super) use self::layout::{Block, Grid, OwnBlock, Panels, blocks_or_none, copy_rows, panels_mut};
+pub(super) use self::layout::{
+    Block, Grid, OwnBlock, Panels, blocks_or_none, copy_rows, fetch_rows, panels_mut,
+};
 pub(super) use self::packed::Packed;
 pub(super) use self::product::{
     Term, add_columns, column_sums, multiply, multiply_into, store_panel, store_rows, transposed_product,
