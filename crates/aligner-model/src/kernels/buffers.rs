@@ -6,38 +6,46 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, PoisonError};
 
-/// Buffers nobody uses, smallest first.
-static SHELF: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+/// A cache line, and a vector of AVX-512: a vector that lies across two lines takes two reads.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Line([f32; LINE]);
 
-/// A slice of `f32` with unspecified contents at first.
+/// Elements of a [`Line`].
+const LINE: usize = 16;
+
+/// Buffers nobody uses, smallest first.
+static SHELF: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+
+/// A slice of `f32` with unspecified contents at first, which begins with a cache line.
 #[derive(Debug)]
 pub(super) struct Buffer {
-    memory: Vec<f32>,
+    memory: Vec<Line>,
     len: usize,
 }
 
 impl Buffer {
     /// Memory for `len` elements, with whatever was there before.
     pub fn take(len: usize) -> Self {
+        let lines = len.div_ceil(LINE);
         let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut first = shelf.partition_point(|memory| memory.len() < len);
+        let mut first = shelf.partition_point(|memory| memory.len() < lines);
         // One that is far larger would be missed by whoever needs it.
         let fits = shelf
             .get(first)
-            .is_some_and(|memory| memory.len() <= len + len / 2);
+            .is_some_and(|memory| memory.len() <= lines + lines / 2);
         if fits {
             let memory = shelf.remove(first);
             return Self { memory, len };
         }
         // What is too small gives way to what is needed: batches of many lengths take no more than the longest of them.
-        let mut missing = rounded(len);
-        while let Some(memory) = shelf[..first].last().filter(|_| missing > 0) {
-            missing = missing.saturating_sub(memory.len());
+        let mut missing = rounded(lines);
+        while first > 0 && missing > 0 {
             first -= 1;
-            shelf.remove(first);
+            missing = missing.saturating_sub(shelf.remove(first).len());
         }
         drop(shelf);
-        let memory = vec![0.0; rounded(len)];
+        let memory = vec![Line([0.0; LINE]); rounded(lines)];
         Self { memory, len }
     }
 }
@@ -51,22 +59,24 @@ impl Clone for Buffer {
 }
 
 /// Batches of slightly different length share buffers: sizes are rounded up by at most an eighth.
-fn rounded(len: usize) -> usize {
-    let step = (len.next_power_of_two() / 16).max(64);
-    len.next_multiple_of(step)
+fn rounded(lines: usize) -> usize {
+    let step = (lines.next_power_of_two() / 16).max(4);
+    lines.next_multiple_of(step)
 }
 
 impl Deref for Buffer {
     type Target = [f32];
 
     fn deref(&self) -> &[f32] {
-        &self.memory[..self.len]
+        // SAFETY: lines are their elements, one behind the other, and `len` of them are there.
+        unsafe { std::slice::from_raw_parts(self.memory.as_ptr().cast(), self.len) }
     }
 }
 
 impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.memory[..self.len]
+        // SAFETY: as above, and the lines are borrowed for writing.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), self.len) }
     }
 }
 
@@ -90,9 +100,9 @@ mod tests {
 
     #[test]
     fn sizes_are_rounded_by_an_eighth_at_most() {
-        for len in [1usize, 63, 64, 1000, 1025, 4096, 5000, 1_000_000] {
+        for len in [1usize, 3, 4, 63, 64, 1000, 1025, 4096, 5000, 1_000_000] {
             let got = rounded(len);
-            assert!(got >= len && got <= (len + len / 8).max(64), "{len} {got}");
+            assert!(got >= len && got <= (len + len / 8).max(4), "{len} {got}");
         }
     }
 
@@ -102,6 +112,7 @@ mod tests {
         a.fill(3.0);
         assert_eq!((a.len(), a[999]), (1000, 3.0));
         drop(a);
-        assert_eq!(Buffer::take(900).len(), 900);
+        let b = Buffer::take(900);
+        assert_eq!((b.len(), b.as_ptr() as usize % 64), (900, 0));
     }
 }

@@ -75,23 +75,6 @@ pub(super) fn product(out: &mut [f32], a: Matrix<'_>, b: Matrix<'_>, update: Upd
     unsafe { multiply(out.as_mut_ptr(), b.columns, a, b, update, threads(a, b)) };
 }
 
-/// `a · b` on all threads, as new memory that is written once.
-pub(super) fn new_product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    assert_eq!(a.columns, b.rows, "inner dimensions");
-    let len = a.rows * b.columns;
-    let mut out = Vec::with_capacity(len);
-    if a.columns == 0 {
-        out.resize(len, 0.0);
-        return out;
-    }
-    // SAFETY: the product writes all `len` elements, for which there is room, without reading them.
-    unsafe {
-        multiply(out.as_mut_ptr(), b.columns, a, b, Update::Set, threads(a, b));
-        out.set_len(len);
-    }
-    out
-}
-
 /// Handing a product over to other threads costs as much as computing a small one.
 fn threads(a: Matrix<'_>, b: Matrix<'_>) -> Parallelism {
     if a.rows * a.columns * b.columns < 1 << 20 {

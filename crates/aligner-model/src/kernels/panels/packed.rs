@@ -63,7 +63,14 @@ fn pack_panel(matrix: Matrix<'_>, first: usize, out: &mut [f32]) {
     if matrix.column_stride == 1 {
         for (row, out) in out.chunks_exact_mut(WIDTH).enumerate() {
             let at = row * matrix.row_stride + first;
-            out[..width].copy_from_slice(&matrix.data[at..at + width]);
+            let row = &matrix.data[at..at + width];
+            match (
+                <&mut [f32; WIDTH]>::try_from(&mut *out),
+                <&[f32; WIDTH]>::try_from(row),
+            ) {
+                (Ok(out), Ok(row)) => *out = *row,
+                _ => out[..width].copy_from_slice(row),
+            }
         }
         return;
     }

@@ -78,10 +78,12 @@ pub(in super::super) fn store_rows(
     let width = WIDTH.min(columns - first);
     for (index, tile) in tile.iter().enumerate() {
         let out = &mut rows[(row + index) * columns + first..][..width];
-        if add {
-            out.iter_mut().zip(tile).for_each(|(out, tile)| *out += tile);
-        } else {
-            out.copy_from_slice(&tile[..width]);
+        // A whole row of known length needs no call of a function that copies.
+        match (<&mut [f32; WIDTH]>::try_from(&mut *out), add) {
+            (Ok(out), true) => out.iter_mut().zip(tile).for_each(|(out, tile)| *out += tile),
+            (Ok(out), false) => *out = *tile,
+            (Err(_), true) => out.iter_mut().zip(tile).for_each(|(out, tile)| *out += tile),
+            (Err(_), false) => out.copy_from_slice(&tile[..width]),
         }
     }
 }
@@ -127,7 +129,11 @@ fn group_product(left: &Panels, right: &Panels, first: usize, out: &mut [MaybeUn
             }));
             column_tile(isa, &runs, &mut sums);
             for (out, sums) in out.chunks_mut(columns).zip(&sums) {
-                out[panel * WIDTH..][..width].write_copy_of_slice(&sums[..width]);
+                let out = &mut out[panel * WIDTH..][..width];
+                match <&mut [MaybeUninit<f32>; WIDTH]>::try_from(&mut *out) {
+                    Ok(out) => _ = out.write_copy_of_slice(sums),
+                    Err(_) => _ = out.write_copy_of_slice(&sums[..width]),
+                }
             }
         }
     }
