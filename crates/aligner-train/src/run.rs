@@ -331,7 +331,7 @@ fn session(
         tokenizer: materials.tokenizer.clone(),
         manifest,
     };
-    let optimizer = match &checkpoint {
+    let mut optimizer = match &checkpoint {
         Some(checkpoint) => {
             let names = named_parameters(&model.decoder);
             AdamW::load(
@@ -344,6 +344,7 @@ fn session(
         }
         None => AdamW::new(config.adamw()),
     };
+    optimizer.prepare(model);
     Ok(Session {
         plan,
         store: CheckpointStore::new(run.checkpoints(), config.keep),
