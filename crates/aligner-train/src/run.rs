@@ -87,7 +87,7 @@ pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcom
 }
 
 /// The configuration with what the model decides: one that is an Aligner already has learned to copy.
-fn resolved(config: &TrainConfig) -> Result<TrainConfig> {
+pub(crate) fn resolved(config: &TrainConfig) -> Result<TrainConfig> {
     config.validate()?;
     let mut config = config.clone();
     if config.warmup.share.is_none() && config.warmup.data.is_empty() {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use aligner_model::DeviceSpec;
 use aligner_train::MemorySize;
 use clap::Args;
 
@@ -27,6 +28,18 @@ pub struct PlanArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true",
           action = clap::ArgAction::Set)]
     pub checkpointing: bool,
+    /// Device that the run will compute on: cpu, cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
+    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
+    pub device: DeviceSpec,
+    /// Training rows: tells how long the whole run takes, as `train` would begin it. May be given several times.
+    #[arg(long, value_name = "FILE[:WEIGHT]")]
+    pub data: Vec<PathBuf>,
+    /// Passes over the rows of --data.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    pub epochs: u64,
+    /// Measure for some seconds what a step takes (default: when the model's weights are there, and memory for it).
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub probe: Option<bool>,
     /// Memory there is: 24GB, 24GiB, 800MB. Says what fits, and what would make the run fit.
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<MemorySize>,

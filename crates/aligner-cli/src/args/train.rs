@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use aligner_data::Format;
 use aligner_model::DeviceSpec;
-use aligner_train::{BestBy, CopyFrom, RowPolicy, ScheduleKind};
+use aligner_train::{BestBy, CopyFrom, MemorySize, RowPolicy, ScheduleKind};
 use clap::Args;
 
 /// Arguments of `train`; what is not given comes from `--config` or has its default.
@@ -58,6 +58,14 @@ pub struct TrainArgs {
     /// Compute activations again in the backward pass instead of keeping them: less memory for more time.
     #[arg(long)]
     pub checkpointing: bool,
+    /// Make the run fit into memory: fewer rows at once with as many more micro-batches, then --checkpointing; what is trained
+    /// stays the same.
+    #[arg(long, conflicts_with = "resume")]
+    pub fit: bool,
+    /// Memory for --fit: 24GB, 24GiB, 800MB (default: what this machine has left; of another device than the CPU it has to
+    /// be given).
+    #[arg(long, value_name = "SIZE", requires = "fit")]
+    pub memory: Option<MemorySize>,
     /// Rows that are longer: stop (the default) or skip.
     #[arg(long, value_name = "POLICY")]
     pub on_long_row: Option<RowPolicy>,
