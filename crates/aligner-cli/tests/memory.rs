@@ -116,7 +116,10 @@ fn write_rows(tokenizer: &Tokenizer, length: usize, path: &Path) {
     };
     let texts = (1..length).map(|words| "red cat ".repeat(words));
     let row_tokens = |text: &str| 2 * prompt(text) - prompt("") + 1;
-    let text = texts.take_while(|text| row_tokens(text) <= length).last().unwrap();
+    let text = texts
+        .take_while(|text| row_tokens(text) <= length)
+        .last()
+        .unwrap();
     assert!(row_tokens(&text) + 16 > length, "rows are as long as they can be");
     let mut file = std::fs::File::create(path).unwrap();
     for _ in 0..64 {
@@ -195,5 +198,9 @@ fn the_predicted_peak_is_the_measured_one() {
             }
         }
     }
-    assert!(wrong.is_empty(), "off by more than a tenth:\n{}", wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "off by more than a tenth:\n{}",
+        wrong.join("\n")
+    );
 }

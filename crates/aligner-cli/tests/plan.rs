@@ -33,7 +33,10 @@ fn the_time_of_a_run_is_told_where_there_is_something_to_measure() {
     // The mean step has shorter rows than the longest.
     assert!(number(&run["step_seconds"]) < number(&plan["time"]["longest_step_seconds"]));
     let table = lab.ok("plan --model base --max-length 256 --data train.jsonl");
-    assert!(table.contains("time on cpu") && table.contains("the run: 120 rows"), "{table}");
+    assert!(
+        table.contains("time on cpu") && table.contains("the run: 120 rows"),
+        "{table}"
+    );
 
     // A configuration alone is enough for memory; time is measured where it is asked for.
     std::fs::create_dir(lab.path("bare")).unwrap();
@@ -57,7 +60,7 @@ fn a_device_that_is_not_there_is_planned_for_and_not_measured() {
     assert_eq!(plan["peak"]["is_lower_bound"], true, "{plan}");
     let reason = plan["time"]["not_measured"].as_str().unwrap();
     assert!(reason.contains("--features cuda"), "{reason}");
-    let error = lab.fails(1, "plan --model base --max-length 256 --device cuda --probe");
+    let error = lab.fails(2, "plan --model base --max-length 256 --device cuda --probe");
     assert!(error.contains("--features cuda"), "{error}");
 }
 
@@ -86,7 +89,10 @@ fn a_fitted_run_takes_as_many_rows_a_step_and_ends_in_the_same_place() {
     assert_eq!(asked.len(), fewer.len());
     for ((step, split, asked), (_, _, fewer)) in asked.into_iter().zip(fewer) {
         let (asked, fewer) = (f64::from_bits(asked), f64::from_bits(fewer));
-        assert!((asked - fewer).abs() < 2e-3 * asked, "{step} {split}: {asked} {fewer}");
+        assert!(
+            (asked - fewer).abs() < 2e-3 * asked,
+            "{step} {split}: {asked} {fewer}"
+        );
     }
 
     // With a row at once still too much, activations are computed again.
@@ -101,7 +107,11 @@ fn a_fitted_run_takes_as_many_rows_a_step_and_ends_in_the_same_place() {
 
     // What fits stays.
     let output = lab.run(&format!("{TRAIN} --out runs/as-it-is --fit"));
-    assert!(text(&output.stderr).contains("fits as it is"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("fits as it is"),
+        "{}",
+        text(&output.stderr)
+    );
 }
 
 #[test]

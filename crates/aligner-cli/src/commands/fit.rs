@@ -1,9 +1,9 @@
 //! `aligner train --fit`
 
-use aligner_model::DeviceSpec;
+use aligner_model::{DeviceSpec, ModelConfig};
 use aligner_train::{MemoryChoices, MemoryPlan, MemorySize, TrainConfig, available_memory_bytes};
 
-use super::plan::{flags, size};
+use super::plan::{flags, nothing_helps, size};
 use crate::error::{CliError, Result};
 use crate::terminal::say;
 
@@ -12,11 +12,7 @@ pub fn apply(config: &mut TrainConfig, memory: Option<MemorySize>) -> Result<()>
     let (model, asked) = MemoryChoices::of(config)?;
     let memory_bytes = memory_bytes(asked.device, memory)?;
     let Some(fitting) = MemoryPlan::fitted(&model, &asked, memory_bytes) else {
-        return Err(CliError::Failed(refusal(
-            &asked,
-            memory_bytes,
-            &MemoryPlan::remedies(&model, &asked, memory_bytes),
-        )));
+        return Err(CliError::Failed(refusal(&model, &asked, memory_bytes)));
     };
     let plan = MemoryPlan::of(&model, &fitting);
     let most = if plan.is_lower_bound {
@@ -53,13 +49,13 @@ fn memory_bytes(device: DeviceSpec, given: Option<MemorySize>) -> Result<u64> {
     }
 }
 
-fn refusal(asked: &MemoryChoices, memory_bytes: u64, remedies: &[MemoryChoices]) -> String {
+fn refusal(model: &ModelConfig, asked: &MemoryChoices, memory_bytes: u64) -> String {
     let memory = size(memory_bytes);
+    let remedies = MemoryPlan::remedies(model, asked, memory_bytes);
     if remedies.is_empty() {
-        return format!(
-            "the run does not fit in {memory}, nor with an adapter, checkpointing and one row at once: shorten --max-length, \
-             or take a smaller model"
-        );
+        let plan = MemoryPlan::of(model, asked);
+        let why = nothing_helps(&plan, memory_bytes);
+        return format!("the run does not fit in {memory}, {why}");
     }
     let remedies: Vec<String> = remedies.iter().map(|remedy| flags(asked, remedy)).collect();
     format!(

@@ -32,7 +32,7 @@ const TOKENIZER_BYTES: f64 = 700.0;
 const DEVICE_BYTES: f64 = 5e8;
 /// What the allocator holds beside what is in use, as a share of what comes and goes within a step (measured, by the runs of
 /// SmolLM2-135M alone).
-const HELD_SHARE: f64 = 0.05;
+const HELD_SHARE: f64 = 0.07;
 
 /// What of a run decides how much memory it takes.
 #[derive(Debug, Clone, PartialEq)]
@@ -179,12 +179,13 @@ fn highest(
     } else {
         0.0
     };
-    // The output projection's gradient comes with the loss; when it is the embedding, that has a second one at the end.
-    let second = if config.tie_embeddings { table } else { 0.0 };
+    // The output projection's gradient comes with the loss. The embedding's is made at the end, as a table of zeros and its
+    // sum with the rows' gradients; where both are one matrix, the first one is still beside them.
+    let tables = if config.tie_embeddings { 2.0 } else { 1.0 };
     let layers = config.layers as f64;
     let one_layer = shape.kept_of_layer().max(shape.computed_again());
     let forward = [earlier + table, shape.tokens * layers * shape.kept_of_layer()];
-    let backward = [earlier + trained + second, shape.tokens * one_layer];
+    let backward = [earlier + trained + tables * table, shape.tokens * one_layer];
     let sum = |parts: &[f64; 2]| parts[0] + parts[1];
     if sum(&forward) >= sum(&backward) {
         (PeakMoment::ForwardEnd, forward)

@@ -204,7 +204,7 @@ impl Answer {
         }
         lines.push(format!("it does not fit in {memory}"));
         if fit.remedies.is_empty() {
-            lines.push("nor with an adapter, checkpointing and one row at once: shorten --max-length, or take a smaller model".into());
+            lines.push(nothing_helps(&self.plan, fit.memory_bytes));
         } else {
             lines.push("it would with one of:".into());
         }
@@ -218,6 +218,19 @@ impl Answer {
         }));
         lines
     }
+}
+
+/// What is said where no switch makes a run fit.
+pub fn nothing_helps(plan: &MemoryPlan, memory_bytes: u64) -> String {
+    let weights = if plan.weights_bytes > memory_bytes {
+        format!(
+            "its weights alone take {}: take a smaller model",
+            size(plan.weights_bytes)
+        )
+    } else {
+        "shorten --max-length, or take a smaller model".into()
+    };
+    format!("nor with an adapter, checkpointing and one row at once; {weights}")
 }
 
 /// The flags in which other choices differ.

@@ -11,7 +11,7 @@ use aligner_model::ModelConfig;
 use aligner_train::{MemoryChoices, RunSize};
 
 use self::answer::Answer;
-pub use self::answer::{flags, size};
+pub use self::answer::{flags, nothing_helps, size};
 use super::train::resolve;
 use crate::args::{PlanArgs, TrainArgs};
 use crate::error::{CliError, Result, stdout_error};
