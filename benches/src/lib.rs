@@ -5,15 +5,10 @@ use aligner_model::{CausalDecoder, LlamaShape, ModelConfig};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// The allocator of the command, so that a bench measures what a user gets.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+#[path = "../../crates/aligner-cli/src/allocator.rs"]
+mod allocator;
 
-/// Keeps freed memory, as `aligner train` does (see `aligner-cli/src/allocator.rs`).
-pub fn keep_freed_memory() {
-    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    // SAFETY: sets a number in mimalloc's table of options; any thread may do so at any time.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
-}
+pub use allocator::keep_freed_memory;
 
 /// Width of the residual stream.
 pub const HIDDEN: usize = 576;

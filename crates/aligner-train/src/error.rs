@@ -110,6 +110,9 @@ pub enum TrainError {
         /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The device failed while the time of a step was measured.
+    #[error("the time of a step cannot be measured: {0}")]
+    Probe(String),
     /// burn-train reported an error.
     #[error("training stopped: {0}")]
     Learner(String),

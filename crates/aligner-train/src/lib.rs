@@ -57,6 +57,7 @@ mod session;
 mod stages;
 mod strategy;
 mod tensorboard;
+mod time_plan;
 mod trainee;
 
 pub use batches::{Portions, StepBatch, StepLoader};
@@ -66,7 +67,9 @@ pub use error::{Result, TrainError};
 pub use evaluation::{Evaluator, ModelInMemory, SampleRecord, SampleRow, TextMetrics, Verdict};
 pub use learner::{StepOutput, TrainedModel};
 pub use loader::PlanLoader;
-pub use memory_plan::{MemoryChoices, MemoryPlan, MemorySize, PeakMoment};
+pub use memory_plan::{
+    BaseWeights, MemoryChoices, MemoryPlan, MemorySize, PeakMoment, available_memory_bytes,
+};
 pub use metrics::{Split, StepRecord, peak_rss_bytes};
 pub use optimizer::{AdamW, AdamWConfig, gradient_norm};
 pub use plan::{Length, Place, Plan, StageKind, StagePlan};
@@ -75,3 +78,4 @@ pub use run::{RunOptions, fine_tune, resume};
 pub use run_dir::{RunDir, RunLock};
 pub use schedule::{Schedule, ScheduleKind};
 pub use session::{Ending, Event, Observer, Outcome};
+pub use time_plan::{RunSize, TimePlan};

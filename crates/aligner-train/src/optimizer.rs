@@ -41,6 +41,31 @@ impl AdamW {
         }
     }
 
+    /// Makes the moments of every trained parameter that has none yet: zeros, as the first step would.
+    ///
+    /// Made before the first step they lie behind the weights. Made in it they would lie where its activations were, and the
+    /// next step's, finding no room between them, would take as much again.
+    pub fn prepare<M: Module>(&mut self, module: &M) {
+        struct Missing<'a>(&'a mut HashMap<ParamId, [Tensor<1>; 2]>);
+        impl ModuleVisitor for Missing<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                let tensor = param.val();
+                if tensor.is_require_grad() {
+                    let make = || zero_moments(tensor.dims().iter().product(), &tensor.device().inner());
+                    self.0.entry(param.id).or_insert_with(make);
+                }
+            }
+        }
+        module.visit(&mut Missing(&mut self.moments));
+    }
+
+    /// Begins anew: no steps, no moments.
+    pub fn reset<M: Module>(&mut self, module: &M) {
+        // Given back first, so that the new ones find their place.
+        *self = Self::new(self.config);
+        self.prepare(module);
+    }
+
     /// Updates every parameter that has a gradient and returns the module.
     ///
     /// `gradient_scale` multiplies all gradients first: 1, or less when their norm is to be clipped.
@@ -133,6 +158,11 @@ impl AdamW {
     }
 }
 
+/// Both moments of a parameter before its first step.
+fn zero_moments(len: usize, device: &Device) -> [Tensor<1>; 2] {
+    [Tensor::zeros([len], device), Tensor::zeros([len], device)]
+}
+
 struct Updater<'a> {
     moments: &'a mut HashMap<ParamId, [Tensor<1>; 2]>,
     gradients: GradientsParams,
@@ -148,11 +178,8 @@ impl ModuleMapper for Updater<'_> {
         let shape = tensor.dims();
         // Flattened and without its graph the tensor has one owner, and the update happens in its own memory.
         let flat = tensor.inner().reshape([-1]);
-        let device = flat.device();
-        let [m, v] = self.moments.remove(&id).unwrap_or_else(|| {
-            let zeros = || Tensor::zeros(flat.dims(), &device);
-            [zeros(), zeros()]
-        });
+        let moments = self.moments.remove(&id);
+        let [m, v] = moments.unwrap_or_else(|| zero_moments(flat.dims()[0], &flat.device()));
         let [flat, m, v] = adamw(flat, gradient.reshape([-1]), m, v, self.step);
         self.moments.insert(id, [m, v]);
         Param::from_mapped_value(id, Tensor::from_inner(flat.reshape(shape)).require_grad(), mapper)

@@ -86,6 +86,18 @@ impl Rows {
         })
     }
 
+    /// Mean tokens of a row and mean target tokens; of rows that are chosen, those of the data set they are chosen from.
+    pub fn mean_tokens(&self) -> (f64, f64) {
+        let mean = |of: fn(&Dataset) -> usize| {
+            let parts = self.parts.iter().map(|part| {
+                let share = part.len as f64 / part.dataset.len().max(1) as f64;
+                of(&part.dataset) as f64 * share
+            });
+            parts.sum::<f64>() / self.len().max(1) as f64
+        };
+        (mean(Dataset::tokens), mean(Dataset::target_tokens))
+    }
+
     /// The largest id of the data sets.
     pub fn largest_id(&self) -> u32 {
         let ids = self.parts.iter().map(|part| part.dataset.largest_id());

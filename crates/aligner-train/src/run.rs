@@ -87,7 +87,7 @@ pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcom
 }
 
 /// The configuration with what the model decides: one that is an Aligner already has learned to copy.
-fn resolved(config: &TrainConfig) -> Result<TrainConfig> {
+pub(crate) fn resolved(config: &TrainConfig) -> Result<TrainConfig> {
     config.validate()?;
     let mut config = config.clone();
     if config.warmup.share.is_none() && config.warmup.data.is_empty() {
@@ -331,7 +331,7 @@ fn session(
         tokenizer: materials.tokenizer.clone(),
         manifest,
     };
-    let optimizer = match &checkpoint {
+    let mut optimizer = match &checkpoint {
         Some(checkpoint) => {
             let names = named_parameters(&model.decoder);
             AdamW::load(
@@ -344,6 +344,7 @@ fn session(
         }
         None => AdamW::new(config.adamw()),
     };
+    optimizer.prepare(model);
     Ok(Session {
         plan,
         store: CheckpointStore::new(run.checkpoints(), config.keep),

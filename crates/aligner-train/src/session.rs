@@ -262,7 +262,7 @@ impl Session {
             self.validate(model, valid, screen)?;
         }
         if ends_stage && !is_last {
-            self.enter_next_stage();
+            self.enter_next_stage(model);
         }
         let patience = self.config.patience;
         if patience > 0 && self.state.validations_without_gain >= patience && !is_last {
@@ -278,10 +278,10 @@ impl Session {
     ///
     /// Copying is soon learned, and leaves second moments of almost nothing; carried over, they would make the first steps
     /// of the correction many times as large as its rate says.
-    fn enter_next_stage(&mut self) {
+    fn enter_next_stage(&mut self, model: &TrainedModel) {
         self.state.stage = self.plan.at(self.state.step).stage.kind;
         self.state.cursor = Cursor::default();
-        self.optimizer = AdamW::new(self.config.adamw());
+        self.optimizer.reset(model);
     }
 
     fn announce_stage(&mut self) {

@@ -69,6 +69,11 @@ impl Start {
         })
     }
 
+    /// The shape of the adapter that goes on being trained.
+    pub fn lora(&self) -> Option<LoraConfig> {
+        self.adapter.as_ref().map(|adapter| adapter.config.clone())
+    }
+
     /// Tells one base from another: its configuration, and names and sizes of its weight files. Empty for a run that trains
     /// all weights: those are in its checkpoints.
     pub fn base_fingerprint(&self, config: &TrainConfig) -> Result<String> {
@@ -107,12 +112,7 @@ impl Trainee {
         device: &Device,
     ) -> Result<Self> {
         let chosen = config.lora.as_ref().map(LoraChoice::resolve);
-        let lora = start
-            .adapter
-            .as_ref()
-            .map(|adapter| adapter.config.clone())
-            .or(chosen);
-        let Some(lora) = lora else {
+        let Some(lora) = start.lora().or(chosen) else {
             let Loaded { config, decoder } = load_dir(checkpoint.unwrap_or(&start.base), device)?;
             let form = Form {
                 config,

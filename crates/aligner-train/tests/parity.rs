@@ -4,7 +4,8 @@
 
 mod common;
 
-use aligner_train::{Schedule, ScheduleKind, TrainedModel, gradient_norm};
+use aligner_model::weights::{SafetensorsSource, TensorSource, named_parameters};
+use aligner_train::{AdamW, Schedule, ScheduleKind, TrainedModel, gradient_norm};
 use burn::tensor::Device;
 use burn::train::TrainStep;
 use common::{Step, adapted_model, batch, goldens, model, optimizer};
@@ -55,4 +56,71 @@ fn accumulated_gradients_are_those_of_one_large_batch() {
     assert!((a.item.loss() - b.item.loss()).abs() < 1e-5);
     let norm = |grads| gradient_norm(&model, grads).unwrap();
     assert!((norm(&a.grads) - norm(&b.grads)).abs() < 1e-4 * norm(&b.grads));
+}
+
+/// Every moment that an optimizer holds, by name.
+fn moments(optimizer: &AdamW, model: &TrainedModel) -> Vec<(String, Vec<f32>)> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("moments.safetensors");
+    optimizer.save(&named_parameters(&model.decoder), &path).unwrap();
+    let mut source = SafetensorsSource::open_file(&path).unwrap();
+    let mut names = source.names();
+    names.sort_unstable();
+    let mut read = |name: String| {
+        let values = source.read(&name).unwrap().unwrap().values;
+        (name, values)
+    };
+    names.drain(..).map(&mut read).collect()
+}
+
+fn trained(mut model: TrainedModel, mut optimizer: AdamW, steps: &[Step]) -> (TrainedModel, AdamW) {
+    for step in steps {
+        let output = model.step(batch(&step.micro_batches));
+        model = optimizer.step(model, output.grads, 1e-2, 1.0);
+    }
+    (model, optimizer)
+}
+
+#[test]
+fn moments_made_before_the_first_step_change_no_number() {
+    let steps = &goldens("losses.json")[..3];
+    for make in [model, adapted_model] {
+        let (at_once, in_the_step) = (make(&Device::flex()), make(&Device::flex()));
+        let mut prepared = optimizer();
+        prepared.prepare(&at_once);
+        let made: Vec<String> = moments(&prepared, &at_once)
+            .into_iter()
+            .map(|(name, values)| {
+                assert!(values.iter().all(|&value| value == 0.0), "{name}");
+                name
+            })
+            .collect();
+        let (at_once, prepared) = trained(at_once, prepared, steps);
+        let (in_the_step, lazy) = trained(in_the_step, optimizer(), steps);
+        let (prepared, lazy) = (moments(&prepared, &at_once), moments(&lazy, &in_the_step));
+        assert_eq!(prepared, lazy);
+        // Those of what is trained, and of nothing else: an adapter's base has none.
+        assert!(made.iter().eq(lazy.iter().map(|(name, _)| name)), "{made:?}");
+    }
+}
+
+#[test]
+fn an_optimizer_that_begins_anew_forgets_everything() {
+    let steps = &goldens("losses.json")[..3];
+    let (model, mut used) = trained(model(&Device::flex()), optimizer(), steps);
+    used.reset(&model);
+    let mut new = optimizer();
+    new.prepare(&model);
+    assert_eq!(moments(&used, &model), moments(&new, &model));
+    // Its corrections of the moments count from the first step again.
+    let gradients = || model.step(batch(&steps[0].micro_batches)).grads;
+    let (a, b) = (
+        used.step(model.clone(), gradients(), 1e-2, 1.0),
+        new.step(model.clone(), gradients(), 1e-2, 1.0),
+    );
+    let weights = |model: &TrainedModel| {
+        let weight = model.decoder.embed_tokens.weight.val();
+        weight.try_into_vec_as::<f32>().unwrap()
+    };
+    assert_eq!(weights(&a), weights(&b));
 }

@@ -5,6 +5,7 @@ pub mod correct;
 pub mod data;
 pub mod demo;
 pub mod export;
+mod fit;
 pub mod import;
 pub mod plan;
 pub mod report;

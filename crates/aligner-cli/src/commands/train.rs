@@ -10,7 +10,7 @@ use aligner_train::{
     StepRecord, TemplateChoice, TextMetrics, TrainConfig, TrainError, WarmupChoice, fine_tune, resume,
 };
 
-use super::demo;
+use super::{demo, fit};
 use crate::args::{TrainArgs, template};
 use crate::error::{CliError, Result, stdout_error};
 use crate::evaluator::GreedyEvaluator;
@@ -24,9 +24,16 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         return resume_run(args);
     }
     if args.model.is_none() && args.data.is_empty() && args.config.is_none() {
+        if args.fit {
+            let reason = "--fit is for a model of yours: give --model, or leave it out";
+            return Err(CliError::Usage(reason.into()));
+        }
         return demo::run(args);
     }
-    let config = resolve(args)?;
+    let mut config = resolve(args, Files::Model)?;
+    if args.fit {
+        fit::apply(&mut config, args.memory)?;
+    }
     runs::remember(&config.out);
     end(args, &config.out, fine_tune(&config, options(args)?))
 }
@@ -117,7 +124,7 @@ pub fn write_page(args: &TrainArgs, out: &Path) {
 }
 
 /// The configuration that is meant: a file's or the default, with the flags over it.
-fn resolve(args: &TrainArgs) -> Result<TrainConfig> {
+pub fn resolve(args: &TrainArgs, wanted: Files) -> Result<TrainConfig> {
     let mut config = match &args.config {
         Some(path) => TrainConfig::read(path)?,
         None => TrainConfig::default(),
@@ -126,7 +133,7 @@ fn resolve(args: &TrainArgs) -> Result<TrainConfig> {
     if config.out.as_os_str().is_empty() {
         config.out = runs::free_dir(&hub::short_name(&config.model));
     }
-    config.model = hub::local(&config.model, Files::Model)?;
+    config.model = hub::local(&config.model, wanted)?;
     // An Aligner that is trained further keeps its template unless another one is named.
     if args.template.is_none()
         && args.config.is_none()

@@ -97,13 +97,15 @@ fn loss(
     let mut d_weight = wanted[1].then(|| vec![0.0; weight.len()]);
     let chunk = (LOGITS / vocab.max(1)).max(1);
     let mut total = 0.0f64;
+    // One for all chunks: the last one's would be of another size at every step, and each would be kept.
+    let mut buffer = Buffer::take(chunk.min(ids.len()) * vocab);
     for (index, ids) in ids.chunks(chunk).enumerate() {
         let first = index * chunk * hidden;
         let part = Matrix::new(&rows[first..][..ids.len() * hidden], ids.len(), hidden, hidden);
-        let mut logits = Buffer::take(ids.len() * vocab);
-        product(&mut logits, part, head, Update::Set);
-        total += softmax_rows(&mut logits, vocab, ids);
-        let gradient = Matrix::new(&logits, ids.len(), vocab, vocab);
+        let logits = &mut buffer[..ids.len() * vocab];
+        product(logits, part, head, Update::Set);
+        total += softmax_rows(logits, vocab, ids);
+        let gradient = Matrix::new(logits, ids.len(), vocab, vocab);
         if let Some(d_rows) = &mut d_rows {
             let out = &mut d_rows[first..][..ids.len() * hidden];
             product(out, gradient, head.transposed(), Update::Set);
