@@ -65,22 +65,21 @@ fn assert_same(a: &Outcome, b: &Outcome) {
     assert!(weights(&a.model_dir) == weights(&b.model_dir), "final weights");
 }
 
-/// Four micro-batches and three, which two devices cannot divide evenly; of the last step's hundredth row they get one and
-/// none.
+/// Four micro-batches a step and three, which two devices cannot divide evenly. The last step has two: the third of three
+/// devices is idle then.
 #[test]
-fn two_workers_compute_the_run_of_one_device() {
+fn workers_compute_the_run_of_one_device() {
     let lab = Lab::new();
-    for accumulate in [4, 3] {
-        let [one, two] = ["cpu", "cpu,cpu"].map(|device| {
-            let out = format!("{accumulate}-{device}");
+    for (accumulate, several) in [(4, "cpu,cpu"), (3, "cpu,cpu"), (3, "cpu,cpu,cpu")] {
+        let [one, together] = ["cpu", several].map(|device| {
             run(&TrainConfig {
                 accumulate,
                 steps: None,
                 epochs: 1,
-                ..config(&lab, &out, device)
+                ..config(&lab, &format!("{several}-{accumulate}-{device}"), device)
             })
         });
-        assert_same(&two, &one);
+        assert_same(&together, &one);
     }
 }
 
