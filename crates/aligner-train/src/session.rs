@@ -267,16 +267,16 @@ impl Session {
         let Some(workers) = &self.workers else {
             return Ok(on_pool(|| model.seeded_step(batch, seed)));
         };
-        workers.step(model, batch, seed).or_else(|failure| {
+        workers.step(model, batch, seed).map_err(|failure| {
             // The weights are still those before this step.
             if let Err(error) = self.save(model) {
                 tracing::warn!("the state before step {step} could not be saved: {error}");
             }
-            Err(TrainError::Device {
+            TrainError::Device {
                 device: failure.device,
                 step,
                 reason: failure.reason,
-            })
+            }
         })
     }
 
