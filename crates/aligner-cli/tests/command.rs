@@ -356,6 +356,27 @@ fn a_resumed_run_refuses_other_values_and_a_started_one_a_second_start() {
 }
 
 #[test]
+fn a_run_goes_on_with_other_devices_that_are_asked_for() {
+    let lab = Lab::new();
+    let two = TRAIN.replace("--accumulate 1", "--accumulate 2");
+    let run = format!("{two} --out run");
+    let twice = lab.fails(2, &format!("{run} --device cuda:0,cuda:0"));
+    assert!(
+        twice.contains("twice") && twice.contains("cuda:0,cuda:1"),
+        "{twice}"
+    );
+    lab.ok(&format!("{run} --device cpu,cpu"));
+    lab.ok(&format!("{two} --out one"));
+    assert_eq!(losses(&lab.path("run")), losses(&lab.path("one")));
+    let recorded = || std::fs::read_to_string(lab.path("run/run.toml")).unwrap();
+    assert!(recorded().contains("device = \"cpu,cpu\""), "{}", recorded());
+    let many = lab.fails(2, "train --resume --out run --device cpu,cpu,cpu");
+    assert!(many.contains("number of devices"), "{many}");
+    lab.ok("train --resume --out run --device cpu");
+    assert!(recorded().contains("device = \"cpu\""), "{}", recorded());
+}
+
+#[test]
 fn a_run_copies_first_then_corrects_and_shows_what_it_writes() {
     let lab = Lab::new();
     let recipe = "--warmup-share 0.5 --warmup-from correction --warmup-steps 4 --warmup-lr 2e-3 --identity-share 0.25 \
@@ -383,7 +404,20 @@ fn a_run_copies_first_then_corrects_and_shows_what_it_writes() {
             let value = line[metric].as_f64().unwrap();
             assert!((0.0..=1.0).contains(&value), "{metric}: {line}");
         }
+        // Without a terminal each validation is a line with the same numbers.
+        let number = |metric: &str| line[metric].as_f64().unwrap();
+        let plain = format!(
+            "step {}/20  validation loss {:.4}  exact {:.1} %  copies {:.1} %  edit ratio {:.2}  right ones kept {:.1} %",
+            line["step"],
+            number("loss"),
+            100.0 * number("exact_match"),
+            100.0 * number("copy_rate"),
+            number("edit_ratio"),
+            100.0 * number("copy_retention")
+        );
+        assert!(said.contains(&plain), "{plain}: {said}");
     }
+    assert!(said.contains(" tokens/s"), "{said}");
     let stages: Vec<&str> = metrics
         .iter()
         .filter(|line| line["split"] == "train")

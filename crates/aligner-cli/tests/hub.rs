@@ -10,9 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use aligner_data::PromptTemplate;
-use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
-use aligner_model::{CausalDecoder, DeviceSpec, LlamaShape, ModelConfig, save_dir};
+use aligner_data::synthetic::CorrectionTask;
 use common::{Access, COMMIT, Fault, Server, sha256};
 
 const SCORE: &str = "score --model org/tiny --template correction --input rows.jsonl";
@@ -30,27 +28,9 @@ impl Lab {
         let task = CorrectionTask::new(5);
         let train = task.train(60);
         let base = dir.path().join("made");
-        let tokenizer = train_tokenizer(&train, &PromptTemplate::default(), 320, &base).unwrap();
-        let shape = LlamaShape {
-            vocab_size: tokenizer.vocab_size(),
-            hidden_size: 32,
-            intermediate_size: 48,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            max_positions: 256,
-        };
-        let config = ModelConfig::llama(shape)
-            .unwrap()
-            .with_token_ids(None, tokenizer.eos_id());
-        let decoder = CausalDecoder::random(&config, 9, &DeviceSpec::Cpu.open().unwrap()).unwrap();
-        save_dir(&config, &decoder, &base).unwrap();
-        let rows = |rows: Vec<aligner_data::Record>| -> String {
-            let line = |row: &aligner_data::Record| serde_json::to_string(&row.raw).unwrap() + "\n";
-            rows.iter().map(line).collect()
-        };
-        std::fs::write(dir.path().join("rows.jsonl"), rows(task.held_out(3))).unwrap();
-        std::fs::write(dir.path().join("train.jsonl"), rows(train)).unwrap();
+        aligner_lab::tiny_model(&train, &base);
+        aligner_lab::write_rows(&task.held_out(3), &dir.path().join("rows.jsonl"));
+        aligner_lab::write_rows(&train, &dir.path().join("train.jsonl"));
         let files: Vec<(String, Vec<u8>)> = std::fs::read_dir(&base)
             .unwrap()
             .map(|entry| entry.unwrap())

@@ -2,40 +2,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use aligner_data::PromptTemplate;
-use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
-use aligner_model::{CausalDecoder, DeviceSpec, LlamaShape, ModelConfig, save_dir};
+use aligner_data::synthetic::CorrectionTask;
 
 fn prepare(dir: &Path) {
-    let rows = CorrectionTask::new(5).train(9000);
-    let tokenizer =
-        train_tokenizer(&rows[..100], &PromptTemplate::default(), 320, &dir.join("base")).unwrap();
-    let shape = LlamaShape {
-        vocab_size: tokenizer.vocab_size(),
-        hidden_size: 32,
-        intermediate_size: 48,
-        layers: 1,
-        heads: 4,
-        kv_heads: 2,
-        max_positions: 256,
-    };
-    let config = ModelConfig::llama(shape)
-        .unwrap()
-        .with_token_ids(None, tokenizer.eos_id());
-    let decoder = CausalDecoder::random(&config, 9, &DeviceSpec::Cpu.open().unwrap()).unwrap();
-    save_dir(&config, &decoder, &dir.join("base")).unwrap();
+    let mut rows = CorrectionTask::new(5).train(9000);
+    aligner_lab::tiny_model(&rows[..100], &dir.join("base"));
     // A file of more than 32 MiB, most of it in a column that nobody reads.
-    let mut file = BufWriter::new(std::fs::File::create(dir.join("rows.jsonl")).unwrap());
     let note = "x".repeat(4096);
-    for mut row in rows {
+    for row in &mut rows {
         row.raw.insert("note".into(), note.clone().into());
-        writeln!(file, "{}", serde_json::to_string(&row.raw).unwrap()).unwrap();
     }
-    file.flush().unwrap();
+    aligner_lab::write_rows(&rows, &dir.join("rows.jsonl"));
 }
 
 fn aligner(dir: &Path, arguments: &str) -> (Output, String) {

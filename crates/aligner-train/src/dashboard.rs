@@ -28,30 +28,62 @@ pub trait Quantity: Copy + Send + Sync + 'static {
     const NAME: &'static str;
     /// Unit, if any.
     const UNIT: Option<&'static str>;
-    /// The value.
-    fn value(self) -> f64;
+    /// Digits behind the point.
+    const PRECISION: usize = 2;
+    /// The value; `None` where there is none this time.
+    fn value(self) -> Option<f64>;
 }
 
 impl Quantity for GradNorm {
     const NAME: &'static str = "Gradient norm";
     const UNIT: Option<&'static str> = None;
-    fn value(self) -> f64 {
-        self.0
+    fn value(self) -> Option<f64> {
+        Some(self.0)
     }
 }
 
 impl Quantity for TokensPerSecond {
     const NAME: &'static str = "Speed";
     const UNIT: Option<&'static str> = Some("tokens/s");
-    fn value(self) -> f64 {
-        self.0
+    fn value(self) -> Option<f64> {
+        Some(self.0)
     }
 }
+
+macro_rules! text_measures {
+    ($($(#[$doc:meta])+ $measure:ident: $name:literal),+) => {$(
+        $(#[$doc])+
+        #[derive(Debug, Clone, Copy)]
+        pub struct $measure(pub Option<f64>);
+
+        impl Quantity for $measure {
+            const NAME: &'static str = $name;
+            const UNIT: Option<&'static str> = None;
+            const PRECISION: usize = 3;
+            fn value(self) -> Option<f64> {
+                self.0
+            }
+        }
+    )+};
+}
+
+text_measures!(
+    /// Share of a validation's corrections that are the reference.
+    ExactMatch: "Exact match",
+    /// Share of a validation's corrections that are the answer.
+    CopyRate: "Copy rate",
+    /// Mean share of the words that a validation's corrections change.
+    EditRatio: "Edit ratio",
+    /// Share of a validation's references that are left alone.
+    CopyRetention: "Copy retention"
+);
 
 /// Plots a [`Quantity`].
 #[derive(Clone)]
 pub struct QuantityMetric<Q> {
     state: NumericMetricState,
+    /// Whether the last item had a value.
+    has_value: bool,
     quantity: PhantomData<Q>,
 }
 
@@ -59,6 +91,7 @@ impl<Q> Default for QuantityMetric<Q> {
     fn default() -> Self {
         Self {
             state: NumericMetricState::default(),
+            has_value: false,
             quantity: PhantomData,
         }
     }
@@ -66,7 +99,7 @@ impl<Q> Default for QuantityMetric<Q> {
 
 impl<Q: Quantity> QuantityMetric<Q> {
     fn format(&self) -> FormatOptions {
-        let format = FormatOptions::new(self.name()).precision(2);
+        let format = FormatOptions::new(self.name()).precision(Q::PRECISION);
         match Q::UNIT {
             Some(unit) => format.unit(unit),
             None => format,
@@ -90,8 +123,15 @@ impl<Q: Quantity> Metric for QuantityMetric<Q> {
     }
 
     fn update(&mut self, item: &Q, _: &MetricMetadata) -> Result<SerializedEntry, TensorReadError> {
-        self.state.update(item.value(), 1);
-        Ok(self.state.compute_update(self.format()))
+        let value = item.value();
+        self.has_value = value.is_some();
+        Ok(match value {
+            Some(value) => {
+                self.state.update(value, 1);
+                self.state.compute_update(self.format())
+            }
+            None => SerializedEntry::not_available(Q::UNIT),
+        })
     }
 
     fn compute(&mut self) -> Result<SerializedEntry, TensorReadError> {
@@ -100,16 +140,17 @@ impl<Q: Quantity> Metric for QuantityMetric<Q> {
 
     fn clear(&mut self) {
         self.state.reset();
+        self.has_value = false;
     }
 }
 
 impl<Q: Quantity> Numeric for QuantityMetric<Q> {
     fn value(&self) -> Option<NumericEntry> {
-        Some(self.state.current_value())
+        self.has_value.then(|| self.state.current_value())
     }
 
     fn running_value(&self) -> Option<NumericEntry> {
-        Some(self.state.running_value())
+        self.has_value.then(|| self.state.running_value())
     }
 
     fn final_value(&self) -> NumericEntry {

@@ -92,9 +92,11 @@ pub enum TrainError {
         /// Rows in the step.
         rows: u64,
     },
-    /// The device failed.
-    #[error("the device failed in step {step}: {reason}")]
+    /// A device failed.
+    #[error("the device {device} failed in step {step}: {reason}")]
     Device {
+        /// The device, and its place where there are several.
+        device: String,
         /// The step, counted from 1.
         step: u64,
         /// The cause.

@@ -1,16 +1,18 @@
 //! The model as burn-train sees it: one item is one optimizer step.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use aligner_data::Batch;
 use aligner_model::CausalDecoder;
 use burn::module::{Module, ModuleDisplay};
-use burn::optim::GradientsAccumulator;
+use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{ExecutionError, Tensor};
 use burn_train::metric::{Adaptor, LossInput};
 use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use crate::batches::StepBatch;
-use crate::dashboard::{GradNorm, TokensPerSecond};
+use crate::dashboard::{CopyRate, CopyRetention, EditRatio, ExactMatch, GradNorm, TokensPerSecond};
+use crate::evaluation::TextMetrics;
 use crate::objective::Objective;
 
 /// A decoder with the objective it is trained for.
@@ -30,6 +32,93 @@ impl TrainedModel {
     pub fn new(decoder: CausalDecoder, objective: Arc<dyn Objective>) -> Self {
         Self { decoder, objective }
     }
+
+    /// Forward and backward of micro-batches, their gradients summed in their order.
+    ///
+    /// Each loss is divided by the target tokens of the *whole step*: the gradient is that of one large batch, however
+    /// the rows are cut into micro-batches.
+    ///
+    /// # Errors
+    /// When a loss cannot be read from the device.
+    pub(crate) fn gradients(&self, share: &Share) -> Result<ShareOutput, String> {
+        let mut accumulator = GradientsAccumulator::new();
+        let mut losses = Vec::with_capacity(share.micro_batches.len());
+        for (index, micro_batch) in &share.micro_batches {
+            let loss = self.loss_sum(micro_batch, share.seed_of(*index));
+            let gradients = (loss.clone() * share.scale).backward();
+            losses.push(read(loss.inner())?);
+            accumulator.accumulate(self, GradientsParams::from_grads(gradients, self));
+        }
+        Ok(ShareOutput {
+            gradients: accumulator.grads(),
+            losses,
+        })
+    }
+
+    /// The loss; with a seed, what an adapter's dropout drops is a function of it.
+    fn loss_sum(&self, micro_batch: &Batch, seed: Option<u64>) -> Tensor<1> {
+        /// Burn's generators belong to the process, not to a device: workers that drop take turns. Only the forward pass
+        /// draws.
+        static DRAWS: Mutex<()> = Mutex::new(());
+        let _turn = seed.map(|seed| {
+            let turn = DRAWS.lock().unwrap_or_else(PoisonError::into_inner);
+            self.decoder.norm.weight.val().device().seed(seed);
+            turn
+        });
+        self.objective.loss_sum(&self.decoder, micro_batch)
+    }
+
+    /// [`TrainStep::step`] with the seed of the step's dropout.
+    pub(crate) fn seeded_step(&self, batch: StepBatch, seed: Option<u64>) -> TrainOutput<StepOutput> {
+        let mut output = StepOutput::of(&batch);
+        let grads = match self.gradients(&Share::whole(batch, seed)) {
+            Ok(share) => {
+                output.loss_sum = share.losses.iter().sum();
+                share.gradients
+            }
+            Err(reason) => {
+                output.failure = Some(reason);
+                GradientsParams::new()
+            }
+        };
+        TrainOutput { grads, item: output }
+    }
+}
+
+/// Some micro-batches of a step, and what they have to know of the whole.
+#[derive(Debug, Clone)]
+pub(crate) struct Share {
+    /// With their places in the step.
+    pub micro_batches: Vec<(usize, Batch)>,
+    /// One over the target tokens of the whole step.
+    pub scale: f64,
+    /// What dropout drops in the step is a function of it; `None` when nothing is dropped.
+    pub seed: Option<u64>,
+}
+
+impl Share {
+    /// All micro-batches of a step.
+    pub fn whole(batch: StepBatch, seed: Option<u64>) -> Self {
+        Self {
+            scale: 1.0 / batch.target_tokens.max(1) as f64,
+            micro_batches: batch.micro_batches.into_iter().enumerate().collect(),
+            seed,
+        }
+    }
+
+    /// A micro-batch drops the same wherever it is computed.
+    fn seed_of(&self, index: usize) -> Option<u64> {
+        self.seed.map(|seed| seed.wrapping_add((index as u64) << 32))
+    }
+}
+
+/// What a [`Share`] gave.
+#[derive(Debug)]
+pub(crate) struct ShareOutput {
+    /// The sum of the gradients.
+    pub gradients: GradientsParams,
+    /// Sum of the losses of each micro-batch's target tokens, in nats.
+    pub losses: Vec<f64>,
 }
 
 /// What one step or validation batch gave.
@@ -45,12 +134,14 @@ pub struct StepOutput {
     pub grad_norm: f64,
     /// Speed; 0 until it is known.
     pub tokens_per_second: f64,
+    /// What the model writes, with the last batch of a validation that looks.
+    pub text: Option<TextMetrics>,
     /// Why the loss could not be read from the device.
     pub failure: Option<String>,
 }
 
 impl StepOutput {
-    fn of(batch: &StepBatch) -> Self {
+    pub(crate) fn of(batch: &StepBatch) -> Self {
         Self {
             target_tokens: batch.target_tokens,
             tokens: batch.tokens,
@@ -64,36 +155,25 @@ impl StepOutput {
     }
 
     fn add(&mut self, loss_sum: Tensor<1>) {
-        match loss_sum.try_into_scalar::<f32>() {
-            Ok(value) => self.loss_sum += f64::from(value),
-            Err(error) => self.failure = Some(error.to_string()),
+        match read(loss_sum) {
+            Ok(value) => self.loss_sum += value,
+            Err(reason) => self.failure = Some(reason),
         }
     }
+}
+
+fn read(loss_sum: Tensor<1>) -> Result<f64, String> {
+    let value = loss_sum.try_into_scalar::<f32>();
+    value.map(f64::from).map_err(|error| error.to_string())
 }
 
 impl TrainStep for TrainedModel {
     type Input = StepBatch;
     type Output = StepOutput;
 
-    /// Forward and backward of all micro-batches.
-    ///
-    /// Each loss is divided by the target tokens of the *whole step*: the gradient is that of one large batch, however
-    /// the rows are cut into micro-batches.
+    /// Forward and backward of all micro-batches, without dropout's seed.
     fn step(&self, batch: StepBatch) -> TrainOutput<StepOutput> {
-        let mut output = StepOutput::of(&batch);
-        let scale = 1.0 / batch.target_tokens.max(1) as f64;
-        let mut accumulator = GradientsAccumulator::new();
-        for micro_batch in &batch.micro_batches {
-            let loss = self.objective.loss_sum(&self.decoder, micro_batch);
-            let gradients = (loss.clone() * scale).backward();
-            output.add(loss.inner());
-            let gradients = burn::optim::GradientsParams::from_grads(gradients, self);
-            accumulator.accumulate(self, gradients);
-        }
-        TrainOutput {
-            grads: accumulator.grads(),
-            item: output,
-        }
+        self.seeded_step(batch, None)
     }
 }
 
@@ -136,3 +216,14 @@ impl Adaptor<TokensPerSecond> for StepOutput {
         TokensPerSecond(self.tokens_per_second)
     }
 }
+
+macro_rules! adapt_text {
+    ($($measure:ident: $field:ident),+) => {$(
+        impl Adaptor<$measure> for StepOutput {
+            fn adapt(&self) -> $measure {
+                $measure(self.text.map(|text| text.$field))
+            }
+        }
+    )+};
+}
+adapt_text!(ExactMatch: exact_match, CopyRate: copy_rate, EditRatio: edit_ratio, CopyRetention: copy_retention);

@@ -4,6 +4,7 @@
 //!  TrainConfig ──▶ fine_tune ──▶ burn-train's SupervisedTraining ──▶ run directory
 //!                                  │  PlanLoader    stage after stage, one item = one optimizer step
 //!                                  │  TrainedModel  forward and backward of the step's micro-batches
+//!                                  │  Workers       the same on several devices
 //!                                  │  Session       clip, AdamW, schedule, validation, checkpoints
 //!                                  ▼
 //!                run.toml · metrics.jsonl · samples.jsonl · tensorboard/ · checkpoints/ · best/ · final/
@@ -35,6 +36,7 @@ mod batches;
 pub mod checkpoint;
 mod config;
 mod dashboard;
+mod devices;
 mod error;
 mod evaluation;
 mod learner;
@@ -59,10 +61,12 @@ mod strategy;
 mod tensorboard;
 mod time_plan;
 mod trainee;
+mod workers;
 
 pub use batches::{Portions, StepBatch, StepLoader};
-pub use burn_train::Interrupter;
+pub use burn_train::{Interrupter, renderer::MetricsRenderer};
 pub use config::{BestBy, CopyFrom, LoraChoice, RowPolicy, TemplateChoice, TrainConfig, WarmupChoice};
+pub use devices::DeviceList;
 pub use error::{Result, TrainError};
 pub use evaluation::{Evaluator, ModelInMemory, SampleRecord, SampleRow, TextMetrics, Verdict};
 pub use learner::{StepOutput, TrainedModel};

@@ -5,25 +5,29 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aligner_data::{AlignerManifest, Cursor, Dataset};
-use aligner_model::{DeviceSpec, weights::named_parameters};
+use aligner_model::weights::named_parameters;
 use burn::module::Module;
 use burn::optim::AdamWConfig as UnusedOptimizer;
 use burn::optim::lr_scheduler::constant::ConstantLr;
 use burn::tensor::Device;
 use burn_train::logger::InMemoryMetricLogger;
 use burn_train::metric::{LearningRateMetric, LossMetric};
+use burn_train::renderer::MetricsRenderer;
 use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 
 use crate::batches::{Portions, StepLoader};
 use crate::checkpoint::{Checkpoint, CheckpointStore, RunState, recover_dir};
 use crate::config::{BestBy, TemplateChoice, TrainConfig, WarmupChoice};
-use crate::dashboard::{GradNorm, NoDashboard, QuantityMetric, TokensPerSecond};
+use crate::dashboard::{
+    CopyRate, CopyRetention, EditRatio, ExactMatch, GradNorm, NoDashboard, QuantityMetric, TokensPerSecond,
+};
+use crate::devices::{DeviceList, with_gradients};
 use crate::error::{Result, TrainError};
 use crate::evaluation::{Evaluation, Evaluator};
 use crate::learner::TrainedModel;
 use crate::loader::PlanLoader;
 use crate::materials::Materials;
-use crate::objective::Sft;
+use crate::objective::{Objective, Sft};
 use crate::optimizer::AdamW;
 use crate::plan::Plan;
 use crate::records::Records;
@@ -33,6 +37,7 @@ use crate::session::{Event, MOMENTS, Observer, Outcome, Session};
 use crate::stages::check_rereadable;
 use crate::strategy::LanguageModelStrategy;
 use crate::trainee::{Form, Start, Trainee};
+use crate::workers::Workers;
 
 /// What a run needs besides its configuration.
 #[derive(Default)]
@@ -50,6 +55,12 @@ pub struct RunOptions {
     pub evaluator: Option<Box<dyn Evaluator>>,
     /// Write no event files for TensorBoard, whatever the configuration says.
     pub no_tensorboard: bool,
+    /// Resume on these devices, whatever the run was started on; recorded in its configuration.
+    pub devices: Option<DeviceList>,
+    /// Is given burn-train's metrics instead of its terminal dashboard.
+    pub renderer: Option<Box<dyn MetricsRenderer>>,
+    /// What is minimised instead of [`Sft`]. It is not recorded: a run is resumed with what it was started with.
+    pub objective: Option<Arc<dyn Objective>>,
 }
 
 impl std::fmt::Debug for RunOptions {
@@ -144,6 +155,13 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
     if let Some(template) = &new_template {
         config.template = template.clone();
     }
+    let new_devices = options.devices.take().map(|devices| devices.to_string());
+    let moves = new_devices
+        .as_ref()
+        .is_some_and(|devices| *devices != config.device);
+    if let Some(devices) = new_devices {
+        config.device = devices;
+    }
     config.validate()?;
     let lock = run.lock()?;
     for place in [run.best(), run.finished()] {
@@ -171,7 +189,7 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
         materials.check_against(&checkpoint.state, new_template.is_some())?;
         checkpoint.state = materials.signed(std::mem::take(&mut checkpoint.state));
     }
-    if new_template.is_some() {
+    if new_template.is_some() || moves {
         run.write_config(&config)?;
     }
     launch_run(config, run, lock, (start, materials), checkpoint, options)
@@ -185,13 +203,10 @@ fn launch_run(
     checkpoint: Option<Checkpoint>,
     mut options: RunOptions,
 ) -> Result<Outcome> {
-    let device = config.device.parse::<DeviceSpec>()?.open()?;
+    let device = config.devices()?.first().open()?;
     let place = checkpoint.as_ref().map(|checkpoint| checkpoint.dir.as_path());
-    let mut with_gradients = device.clone().autodiff();
-    if config.checkpointing {
-        with_gradients = with_gradients.gradient_checkpointing();
-    }
-    let Trainee { decoder, form } = Trainee::load(&config, start, place, &with_gradients)?;
+    let trained_on = with_gradients(device.clone(), config.checkpointing);
+    let Trainee { decoder, form } = Trainee::load(&config, start, place, &trained_on)?;
     let decoder = decoder.with_recompute(config.checkpointing);
     materials.check_fit(&config, &form.config)?;
     let plan = materials.stages.plan(&config);
@@ -221,7 +236,8 @@ fn launch_run(
         });
     }
     let loaders = loaders(&config, &materials, &plan, &state);
-    let model = TrainedModel::new(decoder, Arc::new(Sft));
+    let objective = options.objective.take().unwrap_or_else(|| Arc::new(Sft));
+    let model = TrainedModel::new(decoder, objective);
     let session = session(
         config,
         run,
@@ -233,7 +249,7 @@ fn launch_run(
         &model,
         &device,
     )?;
-    let outcome = launch(session, model, loaders, &options);
+    let outcome = launch(session, model, loaders, options);
     drop(lock);
     outcome
 }
@@ -345,7 +361,10 @@ fn session(
         None => AdamW::new(config.adamw()),
     };
     optimizer.prepare(model);
+    let devices = config.devices()?;
     Ok(Session {
+        device_name: devices.names().swap_remove(0),
+        workers: Workers::start(&devices, config.checkpointing)?,
         plan,
         store: CheckpointStore::new(run.checkpoints(), config.keep),
         log: Records::open(
@@ -371,10 +390,11 @@ fn launch(
     session: Session,
     model: TrainedModel,
     (train, valid): (PlanLoader, Option<StepLoader>),
-    options: &RunOptions,
+    options: RunOptions,
 ) -> Result<Outcome> {
     let root = session.run.root().to_path_buf();
     let valid = valid.unwrap_or_else(|| StepLoader::one_pass(Arc::new(Dataset::default()), 1));
+    let looks_at_text = session.evaluation.is_some();
     let strategy = Arc::new(LanguageModelStrategy::new(session));
     let mut training = SupervisedTraining::new(root, Arc::new(train), Arc::new(valid))
         .metrics((LossMetric::new(),))
@@ -383,10 +403,19 @@ fn launch(
         .metric_train_numeric(QuantityMetric::<TokensPerSecond>::default())
         .with_metric_logger(InMemoryMetricLogger::default())
         .with_application_logger(None)
-        .with_interrupter(options.interrupter.clone())
+        .with_interrupter(options.interrupter)
         .with_training_strategy(TrainingStrategy::Custom(strategy.clone()));
-    if !options.dashboard {
-        training = training.renderer(Box::new(NoDashboard));
+    if looks_at_text {
+        training = training
+            .metric_valid_numeric(QuantityMetric::<ExactMatch>::default())
+            .metric_valid_numeric(QuantityMetric::<CopyRate>::default())
+            .metric_valid_numeric(QuantityMetric::<EditRatio>::default())
+            .metric_valid_numeric(QuantityMetric::<CopyRetention>::default());
+    }
+    match options.renderer {
+        Some(renderer) => training = training.renderer(renderer),
+        None if options.dashboard => {}
+        None => training = training.renderer(Box::new(NoDashboard)),
     }
     // The session owns optimizer and schedule; the learner's own are never asked.
     let learner = Learner::new(model, UnusedOptimizer::new().init(), ConstantLr::from(0.0));

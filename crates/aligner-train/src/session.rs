@@ -9,7 +9,7 @@ use aligner_model::{Loaded, on_pool};
 use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
-use burn_train::{InferenceStep, Interrupter, TrainStep};
+use burn_train::{InferenceStep, Interrupter, TrainOutput};
 
 use crate::batches::StepBatch;
 use crate::checkpoint::{Best, CheckpointStore, RunState};
@@ -23,6 +23,7 @@ use crate::plan::{Plan, StagePlan};
 use crate::records::Records;
 use crate::run_dir::RunDir;
 use crate::saver::ModelSaver;
+use crate::workers::Workers;
 
 /// Name of the optimizer's moments in a checkpoint.
 pub(crate) const MOMENTS: &str = "optimizer.safetensors";
@@ -128,7 +129,11 @@ pub(crate) struct Session {
     pub saver: ModelSaver,
     pub observer: Option<Box<dyn Observer>>,
     pub interrupter: Interrupter,
+    /// The device of weights and moments, and its name in messages.
     pub device: Device,
+    pub device_name: String,
+    /// Of a run on several devices.
+    pub workers: Option<Workers>,
     /// What the model writes at each validation, where somebody looks.
     pub evaluation: Option<Evaluation>,
     /// Step of the newest checkpoint.
@@ -221,17 +226,15 @@ impl Session {
     /// Forward and backward; a loss or gradient that is not finite saves the state before this step and is an error.
     fn gradients(&mut self, model: &TrainedModel, batch: StepBatch) -> Result<(GradientsParams, StepOutput)> {
         let (start, rows, step) = (batch.start, batch.rows, self.state.step + 1);
-        if self.saver.has_dropout() {
-            // What is dropped is a function of seed and step, so that a resumed run drops the same.
-            self.device.seed(self.state.seed.wrapping_add(step));
-        }
-        let computed = on_pool(|| TrainStep::step(model, batch));
-        let (gradients, mut output) = (computed.grads, computed.item);
+        let TrainOutput {
+            grads: gradients,
+            item: mut output,
+        } = self.compute(model, batch, step)?;
         if let Some(reason) = output.failure.take() {
-            return Err(TrainError::Device { step, reason });
+            return Err(self.device_failed(step, reason));
         }
         output.grad_norm =
-            gradient_norm(model, &gradients).map_err(|reason| TrainError::Device { step, reason })?;
+            gradient_norm(model, &gradients).map_err(|reason| self.device_failed(step, reason))?;
         for (quantity, value) in [("loss", output.loss()), ("gradient norm", output.grad_norm)] {
             if !value.is_finite() {
                 self.save(model)?;
@@ -247,6 +250,42 @@ impl Session {
             }
         }
         Ok((gradients, output))
+    }
+
+    /// The step's micro-batches on the run's device or devices.
+    fn compute(
+        &mut self,
+        model: &TrainedModel,
+        batch: StepBatch,
+        step: u64,
+    ) -> Result<TrainOutput<StepOutput>> {
+        // What is dropped is a function of seed and step, so that a resumed run drops the same.
+        let seed = self
+            .saver
+            .has_dropout()
+            .then(|| self.state.seed.wrapping_add(step));
+        let Some(workers) = &self.workers else {
+            return Ok(on_pool(|| model.seeded_step(batch, seed)));
+        };
+        workers.step(model, batch, seed).map_err(|failure| {
+            // The weights are still those before this step.
+            if let Err(error) = self.save(model) {
+                tracing::warn!("the state before step {step} could not be saved: {error}");
+            }
+            TrainError::Device {
+                device: failure.device,
+                step,
+                reason: failure.reason,
+            }
+        })
+    }
+
+    fn device_failed(&self, step: u64, reason: String) -> TrainError {
+        TrainError::Device {
+            device: self.device_name.clone(),
+            step,
+            reason,
+        }
     }
 
     /// Validation and checkpoint where they are due; the ending when validation has stopped gaining.
@@ -332,26 +371,28 @@ impl Session {
         let started = Instant::now();
         let model = model.valid();
         let mut sum = StepOutput::default();
+        let mut last = None;
         screen.validating(valid.len());
         for (index, batch) in valid.iter().enumerate() {
             let mut output = InferenceStep::step(&model, batch.clone());
             if let Some(reason) = output.failure.take() {
-                return Err(TrainError::Device {
-                    step: self.state.step,
-                    reason,
-                });
+                return Err(self.device_failed(self.state.step, reason));
             }
             sum.loss_sum += output.loss_sum;
             sum.tokens += output.tokens;
             sum.target_tokens += output.target_tokens;
-            screen.validated_batch(output, index + 1, valid.len());
+            if let Some(output) = last.replace(output) {
+                screen.validated_batch(output, index, valid.len());
+            }
+        }
+        let record = self.record(Split::Valid, &sum, started.elapsed().as_secs_f64());
+        let text = self.evaluate(&model)?;
+        // burn-train's metrics are told of batches alone: what the model writes comes with the last one.
+        if let Some(output) = last {
+            screen.validated_batch(StepOutput { text, ..output }, valid.len(), valid.len());
         }
         screen.validated();
-        let record = self.record(Split::Valid, &sum, started.elapsed().as_secs_f64());
-        let record = StepRecord {
-            text: self.evaluate(&model)?,
-            ..record
-        };
+        let record = StepRecord { text, ..record };
         self.tell(&record)?;
         self.judge(&record, &model)
     }

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use aligner_data::Format;
-use aligner_model::DeviceSpec;
-use aligner_train::{BestBy, CopyFrom, MemorySize, RowPolicy, ScheduleKind};
+
+use aligner_train::{BestBy, CopyFrom, DeviceList, MemorySize, RowPolicy, ScheduleKind};
 use clap::Args;
 
 /// Arguments of `train`; what is not given comes from `--config` or has its default.
@@ -126,9 +126,10 @@ pub struct TrainArgs {
     /// is left alone (default: 0, at most 0.5).
     #[arg(long, value_name = "SHARE")]
     pub identity_share: Option<f64>,
-    /// cpu (the default), cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
-    #[arg(long, value_name = "DEVICE")]
-    pub device: Option<DeviceSpec>,
+    /// cpu (the default), cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind. Several, cuda:0,cuda:1,
+    /// divide the micro-batches of each step among them; with --resume, other ones than the run was started on.
+    #[arg(long, value_name = "DEVICES")]
+    pub device: Option<DeviceList>,
     /// Licence of the data, recorded in the trained model's aligner.json.
     #[arg(long, value_name = "TEXT")]
     pub data_licence: Option<String>,

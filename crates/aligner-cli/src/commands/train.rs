@@ -44,6 +44,7 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
         None => runs::latest()?,
     };
     let run = RunDir::new(&out);
+    let mut devices = args.device.clone();
     if run.config().is_file() {
         let recorded = run.read_config()?;
         let mut asked = recorded.clone();
@@ -58,10 +59,14 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
         if asked.model != recorded.model {
             asked.model = hub::local(&asked.model, Files::Model)?;
         }
+        if asked.device != recorded.device {
+            devices = Some(asked.devices()?);
+        }
         let same_place = TrainConfig {
             out: recorded.out.clone(),
-            // Another template is the one change that can be asked for.
+            // Another template and other devices are the changes that can be asked for.
             template: recorded.template.clone(),
+            device: recorded.device.clone(),
             // Whether it is watched changes nothing in the run.
             tensorboard: recorded.tensorboard,
             ..asked
@@ -75,6 +80,7 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
         }
     }
     let mut options = options(args)?;
+    options.devices = devices;
     options.template = args.template.as_deref().map(template_choice).transpose()?;
     runs::remember(&out);
     end(args, &out, resume(&out, options))
@@ -178,7 +184,8 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     set(&mut config.identity_share, &args.identity_share);
     set(&mut config.data_licence, &args.data_licence);
     config.tensorboard &= !args.no_tensorboard;
-    set(&mut config.device, &args.device.map(|device| device.to_string()));
+    let devices = args.device.as_ref().map(ToString::to_string);
+    set(&mut config.device, &devices);
     if args.steps.is_some() {
         config.steps = args.steps;
     } else if args.epochs.is_some() {
@@ -276,9 +283,9 @@ pub fn options(args: &TrainArgs) -> Result<RunOptions> {
         dashboard,
         observer: Some(Box::new(move |event: &Event<'_>| lines.tell(event))),
         interrupter,
-        template: None,
         evaluator: Some(Box::new(GreedyEvaluator)),
         no_tensorboard: args.no_tensorboard,
+        ..RunOptions::default()
     })
 }
 

@@ -7,13 +7,10 @@
     missing_docs
 )]
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use aligner_data::PromptTemplate;
-use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
-use aligner_model::{CausalDecoder, DeviceSpec, LlamaShape, ModelConfig, save_dir};
+use aligner_data::synthetic::CorrectionTask;
 use serde_json::Value;
 
 /// A folder with a tiny model and rows.
@@ -28,28 +25,9 @@ impl Lab {
         };
         let task = CorrectionTask::new(5);
         let train = task.train(120);
-        let base = lab.path("base");
-        let tokenizer = train_tokenizer(&train, &PromptTemplate::default(), 320, &base).unwrap();
-        let shape = LlamaShape {
-            vocab_size: tokenizer.vocab_size(),
-            hidden_size: 32,
-            intermediate_size: 48,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            max_positions: 256,
-        };
-        let config = ModelConfig::llama(shape)
-            .unwrap()
-            .with_token_ids(None, tokenizer.eos_id());
-        let decoder = CausalDecoder::random(&config, 9, &DeviceSpec::Cpu.open().unwrap()).unwrap();
-        save_dir(&config, &decoder, &base).unwrap();
-        for (name, rows) in [("train.jsonl", train), ("few.jsonl", task.held_out(6))] {
-            let mut file = std::fs::File::create(lab.path(name)).unwrap();
-            for row in rows {
-                writeln!(file, "{}", serde_json::to_string(&row.raw).unwrap()).unwrap();
-            }
-        }
+        aligner_lab::tiny_model(&train, &lab.path("base"));
+        aligner_lab::write_rows(&train, &lab.path("train.jsonl"));
+        aligner_lab::write_rows(&task.held_out(6), &lab.path("few.jsonl"));
         lab
     }
 

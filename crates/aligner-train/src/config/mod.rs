@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::choices::{LoraChoice, RowPolicy, TemplateChoice};
 pub use self::recipe::{BestBy, CopyFrom, WarmupChoice};
+use crate::devices::DeviceList;
 use crate::error::{Result, TrainError};
 use crate::optimizer::AdamWConfig;
 use crate::schedule::ScheduleKind;
@@ -26,7 +27,8 @@ pub struct TrainConfig {
     pub valid: Vec<PathBuf>,
     /// Run directory.
     pub out: PathBuf,
-    /// `cpu`, `cuda[:N]`, `vulkan[:N]`, `metal[:N]`, `webgpu[:N]`.
+    /// `cpu`, `cuda[:N]`, `vulkan[:N]`, `metal[:N]`, `webgpu[:N]`; several, separated by commas, divide the micro-batches of
+    /// each step among them (see [`DeviceList`]).
     pub device: String,
     /// Write event files for TensorBoard.
     pub tensorboard: bool,
@@ -201,6 +203,7 @@ impl TrainConfig {
         positive("steps", self.steps != Some(0), "at least 1")?;
         positive("micro_batch", self.micro_batch > 0, "at least 1")?;
         positive("accumulate", self.accumulate > 0, "at least 1")?;
+        self.check_devices()?;
         positive("lr", self.lr > 0.0 && self.lr.is_finite(), "a positive number")?;
         positive(
             "warmup_ratio",
@@ -242,6 +245,26 @@ impl TrainConfig {
             "in 0..=0.5",
         )?;
         self.warmup.validate()
+    }
+
+    /// The devices by their names.
+    ///
+    /// # Errors
+    /// When [`device`](Self::device) is not a list of them.
+    pub fn devices(&self) -> Result<DeviceList> {
+        self.device.parse()
+    }
+
+    fn check_devices(&self) -> Result<()> {
+        let (devices, accumulate) = (self.devices()?.len(), self.accumulate);
+        if accumulate >= devices {
+            return Ok(());
+        }
+        let reason = format!(
+            "must be at least the number of devices, best a multiple: it is {accumulate}, and `{}` are {devices} that              divide the micro-batches of a step among them",
+            self.device
+        );
+        Err(TrainError::config("accumulate", reason))
     }
 
     /// AdamW's part.
@@ -429,6 +452,21 @@ mod tests {
                 "steps",
                 TrainConfig {
                     steps: Some(0),
+                    ..usable.clone()
+                },
+            ),
+            (
+                "device",
+                TrainConfig {
+                    device: "cuda:1,cuda:1".into(),
+                    ..usable.clone()
+                },
+            ),
+            (
+                "accumulate",
+                TrainConfig {
+                    device: "cpu,cpu,cpu".into(),
+                    accumulate: 2,
                     ..usable.clone()
                 },
             ),

@@ -70,7 +70,7 @@ impl MemoryChoices {
             lora,
             base_weights: BaseWeights::F32,
             checkpointing: run.checkpointing,
-            device: run.device.parse()?,
+            device: run.devices()?.first(),
         };
         Ok((ModelConfig::read(&start.base)?, choices))
     }

@@ -3,17 +3,13 @@
 
 pub mod writer;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use aligner_data::PromptTemplate;
-use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
-use aligner_model::{CausalDecoder, LlamaShape, ModelConfig, save_dir};
+use aligner_data::synthetic::CorrectionTask;
 use aligner_train::{
     Event, Interrupter, Observer, Outcome, RunDir, RunOptions, Split, StepRecord, TrainConfig, WarmupChoice,
     fine_tune,
 };
-use burn::tensor::Device;
 
 /// A tiny model, rows, and a configuration of twelve steps over them.
 pub struct Lab {
@@ -27,32 +23,9 @@ impl Lab {
         };
         let task = CorrectionTask::new(5);
         let train = task.train(100);
-        let base = lab.path("base");
-        let tokenizer = train_tokenizer(&train, &PromptTemplate::default(), 320, &base).unwrap();
-        let shape = LlamaShape {
-            vocab_size: tokenizer.vocab_size(),
-            hidden_size: 32,
-            intermediate_size: 48,
-            layers: 2,
-            heads: 4,
-            kv_heads: 2,
-            max_positions: 256,
-        };
-        let config = ModelConfig::llama(shape)
-            .unwrap()
-            .with_token_ids(None, tokenizer.eos_id());
-        save_dir(
-            &config,
-            &CausalDecoder::random(&config, 9, &Device::flex()).unwrap(),
-            &base,
-        )
-        .unwrap();
-        for (name, rows) in [("train.jsonl", train), ("valid.jsonl", task.held_out(10))] {
-            let mut file = std::fs::File::create(lab.path(name)).unwrap();
-            for row in rows {
-                writeln!(file, "{}", serde_json::to_string(&row.raw).unwrap()).unwrap();
-            }
-        }
+        aligner_lab::tiny_model(&train, &lab.path("base"));
+        aligner_lab::write_rows(&train, &lab.path("train.jsonl"));
+        aligner_lab::write_rows(&task.held_out(10), &lab.path("valid.jsonl"));
         lab
     }
 

@@ -51,7 +51,7 @@ fn as_training(args: &PlanArgs) -> TrainArgs {
         max_length: Some(args.max_length),
         lora_rank: args.lora_rank,
         checkpointing: args.checkpointing,
-        device: Some(args.device),
+        device: Some(args.device.into()),
         ..TrainArgs::default()
     }
 }
