@@ -4,7 +4,7 @@
 //! needs is there and hardly a gradient, and the end of the backward pass, when it is the other way round. In between, one
 //! shrinks and the other grows evenly, so that no other moment is higher.
 
-use aligner_model::{Activation, LoraConfig, ModelConfig, NormPlacement, QkNorm};
+use aligner_model::{Activation, LoraConfig, ModelConfig, NormPlacement, QkNorm, WeightFormat};
 use serde::Serialize;
 
 /// Bytes of an element.
@@ -34,6 +34,8 @@ pub struct MemoryChoices {
     pub lora: Option<LoraConfig>,
     /// Whether activations are computed again in the backward pass.
     pub checkpointing: bool,
+    /// How the base's linear layers are held under an adapter.
+    pub base_weights: WeightFormat,
 }
 
 /// When memory is at its highest.
@@ -84,7 +86,7 @@ impl MemoryPlan {
             .as_ref()
             .map_or(0.0, |lora| adapter_parameters(config, lora));
         let is_full = choices.lora.is_none();
-        let weights = config.parameters() as f64 + adapter;
+        let weights = config.parameters() as f64 + adapter - held_less(config, choices.base_weights);
         let trained = if is_full { weights } else { adapter };
         let earlier = if choices.accumulate > 1 { trained } else { 0.0 };
         let table = if is_full { shape.vocab * shape.hidden } else { 0.0 };
@@ -100,7 +102,8 @@ impl MemoryPlan {
         } else {
             (PeakMoment::BackwardEnd, backward)
         };
-        let (logits, scratch) = (shape.logits(), shape.tokens * shape.scratch());
+        let panel = largest_panel(config, choices.base_weights);
+        let (logits, scratch) = (shape.logits(), shape.tokens * shape.scratch() + panel);
         let held = HELD_SHARE * (gradients + activations + logits + scratch) + GAPS_SHARE * 2.0 * trained;
         let fixed = PROGRAM_BYTES + TOKENIZER_BYTES * shape.vocab;
         // Saturates: what no machine has need not be told apart.
@@ -213,22 +216,41 @@ fn largest(most: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
     Some(good)
 }
 
-/// Weights of an adapter, in elements.
-fn adapter_parameters(config: &ModelConfig, lora: &LoraConfig) -> f64 {
+/// The linear layers of a block: name, input and output.
+fn linear_layers(config: &ModelConfig) -> [(&'static str, usize, usize); 7] {
     let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    let projections = [
-        ("self_attn.q_proj", hidden + queries),
-        ("self_attn.k_proj", hidden + keys),
-        ("self_attn.v_proj", hidden + keys),
-        ("self_attn.o_proj", queries + hidden),
-        ("mlp.gate_proj", hidden + inner),
-        ("mlp.up_proj", hidden + inner),
-        ("mlp.down_proj", inner + hidden),
-    ];
+    [
+        ("self_attn.q_proj", hidden, queries),
+        ("self_attn.k_proj", hidden, keys),
+        ("self_attn.v_proj", hidden, keys),
+        ("self_attn.o_proj", queries, hidden),
+        ("mlp.gate_proj", hidden, inner),
+        ("mlp.up_proj", hidden, inner),
+        ("mlp.down_proj", inner, hidden),
+    ]
+}
+
+/// What a format takes less than f32 for all linear layers of the blocks, in elements of f32.
+fn held_less(config: &ModelConfig, format: WeightFormat) -> f64 {
+    let less = |(_, input, output)| {
+        (WeightFormat::F32.bytes(input, output) - format.bytes(input, output)) as f64 / ELEMENT
+    };
+    linear_layers(config).map(less).iter().sum::<f64>() * config.layers as f64
+}
+
+/// The largest part of a weight that is there as f32 for a product, in elements.
+fn largest_panel(config: &ModelConfig, format: WeightFormat) -> f64 {
+    let panels = linear_layers(config).map(|(_, input, output)| format.scratch_bytes(input, output));
+    panels.into_iter().max().unwrap_or(0) as f64 / ELEMENT
+}
+
+/// Weights of an adapter, in elements.
+fn adapter_parameters(config: &ModelConfig, lora: &LoraConfig) -> f64 {
     let mut widths = 0;
     for layer in 0..config.layers {
-        for (name, width) in projections {
+        for (name, input, output) in linear_layers(config) {
+            let width = input + output;
             if lora
                 .target_modules
                 .contains(&format!("model.layers.{layer}.{name}"))
@@ -413,6 +435,7 @@ mod tests {
             accumulate: 1,
             lora: None,
             checkpointing: false,
+            base_weights: WeightFormat::F32,
         }
     }
 
@@ -448,6 +471,14 @@ mod tests {
         let lora = of(|choices| choices.lora = Some(LoraConfig::default()));
         // PEFT counts 4 884 480 for rank 16 on every linear layer.
         assert_eq!(lora.moments_bytes, 2 * 4 * 4_884_480);
+        let int8 = of(|choices| {
+            choices.lora = Some(LoraConfig::default());
+            choices.base_weights = WeightFormat::Int8;
+        });
+        // Nine bits instead of 32 for each weight of the linear layers, and a panel of the largest.
+        let linear = 30 * (2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536);
+        assert_eq!(lora.weights_bytes - int8.weights_bytes, linear / 8 * 23);
+        assert_eq!(int8.scratch_bytes - lora.scratch_bytes, 4 * 576 * 1536);
         let again = of(|choices| choices.checkpointing = true);
         assert_eq!(again.moment, PeakMoment::BackwardEnd);
         assert!(again.activations_bytes < of(|_| ()).activations_bytes / 10);

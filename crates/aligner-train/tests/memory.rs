@@ -66,6 +66,7 @@ fn the_predicted_peak_is_the_measured_one() {
             accumulate: 1,
             lora: None,
             checkpointing: false,
+            base_weights: aligner_model::WeightFormat::F32,
         },
     );
     // Program and tokenizer were there before, or are not there at all.

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use aligner_hub::Files;
-use aligner_model::{LoraAdapter, LoraConfig, ModelConfig};
+use aligner_model::{LoraAdapter, LoraConfig, ModelConfig, WeightFormat};
 use aligner_train::{MemoryChoices, MemoryPlan, MemorySize, PeakMoment};
 use serde_json::json;
 
@@ -15,12 +15,19 @@ use crate::hub;
 /// Tells how much memory a run takes, and what fits into what there is.
 pub fn run(args: &PlanArgs) -> Result<()> {
     let (config, lora) = subject(args)?;
+    if args.base_weights != WeightFormat::F32 && lora.is_none() {
+        return Err(CliError::Usage(format!(
+            "--base-weights {} is for a base under an adapter: give --lora-rank",
+            args.base_weights
+        )));
+    }
     let choices = MemoryChoices {
         micro_batch: args.micro_batch,
         max_length: args.max_length,
         accumulate: args.accumulate,
         lora,
         checkpointing: args.checkpointing,
+        base_weights: args.base_weights,
     };
     let answer = Answer::new(&config, choices, args.memory);
     let text = if args.json {
@@ -126,6 +133,7 @@ impl Answer {
             "accumulate": self.choices.accumulate,
             "lora_rank": self.choices.lora.as_ref().map(|lora| lora.rank),
             "checkpointing": self.choices.checkpointing,
+            "base_weights": self.choices.base_weights,
             "peak": self.plan,
             "fit": fit,
         })

@@ -170,6 +170,7 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     set(&mut config.best_by, &args.best_by);
     set(&mut config.identity_share, &args.identity_share);
     set(&mut config.data_licence, &args.data_licence);
+    set(&mut config.base_weights, &args.base_weights);
     config.tensorboard &= !args.no_tensorboard;
     set(&mut config.device, &args.device.map(|device| device.to_string()));
     if args.steps.is_some() {

@@ -1,23 +1,60 @@
 //! Linear layers over slices, with bias and adapter, forward and backward.
 
+use std::ops::Range;
+
 use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::buffers::Buffer;
 use super::flex::PIECE;
+use super::int8::Int8Weight;
 use super::matmul::{Matrix, Update, new_product, product};
+use super::runs_fused;
 use super::slots::Slots;
 
 /// A linear layer as a larger operation takes it: `x W + b + scale · x A B`.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// `[input, output]`
-    pub weight: Tensor<2>,
+    pub weight: LinearWeight,
     /// `[output]`
     pub bias: Option<Tensor<1>>,
     /// An adapter.
     pub lora: Option<LowRank>,
+}
+
+/// The weight of a [`Linear`].
+#[derive(Debug, Clone)]
+pub enum LinearWeight {
+    /// `[input, output]`
+    Dense(Tensor<2>),
+    /// One that is not trained.
+    Int8(Int8Weight),
+}
+
+impl From<Tensor<2>> for LinearWeight {
+    fn from(weight: Tensor<2>) -> Self {
+        Self::Dense(weight)
+    }
+}
+
+impl LinearWeight {
+    /// Whether the fused CPU operations can take it.
+    pub(super) fn runs_fused(&self) -> bool {
+        match self {
+            Self::Dense(weight) => runs_fused(weight),
+            Self::Int8(_) => true,
+        }
+    }
+
+    /// `[input, output]`, whatever it was.
+    fn into_tensor(self, device: &Device) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => weight,
+            Self::Int8(weight) => weight.tensor(device),
+        }
+    }
 }
 
 /// A low-rank update of a [`Linear`].
@@ -34,10 +71,23 @@ pub struct LowRank {
 /// Slots of a linear layer: weight, bias, A, B.
 pub(super) const SLOTS: usize = 4;
 
+/// What of a linear layer is no tensor.
+#[derive(Debug, Clone)]
+pub(super) struct LinearPlan {
+    /// The adapter's scale.
+    scale: f32,
+    /// The weight whose slot is empty.
+    int8: Option<Int8Weight>,
+}
+
 impl Linear {
-    /// Puts the tensors into the next four slots; returns the adapter's scale.
-    pub(super) fn into_slots(self, slots: &mut Slots) -> f32 {
-        slots.push(Some(self.weight));
+    /// Puts the tensors into the next four slots; returns what else there is.
+    pub(super) fn into_slots(self, slots: &mut Slots) -> LinearPlan {
+        let (weight, int8) = match self.weight {
+            LinearWeight::Dense(weight) => (Some(weight), None),
+            LinearWeight::Int8(weight) => (None, Some(weight)),
+        };
+        slots.push(weight);
         slots.push(self.bias);
         let (a, b, scale) = match self.lora {
             Some(LowRank { a, b, scale }) => (Some(a), Some(b), scale),
@@ -45,7 +95,10 @@ impl Linear {
         };
         slots.push(a);
         slots.push(b);
-        scale as f32
+        LinearPlan {
+            scale: scale as f32,
+            int8,
+        }
     }
 
     /// The layer composed of Burn's own operations.
@@ -57,7 +110,8 @@ impl Linear {
         let update = self
             .lora
             .map(|LowRank { a, b, scale }| x.clone().matmul(a).matmul(b) * scale);
-        let mut out = x.matmul(self.weight);
+        let weight = self.weight.into_tensor(&x.device());
+        let mut out = x.matmul(weight);
         if let Some(bias) = self.bias {
             out = out + bias.unsqueeze();
         }
@@ -71,7 +125,7 @@ impl Linear {
 /// The elements of a linear layer's tensors.
 #[derive(Clone, Copy)]
 pub(super) struct Weights<'a> {
-    weight: &'a [f32],
+    weight: Weight<'a>,
     bias: Option<&'a [f32]>,
     lora: Option<(&'a [f32], &'a [f32])>,
     scale: f32,
@@ -79,27 +133,74 @@ pub(super) struct Weights<'a> {
     pub output: usize,
 }
 
+/// A weight, or what it is computed from.
+#[derive(Clone, Copy)]
+enum Weight<'a> {
+    Dense(&'a [f32]),
+    Int8(&'a Int8Weight),
+}
+
 /// Gradients of a linear layer's tensors, where they were asked for.
 pub(super) type Gradients = [Option<Vec<f32>>; SLOTS];
 
 impl<'a> Weights<'a> {
     /// Reads four slots, whose tensors are contiguous.
-    pub fn of(slots: &'a [Option<FloatTensor<Flex>>], scale: f32) -> Self {
+    pub fn of(slots: &'a [Option<FloatTensor<Flex>>], plan: &'a LinearPlan) -> Self {
         let slice = |slot: usize| slots[slot].as_ref().and_then(|tensor| tensor.as_slice::<f32>());
-        let dims = slots[0].as_ref().map(|weight| weight.shape());
-        let (input, output) = dims.map_or((0, 0), |shape| (shape[0], shape[1]));
+        let dense = || {
+            let dims = slots[0].as_ref().map(|weight| weight.shape());
+            let (input, output) = dims.map_or((0, 0), |shape| (shape[0], shape[1]));
+            Self {
+                weight: Weight::Dense(slice(0).unwrap_or_default()),
+                bias: None,
+                lora: None,
+                scale: 0.0,
+                input,
+                output,
+            }
+        };
         Self {
-            weight: slice(0).unwrap_or_default(),
             bias: slice(1),
             lora: slice(2).zip(slice(3)),
-            scale,
+            scale: plan.scale,
+            ..plan.int8.as_ref().map_or_else(dense, Self::int8)
+        }
+    }
+
+    /// A weight in eight bits alone.
+    pub fn int8(weight: &'a Int8Weight) -> Self {
+        let [input, output] = weight.dims();
+        Self {
+            weight: Weight::Int8(weight),
+            bias: None,
+            lora: None,
+            scale: 0.0,
             input,
             output,
         }
     }
 
-    fn matrix(&self) -> Matrix<'a> {
-        Matrix::new(self.weight, self.input, self.output, self.output)
+    /// Calls `each` with the weight as f32, in panels that follow each other along its inputs, each `[inputs, output]`.
+    fn by_input(&self, mut each: impl FnMut(Range<usize>, Matrix<'_>)) {
+        match self.weight {
+            Weight::Dense(weight) => each(
+                0..self.input,
+                Matrix::new(weight, self.input, self.output, self.output),
+            ),
+            Weight::Int8(weight) => weight.by_input(each),
+        }
+    }
+
+    /// Calls `each` with the weight's transpose as f32, in panels that follow each other along its outputs, each
+    /// `[outputs, input]`.
+    fn by_output(&self, mut each: impl FnMut(Range<usize>, Matrix<'_>)) {
+        match self.weight {
+            Weight::Dense(weight) => each(
+                0..self.output,
+                Matrix::new(weight, self.input, self.output, self.output).transposed(),
+            ),
+            Weight::Int8(weight) => weight.by_output(each),
+        }
     }
 
     /// `A` and `B` with their rank.
@@ -116,7 +217,15 @@ impl<'a> Weights<'a> {
     /// The layer's output for `rows` rows of `x`.
     pub fn new_forward(&self, x: &[f32], rows: usize) -> Vec<f32> {
         let x = Matrix::new(x, rows, self.input, self.input);
-        let mut out = new_product(x, self.matrix());
+        let mut out = Vec::new();
+        self.by_input(|inputs, panel| {
+            let x = columns(x, &inputs);
+            if inputs.start == 0 {
+                out = new_product(x, panel);
+            } else {
+                product(&mut out, x, panel, Update::Add(1.0));
+            }
+        });
         self.add_rest(x, &mut out);
         out
     }
@@ -124,7 +233,7 @@ impl<'a> Weights<'a> {
     /// The layer's output for `rows` rows of `x`, added to `out`.
     pub fn add_forward(&self, x: &[f32], rows: usize, out: &mut [f32]) {
         let x = Matrix::new(x, rows, self.input, self.input);
-        product(out, x, self.matrix(), Update::Add(1.0));
+        self.by_input(|inputs, panel| product(out, columns(x, &inputs), panel, Update::Add(1.0)));
         self.add_rest(x, out);
     }
 
@@ -188,13 +297,35 @@ impl<'a> Weights<'a> {
             low_gradient = Some((gradient, a, rank));
         }
         if let Some((dx, update)) = dx {
-            product(dx, dy_matrix, self.matrix().transposed(), update);
+            self.input_gradient(dy, rows, dx, update);
             if let Some((gradient, a, rank)) = &low_gradient {
                 let gradient = Matrix::new(gradient, rows, *rank, *rank);
                 product(dx, gradient, a.transposed(), Update::Add(1.0));
             }
         }
         [weight, bias, da, db]
+    }
+
+    /// The gradient of the input by way of the weight, set or added to `dx`.
+    pub fn input_gradient(&self, dy: &[f32], rows: usize, dx: &mut [f32], update: Update) {
+        let dy = Matrix::new(dy, rows, self.output, self.output);
+        self.by_output(|outputs, panel| {
+            let update = match update {
+                Update::Set if outputs.start > 0 => Update::Add(1.0),
+                update => update,
+            };
+            product(dx, columns(dy, &outputs), panel, update);
+        });
+    }
+}
+
+/// Some columns of a matrix without gaps in its rows.
+fn columns<'a>(matrix: Matrix<'a>, columns: &Range<usize>) -> Matrix<'a> {
+    Matrix {
+        // Without rows there is nothing to begin in.
+        data: matrix.data.get(columns.start..).unwrap_or_default(),
+        columns: columns.len(),
+        ..matrix
     }
 }
 

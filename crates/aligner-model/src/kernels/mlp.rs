@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::buffers::Buffer;
 use super::flex::{PIECE, contiguous, copied, elements, tensor};
-use super::linear::{Linear, SLOTS, Weights};
+use super::linear::{Linear, LinearPlan, SLOTS, Weights};
 use super::math::{sigmoid, vectorized};
 use super::matmul::Update;
 use super::slots::{Present, Row, Slots, gradient_nodes, nodes, register_all};
@@ -57,30 +57,30 @@ pub struct MlpSettings {
 /// - `x`: `[tokens, hidden]`
 /// - output: as `x`
 pub fn mlp(x: Tensor<2>, inputs: MlpInputs, settings: MlpSettings) -> Tensor<2> {
-    if !runs_fused(&x) || !runs_fused(&inputs.gate.weight) {
+    if !runs_fused(&x) || !inputs.gate.weight.runs_fused() {
         return reference::mlp(x, inputs, settings);
     }
     let mut slots = Slots::default();
     slots.push(Some(x));
     let (norm, epsilon) = Norm::into_parts(inputs.norm);
     slots.push(norm);
-    let scales = [inputs.gate, inputs.up, inputs.down].map(|linear| linear.into_slots(&mut slots));
+    let linears = [inputs.gate, inputs.up, inputs.down].map(|linear| linear.into_slots(&mut slots));
     let (tensors, present) = slots.into_parts();
     let plan = MlpPlan {
         present,
         epsilon,
-        scales,
+        linears,
         settings,
     };
     Tensor::from_dispatch(<Dispatch as MlpOps>::mlp(tensors, plan))
 }
 
 /// How the tensors of [`MlpOps::mlp`] are to be read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct MlpPlan {
     present: Present,
     epsilon: f32,
-    scales: [f32; 3],
+    linears: [LinearPlan; 3],
     settings: MlpSettings,
 }
 
@@ -124,7 +124,7 @@ struct Inner {
 
 impl<'a> Work<'a> {
     fn new(inputs: &'a Inputs, plan: &'a MlpPlan) -> Self {
-        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], plan.scales[index]);
+        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], &plan.linears[index]);
         let x = elements(inputs[0].as_ref()).unwrap_or_default();
         let gate = linear(0);
         Self {

@@ -11,7 +11,7 @@ use burn::tensor::Tensor;
 use super::attention::{self, Angles, AttentionSettings};
 use super::buffers::Buffer;
 use super::flex::{contiguous, copied, elements, tensor};
-use super::linear::{Linear, SLOTS, Weights};
+use super::linear::{Linear, LinearPlan, SLOTS, Weights};
 use super::matmul::Update;
 use super::sequences::Sequences;
 use super::slots::{Present, Row, Slots, gradient_nodes, nodes, register_all};
@@ -57,7 +57,7 @@ pub fn self_attention(
     settings: SelfAttentionSettings,
 ) -> Tensor<2> {
     let softcap = settings.attention.softcap.is_some();
-    if softcap || !runs_fused(&x) || !runs_fused(&inputs.query.weight) {
+    if softcap || !runs_fused(&x) || !inputs.query.weight.runs_fused() {
         return reference::self_attention(x, inputs, sequences, settings);
     }
     let mut slots = Slots::default();
@@ -65,12 +65,12 @@ pub fn self_attention(
     let (norm, epsilon) = Norm::into_parts(inputs.norm);
     slots.push(norm);
     let linears = [inputs.query, inputs.key, inputs.value, inputs.output];
-    let scales = linears.map(|linear| linear.into_slots(&mut slots));
+    let linears = linears.map(|linear| linear.into_slots(&mut slots));
     let (tensors, present) = slots.into_parts();
     let plan = SelfAttentionPlan {
         present,
         epsilon,
-        scales,
+        linears,
         sequences: sequences.clone(),
         settings,
     };
@@ -88,7 +88,7 @@ pub fn self_attention(
 pub struct SelfAttentionPlan {
     present: Present,
     epsilon: f32,
-    scales: [f32; 4],
+    linears: [LinearPlan; 4],
     sequences: Sequences,
     settings: SelfAttentionSettings,
 }
@@ -150,7 +150,7 @@ struct Inner {
 
 impl<'a> Work<'a> {
     fn new(inputs: &'a Inputs, angles: &'a Angles, plan: &'a SelfAttentionPlan) -> Self {
-        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], plan.scales[index]);
+        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], &plan.linears[index]);
         let x = elements(inputs[0].as_ref()).unwrap_or_default();
         let query = linear(0);
         Self {
