@@ -116,8 +116,10 @@ impl Loader<'_> {
         for (layer, projection) in decoder.projections_mut() {
             let [input, output] = projection.dims();
             // As the file has it: blocks lie along the input.
-            if let Some(weight) = self.fetch_host(format!("{layer}.weight"), false, &[output, input])? {
-                projection.weight = ProjectionWeight::Int8(Int8Weight::quantize(&weight)?);
+            let name = format!("{layer}.weight");
+            if let Some(weight) = self.fetch_host(name.clone(), false, &[output, input])? {
+                let named = |error| ModelError::weights(self.source.path(), format!("{name}: {error}"));
+                projection.weight = ProjectionWeight::Int8(Int8Weight::quantize(&weight).map_err(named)?);
             }
         }
         Ok(())
