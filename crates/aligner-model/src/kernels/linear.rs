@@ -26,6 +26,10 @@ pub struct Linear {
 
 /// The weight of a [`Linear`].
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives as long as a call, and a box would be one more allocation for it"
+)]
 pub enum LinearWeight {
     /// `[input, output]`
     Dense(Tensor<2>),
