@@ -31,7 +31,7 @@ fn trained<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 
 fn linear(input: usize, output: usize) -> Linear {
     Linear {
-        weight: trained([input, output]),
+        weight: trained([input, output]).into(),
         bias: None,
         lora: None,
     }

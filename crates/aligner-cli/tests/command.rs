@@ -587,6 +587,44 @@ fn an_adapter_is_trained_used_and_trained_further() {
 }
 
 #[test]
+fn a_base_in_int8_is_recorded_planned_and_merged_into_as_it_was() {
+    let lab = Lab::new();
+    lab.ok(&format!(
+        "{TRAIN} --out runs/int8 --lora-rank 4 --base-weights int8"
+    ));
+    let toml = std::fs::read_to_string(lab.path("runs/int8/run.toml")).unwrap();
+    assert!(toml.contains("base_weights = \"int8\""), "{toml}");
+    let error = lab.fails(2, "train --resume --out runs/int8 --base-weights f32");
+    assert!(error.contains("base_weights"), "{error}");
+    // The adapter runs, and is exported, over the weights as the base's files have them.
+    lab.ok("export runs/int8 --format hf --out merged");
+    assert_eq!(
+        lab.ok("score --input few.jsonl --model merged").lines().count(),
+        lab.ok("score --input few.jsonl --model runs/int8")
+            .lines()
+            .count(),
+    );
+    for asked in [
+        &format!("{TRAIN} --out x --base-weights int8"),
+        "plan --model base --max-length 256 --base-weights int8",
+    ] {
+        let output = lab.command(asked).output().unwrap();
+        assert!(
+            !output.status.success() && text(&output.stderr).contains("--lora-rank"),
+            "{asked}"
+        );
+    }
+    let weights = |flags: &str| -> u64 {
+        let plan = lab.ok(&format!(
+            "plan --model base --max-length 256 --lora-rank 4 --json {flags}"
+        ));
+        let plan: Value = serde_json::from_str(&plan).unwrap();
+        plan["peak"]["weights_bytes"].as_u64().unwrap()
+    };
+    assert!(weights("--base-weights int8") < weights(""));
+}
+
+#[test]
 fn an_aligner_that_is_trained_further_keeps_its_template() {
     let lab = Lab::new();
     lab.ok(&format!("{TRAIN} --out runs/edit --template edit"));

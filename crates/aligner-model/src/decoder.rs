@@ -6,9 +6,10 @@ use burn::tensor::{Device, Int, Tensor};
 
 use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
-use crate::kernels::{self, HeadLayout, Sequences};
+use crate::kernels::{self, HeadLayout, Sequences, WeightFormat};
 use crate::nn::{
-    Block, CausalMask, KvCache, Packed, Projection, RmsNorm, RmsNormConfig, Rope, Rotation, Rotations, Step,
+    Block, CausalMask, KvCache, Packed, Projection, ProjectionWeight, RmsNorm, RmsNormConfig, Rope, Rotation,
+    Rotations, Step,
 };
 use crate::weights;
 
@@ -245,7 +246,12 @@ impl CausalDecoder {
             Some(head) if head.lora.is_some() || head.bias.is_some() => {
                 return kernels::reference::logits_nll(self.logits_of_rows(rows), ids);
             }
-            Some(head) => (head.weight.val(), HeadLayout::ByInput),
+            Some(head) => match &head.weight {
+                ProjectionWeight::Dense(weight) => (weight.val(), HeadLayout::ByInput),
+                ProjectionWeight::Int8(_) => {
+                    return kernels::reference::logits_nll(self.logits_of_rows(rows), ids);
+                }
+            },
             None => (self.embed_tokens.weight.val(), HeadLayout::ByToken),
         };
         kernels::token_nll(rows, weight, layout, ids)
@@ -266,6 +272,17 @@ impl CausalDecoder {
             ];
             projection_names(index).into_iter().zip(projections)
         })
+    }
+
+    /// How the weights of the blocks' linear layers are held.
+    pub fn weight_format(&self) -> WeightFormat {
+        let is_int8 =
+            |(_, projection): (String, &Projection)| matches!(projection.weight, ProjectionWeight::Int8(_));
+        if self.projections().any(is_int8) {
+            WeightFormat::Int8
+        } else {
+            WeightFormat::F32
+        }
     }
 
     pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = (String, &mut Projection)> {

@@ -55,9 +55,9 @@ pub use config::{
 pub use decoder::CausalDecoder;
 pub use device::{DeviceSpec, compiled_devices};
 pub use error::{ModelError, Result};
-pub use kernels::Sequences;
+pub use kernels::{Int8Weight, Sequences, WeightFormat};
 pub use lora::{LoraAdapter, LoraConfig, TargetModules};
 pub use loss::Targets;
 pub use nn::KvCache;
 pub use pool::on_pool;
-pub use weights::{Loaded, load_dir, save_dir};
+pub use weights::{Loaded, load_dir, load_dir_as, save_dir};

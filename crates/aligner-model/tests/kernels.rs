@@ -137,7 +137,7 @@ impl Parts {
 
     fn take_linear(&self, tensors: &mut impl Iterator<Item = Tensor<2>>) -> Linear {
         Linear {
-            weight: tensors.next().unwrap(),
+            weight: tensors.next().unwrap().into(),
             bias: self.bias.then(|| tensors.next().unwrap().flatten(0, 1)),
             lora: self.lora.then(|| LowRank {
                 a: tensors.next().unwrap(),

@@ -71,9 +71,7 @@ pub use error::{Result, TrainError};
 pub use evaluation::{Evaluator, ModelInMemory, SampleRecord, SampleRow, TextMetrics, Verdict};
 pub use learner::{StepOutput, TrainedModel};
 pub use loader::PlanLoader;
-pub use memory_plan::{
-    BaseWeights, MemoryChoices, MemoryPlan, MemorySize, PeakMoment, available_memory_bytes,
-};
+pub use memory_plan::{MemoryChoices, MemoryPlan, MemorySize, PeakMoment, available_memory_bytes};
 pub use metrics::{Split, StepRecord, peak_rss_bytes};
 pub use optimizer::{AdamW, AdamWConfig, gradient_norm};
 pub use plan::{Length, Place, Plan, StageKind, StagePlan};

@@ -6,7 +6,7 @@ use aligner_data::{
     Columns, Dataset, Encoder, Fields, LoadOptions, OnBadRow, Progress, PromptTemplate, ReadOptions,
     TokenCache, Tokenizer,
 };
-use aligner_model::ModelConfig;
+use aligner_model::{ModelConfig, WeightFormat};
 
 use crate::checkpoint::RunState;
 use crate::config::{RowPolicy, TrainConfig};
@@ -31,6 +31,7 @@ pub(crate) struct Materials {
     encoder: Encoder,
     read: ReadOptions,
     base_fingerprint: String,
+    base_weights: WeightFormat,
 }
 
 impl Materials {
@@ -70,6 +71,7 @@ impl Materials {
             encoder,
             read,
             base_fingerprint: start.base_fingerprint(config)?,
+            base_weights: config.base_weights,
         })
     }
 
@@ -121,6 +123,7 @@ impl Materials {
             template_fingerprint: self.template.fingerprint(),
             tokenizer_hash: self.tokenizer.hash().to_string(),
             base_fingerprint: self.base_fingerprint.clone(),
+            base_weights: self.base_weights,
             ..state
         }
     }
@@ -155,6 +158,12 @@ impl Materials {
             "base model",
             &state.base_fingerprint,
             &now.base_fingerprint,
+            false,
+        )?;
+        changed(
+            "format of the base's weights",
+            &state.base_weights.to_string(),
+            &now.base_weights.to_string(),
             false,
         )?;
         if new_template {

@@ -2,7 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use aligner_model::{CausalDecoder, Loaded, LoraAdapter, LoraConfig, ModelConfig, load_dir, save_dir};
+use aligner_model::{
+    CausalDecoder, Loaded, LoraAdapter, LoraConfig, ModelConfig, WeightFormat, load_dir, load_dir_as,
+    save_dir,
+};
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
@@ -44,6 +47,14 @@ impl Start {
     pub fn of(config: &TrainConfig) -> Result<Self> {
         let model = config.model.clone();
         if !LoraAdapter::is_in(&model) {
+            if config.base_weights != WeightFormat::F32 && config.lora.is_none() {
+                let reason = format!(
+                    "{} is for a base that stays, under an adapter: weights that are trained are f32; train an adapter \
+                     (--lora-rank), or leave it out",
+                    config.base_weights
+                );
+                return Err(TrainError::config("base_weights", reason));
+            }
             return Ok(Self {
                 base: model.clone(),
                 adapter: None,
@@ -120,7 +131,7 @@ impl Trainee {
             };
             return Ok(Self { decoder, form });
         };
-        let base = load_dir(&start.base, device)?;
+        let base = load_dir_as(&start.base, config.base_weights, device)?;
         let adapter = match (checkpoint, start.adapter) {
             (Some(dir), _) => LoraAdapter::read(dir)?,
             (None, Some(adapter)) => adapter,

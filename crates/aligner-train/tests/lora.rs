@@ -7,7 +7,7 @@ mod lab;
 use std::path::Path;
 
 use aligner_data::{AlignerManifest, Tokenizer};
-use aligner_model::{LoraAdapter, load_dir};
+use aligner_model::{LoraAdapter, WeightFormat, load_dir};
 use aligner_train::{
     Ending, LoraChoice, RunDir, RunOptions, Split, TrainConfig, TrainError, fine_tune, resume,
 };
@@ -146,4 +146,99 @@ fn a_base_that_changed_under_an_adapter_is_noticed() {
         ),
         "{error}"
     );
+}
+
+/// Rounding moves a weight by at most 1/254 of the largest in its block, which a random model whose loss is near the logarithm
+/// of its vocabulary hardly feels; in nats, with twelve steps of training on top.
+const INT8_TOLERANCE: f64 = 0.01;
+
+fn int8(config: TrainConfig) -> TrainConfig {
+    TrainConfig {
+        base_weights: WeightFormat::Int8,
+        ..config
+    }
+}
+
+#[test]
+fn a_base_in_int8_gives_nearly_the_losses_of_one_in_f32_and_they_fall() {
+    let lab = Lab::new();
+    let base_before = std::fs::read(lab.path("base/model.safetensors")).unwrap();
+    let [in_f32, in_int8] = [config(&lab, "f32"), int8(config(&lab, "int8"))].map(|config| run(&config));
+    let (a, b) = (records(&in_f32.run), records(&in_int8.run));
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(&b) {
+        assert!(
+            (a.loss - b.loss).abs() < INT8_TOLERANCE,
+            "step {}: {} {}",
+            a.step,
+            a.loss,
+            b.loss
+        );
+    }
+    // It is another base.
+    assert_ne!(essence(&in_f32.run), essence(&in_int8.run));
+    let valid: Vec<f64> = b
+        .iter()
+        .filter(|record| record.split == Split::Valid)
+        .map(|record| record.loss)
+        .collect();
+    assert!(valid[2] < valid[0] - 0.05, "{valid:?}");
+    // What is written is an adapter over the weights as they were, which it is merged into.
+    let written = LoraAdapter::read(&in_int8.model_dir).unwrap();
+    let base_dir = written.base_dir(&in_int8.model_dir).unwrap();
+    assert_eq!(
+        std::fs::canonicalize(&base_dir).unwrap(),
+        std::fs::canonicalize(lab.path("base")).unwrap()
+    );
+    assert_eq!(
+        std::fs::read(base_dir.join("model.safetensors")).unwrap(),
+        base_before
+    );
+    let base = load_dir(&base_dir, &Device::flex()).unwrap();
+    base.decoder.merged(&written).unwrap();
+    assert!(!in_int8.model_dir.join("model.safetensors").exists());
+}
+
+#[test]
+fn a_run_over_int8_resumes_to_the_last_bit_and_on_no_other_base() {
+    let lab = Lab::new();
+    let whole = run(&int8(config(&lab, "whole")));
+    let parts = int8(config(&lab, "parts"));
+    fine_tune(&parts, stopped_after(5)).unwrap();
+    let recorded = RunDir::new(&parts.out).read_config().unwrap();
+    assert_eq!(recorded.base_weights, WeightFormat::Int8);
+    let path = parts.out.join("run.toml");
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("base_weights = \"int8\""), "{text}");
+    std::fs::write(&path, text.replace("base_weights = \"int8\"\n", "")).unwrap();
+    let error = resume(&parts.out, RunOptions::default()).unwrap_err().to_string();
+    assert!(
+        error.contains("int8") && error.contains("f32") && error.contains("format"),
+        "{error}"
+    );
+    std::fs::write(&path, text).unwrap();
+    let rest = resume(&parts.out, RunOptions::default()).unwrap();
+    assert_eq!((rest.steps, essence(&rest.run)), (12, essence(&whole.run)));
+    assert_eq!(adapter_file(&rest.model_dir), adapter_file(&whole.model_dir));
+}
+
+#[test]
+fn int8_is_for_a_base_under_an_adapter_also_one_that_goes_on_being_trained() {
+    let lab = Lab::new();
+    let error = fine_tune(&int8(lab.config("full")), RunOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("base_weights") && error.contains("--lora-rank"),
+        "{error}"
+    );
+    assert!(!lab.path("full/run.toml").exists());
+    let first = run(&int8(config(&lab, "first")));
+    let second = run(&int8(TrainConfig {
+        model: first.model_dir.clone(),
+        lora: None,
+        ..config(&lab, "second")
+    }));
+    let (ended, started) = (records(&first.run), records(&second.run));
+    assert_eq!(ended.last().unwrap().loss.to_bits(), started[0].loss.to_bits());
 }

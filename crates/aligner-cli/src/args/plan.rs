@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use aligner_model::DeviceSpec;
+use aligner_model::{DeviceSpec, WeightFormat};
 use aligner_train::MemorySize;
 use clap::Args;
 
@@ -24,6 +24,9 @@ pub struct PlanArgs {
     /// Train a low-rank adapter of this rank instead of all weights.
     #[arg(long, value_name = "RANK", value_parser = positive)]
     pub lora_rank: Option<usize>,
+    /// How the frozen base under an adapter is held: f32 or int8.
+    #[arg(long, value_name = "FORMAT", default_value_t)]
+    pub base_weights: WeightFormat,
     /// Compute activations again in the backward pass instead of keeping them.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true",
           action = clap::ArgAction::Set)]

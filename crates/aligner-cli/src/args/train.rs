@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use aligner_data::Format;
 
+use aligner_model::WeightFormat;
 use aligner_train::{BestBy, CopyFrom, DeviceList, MemorySize, RowPolicy, ScheduleKind};
 use clap::Args;
 
@@ -151,6 +152,10 @@ pub struct TrainArgs {
     /// Scale the adapter by alpha/√rank instead of alpha/rank.
     #[arg(long)]
     pub lora_rslora: bool,
+    /// How the frozen base under an adapter is held: f32 (the default), or int8 for about a quarter of the memory of its
+    /// linear layers.
+    #[arg(long, value_name = "FORMAT")]
+    pub base_weights: Option<WeightFormat>,
     /// Continue the run in --out, or the latest one; with --template, on another template than it was started on.
     #[arg(long)]
     pub resume: bool,

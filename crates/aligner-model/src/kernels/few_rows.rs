@@ -14,7 +14,7 @@ use super::math::{sum2, vectorized};
 use super::runs_fused;
 
 /// Rows up to which these products win over the GEMM library's.
-const MOST_ROWS: usize = 4;
+pub(super) const MOST_ROWS: usize = 4;
 /// Weights of a piece: enough to be worth handing over, few enough to share out a small matrix.
 const PIECE_WEIGHTS: usize = 1 << 16;
 /// Columns up to which a piece is whole rows of the matrix, read as one run; a partial result of each piece is held.

@@ -1,24 +1,66 @@
 //! Linear layers over slices, with bias and adapter, forward and backward.
 
-use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
-use burn::tensor::Tensor;
+use std::ops::Range;
 
+use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
+use burn::tensor::{Device, Tensor};
+use rayon::prelude::*;
+
+use super::int8::Int8Weight;
 use super::matmul::Matrix;
 use super::panels::{
     Block, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, column_sums, multiply, multiply_into,
-    transposed_product,
+    store_rows, transposed_product,
 };
+use super::runs_fused;
 use super::slots::Slots;
 
 /// A linear layer as a larger operation takes it: `x W + b + scale · x A B`.
 #[derive(Debug, Clone)]
 pub struct Linear {
     /// `[input, output]`
-    pub weight: Tensor<2>,
+    pub weight: LinearWeight,
     /// `[output]`
     pub bias: Option<Tensor<1>>,
     /// An adapter.
     pub lora: Option<LowRank>,
+}
+
+/// The weight of a [`Linear`].
+#[derive(Debug, Clone)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives as long as a call, and a box would be one more allocation for it"
+)]
+pub enum LinearWeight {
+    /// `[input, output]`
+    Dense(Tensor<2>),
+    /// One that is not trained.
+    Int8(Int8Weight),
+}
+
+impl From<Tensor<2>> for LinearWeight {
+    fn from(weight: Tensor<2>) -> Self {
+        Self::Dense(weight)
+    }
+}
+
+impl LinearWeight {
+    /// Whether the fused CPU operations can take it.
+    pub(super) fn runs_fused(&self) -> bool {
+        match self {
+            Self::Dense(weight) => runs_fused(weight),
+            Self::Int8(_) => true,
+        }
+    }
+
+    /// `[input, output]`, whatever it was.
+    fn into_tensor(self, device: &Device) -> Tensor<2> {
+        match self {
+            Self::Dense(weight) => weight,
+            Self::Int8(weight) => weight.tensor(device),
+        }
+    }
 }
 
 /// A low-rank update of a [`Linear`].
@@ -35,10 +77,23 @@ pub struct LowRank {
 /// Slots of a linear layer: weight, bias, A, B.
 pub(super) const SLOTS: usize = 4;
 
+/// What of a linear layer is no tensor.
+#[derive(Debug, Clone)]
+pub(super) struct LinearPlan {
+    /// The adapter's scale.
+    scale: f32,
+    /// The weight whose slot is empty.
+    int8: Option<Int8Weight>,
+}
+
 impl Linear {
-    /// Puts the tensors into the next four slots; returns the adapter's scale.
-    pub(super) fn into_slots(self, slots: &mut Slots) -> f32 {
-        slots.push(Some(self.weight));
+    /// Puts the tensors into the next four slots; returns what else there is.
+    pub(super) fn into_slots(self, slots: &mut Slots) -> LinearPlan {
+        let (weight, int8) = match self.weight {
+            LinearWeight::Dense(weight) => (Some(weight), None),
+            LinearWeight::Int8(weight) => (None, Some(weight)),
+        };
+        slots.push(weight);
         slots.push(self.bias);
         let (a, b, scale) = match self.lora {
             Some(LowRank { a, b, scale }) => (Some(a), Some(b), scale),
@@ -46,7 +101,10 @@ impl Linear {
         };
         slots.push(a);
         slots.push(b);
-        scale as f32
+        LinearPlan {
+            scale: scale as f32,
+            int8,
+        }
     }
 
     /// The layer composed of Burn's own operations.
@@ -58,7 +116,8 @@ impl Linear {
         let update = self
             .lora
             .map(|LowRank { a, b, scale }| x.clone().matmul(a).matmul(b) * scale);
-        let mut out = x.matmul(self.weight);
+        let weight = self.weight.into_tensor(&x.device());
+        let mut out = x.matmul(weight);
         if let Some(bias) = self.bias {
             out = out + bias.unsqueeze();
         }
@@ -72,7 +131,7 @@ impl Linear {
 /// The elements of a linear layer's tensors.
 #[derive(Clone, Copy)]
 pub(super) struct Weights<'a> {
-    weight: &'a [f32],
+    weight: Weight<'a>,
     bias: Option<&'a [f32]>,
     lora: Option<(&'a [f32], &'a [f32])>,
     scale: f32,
@@ -80,27 +139,74 @@ pub(super) struct Weights<'a> {
     pub output: usize,
 }
 
+/// A weight, or what it is computed from.
+#[derive(Clone, Copy)]
+enum Weight<'a> {
+    Dense(&'a [f32]),
+    Int8(&'a Int8Weight),
+}
+
 /// Gradients of a linear layer's tensors, where they were asked for.
 pub(super) type Gradients = [Option<Vec<f32>>; SLOTS];
 
 impl<'a> Weights<'a> {
     /// Reads four slots, whose tensors are contiguous.
-    pub fn of(slots: &'a [Option<FloatTensor<Flex>>], scale: f32) -> Self {
+    pub fn of(slots: &'a [Option<FloatTensor<Flex>>], plan: &'a LinearPlan) -> Self {
         let slice = |slot: usize| slots[slot].as_ref().and_then(|tensor| tensor.as_slice::<f32>());
-        let dims = slots[0].as_ref().map(|weight| weight.shape());
-        let (input, output) = dims.map_or((0, 0), |shape| (shape[0], shape[1]));
+        let dense = || {
+            let dims = slots[0].as_ref().map(|weight| weight.shape());
+            let (input, output) = dims.map_or((0, 0), |shape| (shape[0], shape[1]));
+            Self {
+                weight: Weight::Dense(slice(0).unwrap_or_default()),
+                bias: None,
+                lora: None,
+                scale: 0.0,
+                input,
+                output,
+            }
+        };
         Self {
-            weight: slice(0).unwrap_or_default(),
             bias: slice(1),
             lora: slice(2).zip(slice(3)),
-            scale,
+            scale: plan.scale,
+            ..plan.int8.as_ref().map_or_else(dense, Self::int8)
+        }
+    }
+
+    /// A weight in eight bits alone.
+    pub fn int8(weight: &'a Int8Weight) -> Self {
+        let [input, output] = weight.dims();
+        Self {
+            weight: Weight::Int8(weight),
+            bias: None,
+            lora: None,
+            scale: 0.0,
             input,
             output,
         }
     }
 
-    fn matrix(&self) -> Matrix<'a> {
-        Matrix::new(self.weight, self.input, self.output, self.output)
+    /// Calls `each` with the weight as f32, in panels that follow each other along its inputs, each `[inputs, output]`.
+    fn by_input(&self, mut each: impl FnMut(Range<usize>, Matrix<'_>)) {
+        match self.weight {
+            Weight::Dense(weight) => each(
+                0..self.input,
+                Matrix::new(weight, self.input, self.output, self.output),
+            ),
+            Weight::Int8(weight) => weight.by_input(each),
+        }
+    }
+
+    /// Calls `each` with the weight's transpose as f32, in panels that follow each other along its outputs, each
+    /// `[outputs, input]`.
+    fn by_output(&self, mut each: impl FnMut(Range<usize>, Matrix<'_>)) {
+        match self.weight {
+            Weight::Dense(weight) => each(
+                0..self.output,
+                Matrix::new(weight, self.input, self.output, self.output).transposed(),
+            ),
+            Weight::Int8(weight) => weight.by_output(each),
+        }
     }
 
     /// `A` and `B`.
@@ -120,7 +226,7 @@ impl<'a> Weights<'a> {
     /// The layer as products with its input read it.
     pub fn forward(&self) -> Forward<'a> {
         Forward {
-            weight: Packed::new(self.matrix(), 1.0),
+            weight: Packed::from_parts(self.input, self.output, |put| self.by_input(put)),
             low_rank: self
                 .low_rank()
                 .map(|[a, b]| (Packed::new(a, 1.0), Packed::new(b, self.scale), self.rank())),
@@ -131,12 +237,29 @@ impl<'a> Weights<'a> {
     /// The layer as products with its output's gradient read it.
     pub fn backward(&self) -> Backward {
         Backward {
-            weight: Packed::new(self.matrix().transposed(), 1.0),
+            weight: Packed::from_parts(self.output, self.input, |put| self.by_output(put)),
             low_rank: self.low_rank().map(|[a, b]| {
                 let (a, b) = (a.transposed(), b.transposed());
                 (Packed::new(a, 1.0), Packed::new(b, self.scale))
             }),
         }
+    }
+
+    /// The layer's output for the rows of `x`, as rows.
+    pub fn new_output(&self, x: &[f32]) -> Vec<f32> {
+        let layer = self.forward();
+        let grid = Grid::new(x.len() / self.input.max(1));
+        let x = Panels::from_rows(&grid, x, self.input);
+        let mut out = vec![0.0; grid.rows() * self.output];
+        let blocks: Vec<_> = grid
+            .split_rows(&mut out, self.output)
+            .into_iter()
+            .enumerate()
+            .collect();
+        blocks.into_par_iter().for_each(|(index, out)| {
+            layer.project(x.block(index), (out, self.output), false);
+        });
+        out
     }
 
     /// Memory for the gradient of `x A`, where there is an adapter.
@@ -207,6 +330,17 @@ impl Forward<'_> {
         terms
     }
 
+    /// The output of a block, set or added to rows of `width` elements.
+    pub fn project(&self, x: Block<'_>, (out, width): (&mut [f32], usize), add: bool) {
+        let low = self.low(x);
+        let terms = self.terms(x, low.as_ref());
+        for panel in 0..self.panels() {
+            self.panel(&terms, panel, |row, tile| {
+                store_rows(out, width, (row, panel), tile, add)
+            });
+        }
+    }
+
     /// One panel of the output; `write` is given the first row of each tile and its rows.
     pub fn panel(&self, terms: &[Term<'_>], panel: usize, mut write: impl FnMut(usize, &[[f32; WIDTH]])) {
         multiply(terms, panel, |row, tile| {
@@ -258,4 +392,42 @@ impl Backward {
         }
         terms
     }
+}
+
+/// Sum of the gradients of an input that the layers share, as rows, given those of their outputs; returns each layer's
+/// gradient of `x A`, where there is an adapter.
+pub(super) fn input_gradient(
+    grid: &Grid,
+    layers: &[(&Weights<'_>, &Panels)],
+    out: Option<&mut [f32]>,
+) -> Vec<Option<Panels>> {
+    let packed: Vec<_> = layers.iter().map(|(layer, _)| layer.backward()).collect();
+    let low: Vec<Option<Panels>> = layers
+        .iter()
+        .zip(&packed)
+        .map(|((layer, dy), packed)| {
+            let mut low = layer.low_gradient(grid)?;
+            low.fill(|index, out| {
+                packed.low_gradient(dy.block(index), Some(out));
+            });
+            Some(low)
+        })
+        .collect();
+    let width = layers.first().map_or(0, |(layer, _)| layer.input);
+    if let Some(out) = out {
+        let blocks: Vec<_> = grid.split_rows(out, width).into_iter().enumerate().collect();
+        blocks.into_par_iter().for_each(|(index, out)| {
+            let terms: Vec<Term<'_>> = (layers.iter().zip(&packed).zip(&low))
+                .flat_map(|(((_, dy), packed), low)| {
+                    packed.terms(dy.block(index), low.as_ref().map(|low| low.block(index)))
+                })
+                .collect();
+            for panel in 0..width.div_ceil(WIDTH) {
+                multiply(&terms, panel, |row, tile| {
+                    store_rows(out, width, (row, panel), tile, false)
+                });
+            }
+        });
+    }
+    low
 }

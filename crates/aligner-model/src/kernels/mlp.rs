@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::buffers::Buffer;
 use super::flex::{contiguous, copied, elements, tensor};
-use super::linear::{self, Linear, SLOTS, Weights};
+use super::linear::{self, Linear, LinearPlan, SLOTS, Weights};
 use super::math::{sigmoid, vectorized};
 use super::panels::{
     Block, Grid, OwnBlock, Panels, WIDTH, blocks_or_none, copy_rows, fetch_rows, multiply, panels_mut,
@@ -60,30 +60,30 @@ pub struct MlpSettings {
 /// - `x`: `[tokens, hidden]`
 /// - output: as `x`
 pub fn mlp(x: Tensor<2>, inputs: MlpInputs, settings: MlpSettings) -> Tensor<2> {
-    if !runs_fused(&x) || !runs_fused(&inputs.gate.weight) {
+    if !runs_fused(&x) || !inputs.gate.weight.runs_fused() {
         return reference::mlp(x, inputs, settings);
     }
     let mut slots = Slots::default();
     slots.push(Some(x));
     let (norm, epsilon) = Norm::into_parts(inputs.norm);
     slots.push(norm);
-    let scales = [inputs.gate, inputs.up, inputs.down].map(|linear| linear.into_slots(&mut slots));
+    let linears = [inputs.gate, inputs.up, inputs.down].map(|linear| linear.into_slots(&mut slots));
     let (tensors, present) = slots.into_parts();
     let plan = MlpPlan {
         present,
         epsilon,
-        scales,
+        linears,
         settings,
     };
     Tensor::from_dispatch(<Dispatch as MlpOps>::mlp(tensors, plan))
 }
 
 /// How the tensors of [`MlpOps::mlp`] are to be read.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct MlpPlan {
     present: Present,
     epsilon: f32,
-    scales: [f32; 3],
+    linears: [LinearPlan; 3],
     settings: MlpSettings,
 }
 
@@ -147,7 +147,7 @@ struct BackwardMemory<'a> {
 
 impl<'a> Work<'a> {
     fn new(inputs: &'a Inputs, plan: &'a MlpPlan) -> Self {
-        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], plan.scales[index]);
+        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], &plan.linears[index]);
         let x = elements(inputs[0].as_ref()).unwrap_or_default();
         let gate = linear(0);
         Self {

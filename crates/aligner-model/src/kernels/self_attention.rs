@@ -12,8 +12,8 @@ use rayon::prelude::*;
 use super::attention::{self, Angles, AttentionSettings};
 use super::buffers::Buffer;
 use super::flex::{contiguous, copied, elements, tensor};
-use super::linear::{self, Linear, SLOTS, Weights};
-use super::panels::{Block, Grid, OwnBlock, Panels, Term, WIDTH, copy_rows, multiply, store_rows};
+use super::linear::{Linear, LinearPlan, SLOTS, Weights, input_gradient};
+use super::panels::{Grid, OwnBlock, Panels, copy_rows};
 use super::sequences::Sequences;
 use super::slots::{Present, Row, Slots, gradient_nodes, nodes, register_all};
 use super::{Norm, reference, rms_norm, runs_fused};
@@ -58,7 +58,7 @@ pub fn self_attention(
     settings: SelfAttentionSettings,
 ) -> Tensor<2> {
     let softcap = settings.attention.softcap.is_some();
-    if softcap || !runs_fused(&x) || !runs_fused(&inputs.query.weight) {
+    if softcap || !runs_fused(&x) || !inputs.query.weight.runs_fused() {
         return reference::self_attention(x, inputs, sequences, settings);
     }
     let mut slots = Slots::default();
@@ -66,12 +66,12 @@ pub fn self_attention(
     let (norm, epsilon) = Norm::into_parts(inputs.norm);
     slots.push(norm);
     let linears = [inputs.query, inputs.key, inputs.value, inputs.output];
-    let scales = linears.map(|linear| linear.into_slots(&mut slots));
+    let linears = linears.map(|linear| linear.into_slots(&mut slots));
     let (tensors, present) = slots.into_parts();
     let plan = SelfAttentionPlan {
         present,
         epsilon,
-        scales,
+        linears,
         sequences: sequences.clone(),
         settings,
     };
@@ -89,7 +89,7 @@ pub fn self_attention(
 pub struct SelfAttentionPlan {
     present: Present,
     epsilon: f32,
-    scales: [f32; 4],
+    linears: [LinearPlan; 4],
     sequences: Sequences,
     settings: SelfAttentionSettings,
 }
@@ -151,7 +151,7 @@ struct Inner {
 
 impl<'a> Work<'a> {
     fn new(inputs: &'a Inputs, angles: &'a Angles, plan: &'a SelfAttentionPlan) -> Self {
-        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], plan.scales[index]);
+        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], &plan.linears[index]);
         let x = elements(inputs[0].as_ref()).unwrap_or_default();
         let query = linear(0);
         Self {
@@ -204,7 +204,7 @@ impl<'a> Work<'a> {
             .enumerate()
             .for_each(|(index, (query, key, value))| {
                 for ((layer, packed), out) in layers.iter().zip(&packed).zip([query, key, value]) {
-                    project(normed.block(index), packed, (out, layer.output), false);
+                    packed.project(normed.block(index), (out, layer.output), false);
                 }
             });
         let work = self.attention([&query, &key, &value]);
@@ -238,7 +238,7 @@ impl<'a> Work<'a> {
                 context,
                 block.memory(),
             );
-            project(block.block(), &packed, (out, width), residual);
+            packed.project(block.block(), (out, width), residual);
         });
         (tensor(out, [rows, width].into()), inner)
     }
@@ -298,55 +298,6 @@ impl<'a> Work<'a> {
         let mut all = of_input.into_iter().chain(linears).chain(of_output);
         std::array::from_fn(|_| all.next().flatten())
     }
-}
-
-/// The layer's output for a block, set or added to rows of `width` elements.
-fn project(x: Block<'_>, layer: &linear::Forward<'_>, (out, width): (&mut [f32], usize), add: bool) {
-    let low = layer.low(x);
-    let terms = layer.terms(x, low.as_ref());
-    for panel in 0..layer.panels() {
-        layer.panel(&terms, panel, |row, tile| {
-            store_rows(out, width, (row, panel), tile, add)
-        });
-    }
-}
-
-/// Sum of the gradients of an input that the layers share, as rows, given those of their outputs; returns each layer's
-/// gradient of `x A`, where there is an adapter.
-fn input_gradient(
-    grid: &Grid,
-    layers: &[(&Weights<'_>, &Panels)],
-    out: Option<&mut [f32]>,
-) -> Vec<Option<Panels>> {
-    let packed: Vec<_> = layers.iter().map(|(layer, _)| layer.backward()).collect();
-    let low: Vec<Option<Panels>> = layers
-        .iter()
-        .zip(&packed)
-        .map(|((layer, dy), packed)| {
-            let mut low = layer.low_gradient(grid)?;
-            low.fill(|index, out| {
-                packed.low_gradient(dy.block(index), Some(out));
-            });
-            Some(low)
-        })
-        .collect();
-    let width = layers.first().map_or(0, |(layer, _)| layer.input);
-    if let Some(out) = out {
-        let blocks: Vec<_> = grid.split_rows(out, width).into_iter().enumerate().collect();
-        blocks.into_par_iter().for_each(|(index, out)| {
-            let terms: Vec<Term<'_>> = (layers.iter().zip(&packed).zip(&low))
-                .flat_map(|(((_, dy), packed), low)| {
-                    packed.terms(dy.block(index), low.as_ref().map(|low| low.block(index)))
-                })
-                .collect();
-            for panel in 0..width.div_ceil(WIDTH) {
-                multiply(&terms, panel, |row, tile| {
-                    store_rows(out, width, (row, panel), tile, false)
-                });
-            }
-        });
-    }
-    low
 }
 
 #[derive(Debug)]

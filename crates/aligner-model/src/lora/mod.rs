@@ -16,7 +16,8 @@ pub use config::{LoraConfig, TargetModules};
 
 use crate::decoder::CausalDecoder;
 use crate::error::{ModelError, Result};
-use crate::nn::{Lora, Projection};
+use crate::kernels::WeightFormat;
+use crate::nn::{Lora, Projection, ProjectionWeight};
 use crate::weights::HostTensor;
 
 /// The two matrices of one layer, in PEFT's orientation.
@@ -169,7 +170,8 @@ impl CausalDecoder {
     /// A decoder whose weights have the adapter's update added: it computes the same without an adapter.
     ///
     /// # Errors
-    /// As [`with_adapter`](Self::with_adapter).
+    /// As [`with_adapter`](Self::with_adapter), and when the weights are held in eight bits: an adapter is merged into the
+    /// weights as their files have them.
     pub fn merged(&self, adapter: &LoraAdapter) -> Result<Self> {
         self.updated(adapter, adapter.config.scale())
     }
@@ -183,10 +185,17 @@ impl CausalDecoder {
     }
 
     fn updated(&self, adapter: &LoraAdapter, scale: f64) -> Result<Self> {
+        if self.weight_format() != WeightFormat::F32 {
+            return Err(ModelError::Adapter(
+                "the base is held in int8, into which nothing is merged; load it as f32".into(),
+            ));
+        }
         let mut updated = self.without_adapter();
         updated.each_layer_of(adapter, |projection, [a, b]| {
-            let weight = projection.weight.val() + a.matmul(b) * scale;
-            projection.weight = Param::initialized(projection.weight.id, weight);
+            if let ProjectionWeight::Dense(weight) = &mut projection.weight {
+                let sum = weight.val() + a.matmul(b) * scale;
+                *weight = Param::initialized(weight.id, sum);
+            }
         })?;
         Ok(updated)
     }
@@ -198,6 +207,7 @@ impl CausalDecoder {
         adapter: &LoraAdapter,
         mut change: impl FnMut(&mut Projection, [Tensor<2>; 2]),
     ) -> Result<()> {
+        let device = self.norm.weight.val().device();
         let mut left: BTreeMap<&str, &LoraWeights> = adapter
             .layers
             .iter()
@@ -210,7 +220,6 @@ impl CausalDecoder {
             let [input, output] = projection.dims();
             check_shape(&name, "lora_A", &weights.a, [adapter.config.rank, input])?;
             check_shape(&name, "lora_B", &weights.b, [output, adapter.config.rank])?;
-            let device = projection.weight.val().device();
             let upload = |tensor: &HostTensor| {
                 let data = TensorData::new(tensor.values.clone(), tensor.shape.clone());
                 Tensor::<2>::from_data(data, &device).transpose()

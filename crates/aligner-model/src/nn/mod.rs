@@ -13,5 +13,5 @@ pub use block::{Block, Packed, Rotations, Step};
 pub use cache::{KvCache, LayerCache};
 pub use mlp::{Mlp, MlpConfig};
 pub use norm::{RmsNorm, RmsNormConfig};
-pub use projection::{Lora, Projection};
+pub use projection::{Lora, Projection, ProjectionWeight};
 pub use rope::{Rope, Rotation};

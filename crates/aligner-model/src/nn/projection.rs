@@ -1,20 +1,32 @@
 //! A linear layer that can carry a low-rank adapter.
 
-use burn::module::{Module, Param};
+use burn::module::{
+    Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
+};
 use burn::nn::{Dropout, Initializer};
 use burn::tensor::{Device, Tensor};
 
-use crate::kernels;
+use crate::kernels::{self, Int8Weight, LinearWeight};
 
 /// `x W + b`, and with an adapter `+ scale · dropout(x) A B`.
 #[derive(Module, Debug)]
 pub struct Projection {
     /// `[input, output]`
-    pub weight: Param<Tensor<2>>,
+    pub weight: ProjectionWeight,
     /// `[output]`
     pub bias: Option<Param<Tensor<1>>>,
     /// The adapter, when one is attached.
     pub lora: Option<Lora>,
+}
+
+/// The weight of a [`Projection`]. As a module it is its parameter, or one without any: what walks over parameters (gradients,
+/// the optimizer, writers) does not meet a weight in eight bits.
+#[derive(Debug, Clone)]
+pub enum ProjectionWeight {
+    /// `[input, output]`
+    Dense(Param<Tensor<2>>),
+    /// One that is not trained.
+    Int8(Int8Weight),
 }
 
 /// A low-rank update of a [`Projection`] (Hu et al. 2021, arXiv 2106.09685).
@@ -36,7 +48,7 @@ impl Projection {
     /// Zeros instead of a random default: the initialisation is lazy and never runs for a parameter that is replaced.
     pub fn new(input: usize, output: usize, bias: bool, device: &Device) -> Self {
         Self {
-            weight: Initializer::Zeros.init([input, output], device),
+            weight: ProjectionWeight::Dense(Initializer::Zeros.init([input, output], device)),
             bias: bias.then(|| Initializer::Zeros.init([output], device)),
             lora: None,
         }
@@ -50,7 +62,11 @@ impl Projection {
             let low = lora.dropout.forward(x.clone()).matmul(lora.a.val());
             low.matmul(lora.b.val()) * lora.scale
         });
-        let out = kernels::linear(x, self.weight.val(), self.bias.as_ref().map(Param::val));
+        let bias = self.bias.as_ref().map(Param::val);
+        let out = match &self.weight {
+            ProjectionWeight::Dense(weight) => kernels::linear(x, weight.val(), bias),
+            ProjectionWeight::Int8(weight) => kernels::int8_linear(x, weight, bias),
+        };
         match update {
             Some(update) => out + update,
             None => out,
@@ -59,12 +75,15 @@ impl Projection {
 
     /// The layer as an input of a larger operation; `None` when it drops inputs of its adapter at random just now.
     pub fn as_linear(&self) -> Option<kernels::Linear> {
-        let drops = |lora: &Lora| lora.dropout.prob > 0.0 && self.weight.device().is_autodiff();
+        let drops = |lora: &Lora| lora.dropout.prob > 0.0 && lora.a.val().device().is_autodiff();
         if self.lora.as_ref().is_some_and(drops) {
             return None;
         }
         Some(kernels::Linear {
-            weight: self.weight.val(),
+            weight: match &self.weight {
+                ProjectionWeight::Dense(weight) => LinearWeight::Dense(weight.val()),
+                ProjectionWeight::Int8(weight) => LinearWeight::Int8(weight.clone()),
+            },
             bias: self.bias.as_ref().map(Param::val),
             lora: self.lora.as_ref().map(|lora| kernels::LowRank {
                 a: lora.a.val(),
@@ -89,6 +108,76 @@ impl Projection {
 
     /// Input and output width.
     pub fn dims(&self) -> [usize; 2] {
-        self.weight.dims()
+        match &self.weight {
+            ProjectionWeight::Dense(weight) => weight.dims(),
+            ProjectionWeight::Int8(weight) => weight.dims(),
+        }
     }
 }
+
+impl ProjectionWeight {
+    /// Changes the parameter, where it is one.
+    fn map_param(self, change: impl FnOnce(Param<Tensor<2>>) -> Param<Tensor<2>>) -> Self {
+        match self {
+            Self::Dense(weight) => Self::Dense(change(weight)),
+            Self::Int8(_) => self,
+        }
+    }
+}
+
+impl Module for ProjectionWeight {
+    fn collect_devices(&self, devices: Devices) -> Devices {
+        match self {
+            Self::Dense(weight) => weight.collect_devices(devices),
+            Self::Int8(_) => devices,
+        }
+    }
+
+    fn fork(self, device: &Device) -> Self {
+        self.map_param(|weight| weight.fork(device))
+    }
+
+    fn to_device(self, device: &Device) -> Self {
+        self.map_param(|weight| Module::to_device(weight, device))
+    }
+
+    fn train(self) -> Self {
+        self.map_param(Module::train)
+    }
+
+    fn valid(&self) -> Self {
+        self.clone().map_param(|weight| Module::valid(&weight))
+    }
+
+    fn materialize(self) -> Self {
+        self.map_param(Module::materialize)
+    }
+
+    fn num_params(&self) -> usize {
+        match self {
+            Self::Dense(weight) => Module::num_params(weight),
+            Self::Int8(weight) => weight.dims().iter().product(),
+        }
+    }
+
+    fn visit<V: ModuleVisitor>(&self, visitor: &mut V) {
+        if let Self::Dense(weight) = self {
+            Module::visit(weight, visitor);
+        }
+    }
+
+    fn map<M: ModuleMapper>(self, mapper: &mut M) -> Self {
+        self.map_param(|weight| Module::map(weight, mapper))
+    }
+}
+
+impl ModuleDisplayDefault for ProjectionWeight {
+    fn content(&self, content: Content) -> Option<Content> {
+        match self {
+            Self::Dense(weight) => content.add_single(weight).optional(),
+            Self::Int8(weight) => content.add_debug_attribute("int8", weight).optional(),
+        }
+    }
+}
+
+impl ModuleDisplay for ProjectionWeight {}

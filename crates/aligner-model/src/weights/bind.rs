@@ -11,6 +11,8 @@ use super::{HostTensor, NamedTensor, TensorSource};
 use crate::config::ModelConfig;
 use crate::decoder::CausalDecoder;
 use crate::error::{ModelError, Result};
+use crate::kernels::{Int8Weight, WeightFormat};
+use crate::nn::ProjectionWeight;
 
 /// Where a walk stands: the path and whether the innermost module stores its weight transposed.
 #[derive(Default)]
@@ -44,6 +46,7 @@ impl Position {
 pub(super) fn load(
     config: &ModelConfig,
     source: &mut dyn TensorSource,
+    format: WeightFormat,
     device: &Device,
 ) -> Result<CausalDecoder> {
     let mut source = Unpacked::new(source, config);
@@ -56,7 +59,11 @@ pub(super) fn load(
         used: HashSet::new(),
         failed: None,
     };
-    let decoder = CausalDecoder::empty(config, device).map(&mut loader);
+    let mut decoder = CausalDecoder::empty(config, device);
+    if format == WeightFormat::Int8 {
+        loader.quantize(&mut decoder)?;
+    }
+    let decoder = decoder.map(&mut loader);
     if let Some(error) = loader.failed {
         return Err(error);
     }
@@ -104,16 +111,45 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// Puts the weights of the blocks' linear layers in their places in eight bits: no parameters are left there for the walk.
+    fn quantize(&mut self, decoder: &mut CausalDecoder) -> Result<()> {
+        for (layer, projection) in decoder.projections_mut() {
+            let [input, output] = projection.dims();
+            // As the file has it: blocks lie along the input.
+            let name = format!("{layer}.weight");
+            if let Some(weight) = self.fetch_host(name.clone(), false, &[output, input])? {
+                let named = |error| ModelError::weights(self.source.path(), format!("{name}: {error}"));
+                projection.weight = ProjectionWeight::Int8(Int8Weight::quantize(&weight).map_err(named)?);
+            }
+        }
+        Ok(())
+    }
+
     fn fetch<const D: usize>(&mut self, expected: &[usize]) -> Result<Option<Tensor<D>>> {
-        let name = self.position.name();
-        let transposed = self.position.transposed::<D>();
+        let (name, transposed) = (self.position.name(), self.position.transposed::<D>());
+        let tensor = self.fetch_host(name, transposed, expected)?;
+        Ok(
+            tensor
+                .map(|tensor| Tensor::from_data(TensorData::new(tensor.values, tensor.shape), &self.device)),
+        )
+    }
+
+    fn fetch_host(
+        &mut self,
+        name: String,
+        transposed: bool,
+        expected: &[usize],
+    ) -> Result<Option<HostTensor>> {
         let tensor = if transposed {
             self.source.read_transposed(&name)?
         } else {
             self.source.read(&name)?
         };
         let Some(tensor) = tensor else {
-            self.missing.push(name);
+            // The walk asks again for what could not be quantised.
+            if !self.missing.contains(&name) {
+                self.missing.push(name);
+            }
             return Ok(None);
         };
         if tensor.shape != expected {
@@ -133,10 +169,7 @@ impl Loader<'_> {
             });
         }
         self.used.insert(name);
-        Ok(Some(Tensor::from_data(
-            TensorData::new(tensor.values, tensor.shape),
-            &self.device,
-        )))
+        Ok(Some(tensor))
     }
 }
 
@@ -185,7 +218,7 @@ impl ModuleMapper for Loader<'_> {
     }
 }
 
-/// Every parameter under its Hugging Face name and in its stored shape, in a fixed order.
+/// Every parameter under its Hugging Face name and in its stored shape, in a fixed order. Weights in eight bits are none.
 pub fn named_tensors(decoder: &CausalDecoder) -> Vec<NamedTensor> {
     let mut visitor = Tensors {
         position: Position::default(),

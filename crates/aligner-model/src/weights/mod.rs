@@ -37,6 +37,7 @@ pub(crate) use write::write_atomic;
 use crate::config::ModelConfig;
 use crate::decoder::CausalDecoder;
 use crate::error::Result;
+use crate::kernels::WeightFormat;
 
 /// A tensor in host memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,8 +100,18 @@ pub struct Loaded {
 /// # Errors
 /// When a file is missing or damaged, the architecture is unknown, or a tensor is missing or of another shape.
 pub fn load_dir(dir: &Path, device: &Device) -> Result<Loaded> {
+    load_dir_as(dir, WeightFormat::F32, device)
+}
+
+/// [`load_dir`], with the linear layers of the blocks in a format: embeddings, norms and output projection stay f32.
+///
+/// Weights are quantised one after the other as they are read, so that the model is never there as f32.
+///
+/// # Errors
+/// As [`load_dir`].
+pub fn load_dir_as(dir: &Path, format: WeightFormat, device: &Device) -> Result<Loaded> {
     let config = ModelConfig::read(dir)?;
-    let decoder = load_weights(&config, dir, device)?;
+    let decoder = bind::load(&config, open_dir(dir)?.as_mut(), format, device)?;
     Ok(Loaded { config, decoder })
 }
 
@@ -109,8 +120,13 @@ pub fn load_dir(dir: &Path, device: &Device) -> Result<Loaded> {
 /// Each file is written beside its place and renamed, so that a crash leaves the old file or the new one.
 ///
 /// # Errors
-/// When a file cannot be written or the device cannot be read.
+/// When a file cannot be written or the device cannot be read, or the weights are held in eight bits.
 pub fn save_dir(config: &ModelConfig, decoder: &CausalDecoder, dir: &Path) -> Result<()> {
+    if decoder.weight_format() != WeightFormat::F32 {
+        return Err(crate::ModelError::Export(
+            "the weights are held in int8; the files that they were read from are the model".into(),
+        ));
+    }
     std::fs::create_dir_all(dir).map_err(crate::ModelError::io("create", dir))?;
     let tensors = names::packed(config, named_tensors(decoder));
     write_safetensors(&dir.join("model.safetensors"), tensors)?;
@@ -122,7 +138,7 @@ pub fn save_dir(config: &ModelConfig, decoder: &CausalDecoder, dir: &Path) -> Re
 /// # Errors
 /// As [`load_dir`].
 pub fn load_weights(config: &ModelConfig, dir: &Path, device: &Device) -> Result<CausalDecoder> {
-    bind::load(config, open_dir(dir)?.as_mut(), device)
+    bind::load(config, open_dir(dir)?.as_mut(), WeightFormat::F32, device)
 }
 
 /// The weights of a directory in the first format that it has.
@@ -142,5 +158,6 @@ pub(crate) fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result
         packing: crate::config::Packing::None,
         ..config.clone()
     };
-    bind::load(config, &mut init::RandomSource::new(config, seed), device)
+    let mut source = init::RandomSource::new(config, seed);
+    bind::load(config, &mut source, WeightFormat::F32, device)
 }

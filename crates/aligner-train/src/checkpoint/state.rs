@@ -1,6 +1,7 @@
 //! Everything of a run that is not a tensor.
 
 use aligner_data::Cursor;
+use aligner_model::WeightFormat;
 use serde::{Deserialize, Serialize};
 
 use crate::config::BestBy;
@@ -50,6 +51,9 @@ pub struct RunState {
     /// Of a run that trains an adapter: the base's configuration and weight files.
     #[serde(default)]
     pub base_fingerprint: String,
+    /// Of such a run: how the base's linear layers are held.
+    #[serde(default)]
+    pub base_weights: WeightFormat,
 }
 
 /// The best validation of a run.

@@ -5,6 +5,7 @@ mod recipe;
 
 use std::path::{Path, PathBuf};
 
+use aligner_model::WeightFormat;
 use serde::{Deserialize, Serialize};
 
 pub use self::choices::{LoraChoice, RowPolicy, TemplateChoice};
@@ -91,6 +92,9 @@ pub struct TrainConfig {
     pub identity_share: f64,
     /// Licence of the data, recorded in the model's `aligner.json`.
     pub data_licence: String,
+    /// How the base's linear layers are held while an adapter is trained over them: `f32`, or `int8` for about a quarter of
+    /// their memory. An adapter that is trained is needed for it.
+    pub base_weights: WeightFormat,
     /// The stage before the correction, in which the model learns to copy.
     pub warmup: WarmupChoice,
     /// Train a low-rank adapter instead of all weights.
@@ -136,6 +140,7 @@ impl Default for TrainConfig {
             best_by: BestBy::Loss,
             identity_share: 0.0,
             data_licence: String::new(),
+            base_weights: WeightFormat::F32,
             warmup: WarmupChoice::default(),
             lora: None,
         }
@@ -297,7 +302,7 @@ impl TrainConfig {
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
-const KEYS: [&str; 37] = [
+const KEYS: [&str; 38] = [
     "model",
     "data",
     "valid",
@@ -333,6 +338,7 @@ const KEYS: [&str; 37] = [
     "best_by",
     "identity_share",
     "data_licence",
+    "base_weights",
     "warmup",
     "lora",
 ];

@@ -1,8 +1,8 @@
 //! What fits into the memory there is.
 
-use aligner_model::{LoraConfig, ModelConfig};
+use aligner_model::{LoraConfig, ModelConfig, WeightFormat};
 
-use super::{BaseWeights, MemoryChoices, MemoryPlan};
+use super::{MemoryChoices, MemoryPlan};
 
 /// Changes of a run that take less memory, and change what is trained or how long it takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,10 +42,10 @@ impl Switches {
             changed.lora.get_or_insert_with(LoraConfig::default);
         }
         if self.int8 {
-            changed.base_weights = BaseWeights::Int8;
+            changed.base_weights = WeightFormat::Int8;
         }
         let is_new = self == Self::ALL[0] || changed != *choices;
-        (is_new && BaseWeights::OFFERED.contains(&changed.base_weights)).then_some(changed)
+        is_new.then_some(changed)
     }
 }
 
@@ -104,7 +104,7 @@ impl MemoryPlan {
                 simpler.micro_batch >= fitting.micro_batch
                     && simpler.checkpointing <= fitting.checkpointing
                     && simpler.lora.is_some() <= fitting.lora.is_some()
-                    && [fitting.base_weights, BaseWeights::F32].contains(&simpler.base_weights)
+                    && [fitting.base_weights, WeightFormat::F32].contains(&simpler.base_weights)
             };
             if !found.iter().any(is_no_better) {
                 found.push(fitting);

@@ -4,17 +4,15 @@
 //! hardly a gradient, and the end of the backward pass, when it is the other way round. In between, one shrinks and the other
 //! grows evenly, so that no other moment is higher.
 
-mod base_weights;
 mod fit;
 mod shape;
 mod size;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use aligner_model::{DeviceSpec, LoraConfig, ModelConfig};
+use aligner_model::{DeviceSpec, LoraConfig, ModelConfig, WeightFormat};
 use serde::Serialize;
 
-pub use self::base_weights::BaseWeights;
 use self::shape::{Shape, held_less, largest_panel};
 pub(crate) use self::shape::{adapter_parameters, layer_matrices};
 pub use self::size::{MemorySize, available_memory_bytes};
@@ -46,7 +44,7 @@ pub struct MemoryChoices {
     /// The adapter that is trained instead of all weights.
     pub lora: Option<LoraConfig>,
     /// How the base's linear layers are held under an adapter.
-    pub base_weights: BaseWeights,
+    pub base_weights: WeightFormat,
     /// Whether activations are computed again in the backward pass.
     pub checkpointing: bool,
     /// What the run computes on.
@@ -68,7 +66,7 @@ impl MemoryChoices {
             max_length: run.max_length,
             accumulate: run.accumulate,
             lora,
-            base_weights: BaseWeights::F32,
+            base_weights: run.base_weights,
             checkpointing: run.checkpointing,
             device: run.devices()?.first(),
         };

@@ -1,8 +1,8 @@
 //! Widths of what a token leaves in memory, as the kernels of `aligner-model` have them.
 
-use aligner_model::{Activation, DeviceSpec, LoraConfig, ModelConfig, NormPlacement, QkNorm};
+use aligner_model::{Activation, DeviceSpec, LoraConfig, ModelConfig, NormPlacement, QkNorm, WeightFormat};
 
-use super::{BaseWeights, MemoryChoices};
+use super::MemoryChoices;
 
 /// Logits that exist at once, in elements, as `aligner_model::kernels::token_nll` has them.
 const LOGITS: f64 = (1u32 << 23) as f64;
@@ -35,15 +35,15 @@ pub(crate) fn layer_matrices(config: &ModelConfig) -> f64 {
 }
 
 /// What a format takes less than f32 for the matrices of all layers, in bytes.
-pub(super) fn held_less(config: &ModelConfig, format: BaseWeights) -> f64 {
+pub(super) fn held_less(config: &ModelConfig, format: WeightFormat) -> f64 {
     let less = |(_, input, output)| {
-        BaseWeights::F32.bytes(input, output) as f64 - format.bytes(input, output) as f64
+        WeightFormat::F32.bytes(input, output) as f64 - format.bytes(input, output) as f64
     };
     projections(config).map(less).iter().sum::<f64>() * config.layers as f64
 }
 
 /// The largest part of a weight that is there as f32 for a product, in elements.
-pub(super) fn largest_panel(config: &ModelConfig, format: BaseWeights) -> f64 {
+pub(super) fn largest_panel(config: &ModelConfig, format: WeightFormat) -> f64 {
     let panels = projections(config).map(|(_, input, output)| format.scratch_bytes(input, output));
     panels.into_iter().max().unwrap_or(0) as f64 / 4.0
 }

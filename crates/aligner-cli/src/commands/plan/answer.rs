@@ -74,6 +74,7 @@ impl Answer {
             "accumulate": self.choices.accumulate,
             "lora_rank": self.choices.lora.as_ref().map(|lora| lora.rank),
             "checkpointing": self.choices.checkpointing,
+            "base_weights": self.choices.base_weights,
             "device": self.choices.device.to_string(),
             "peak": self.plan,
             "fit": fit,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use aligner_hub::Files;
-use aligner_model::ModelConfig;
+use aligner_model::{ModelConfig, WeightFormat};
 use aligner_train::{MemoryChoices, RunSize};
 
 use self::answer::Answer;
@@ -50,6 +50,7 @@ fn as_training(args: &PlanArgs) -> TrainArgs {
         accumulate: Some(args.accumulate),
         max_length: Some(args.max_length),
         lora_rank: args.lora_rank,
+        base_weights: (args.base_weights != WeightFormat::F32).then_some(args.base_weights),
         checkpointing: args.checkpointing,
         device: Some(args.device.into()),
         ..TrainArgs::default()

@@ -1,8 +1,11 @@
 //! Weights as the right side of a product.
 
+use std::ops::Range;
+
 use rayon::prelude::*;
 
 use super::super::buffers::Buffer;
+use super::super::flex::PIECE;
 use super::super::matmul::Matrix;
 use super::WIDTH;
 
@@ -23,17 +26,39 @@ impl Packed {
     /// # Panics
     /// When the matrix reaches beyond its slice.
     pub fn new(matrix: Matrix<'_>, scale: f32) -> Self {
-        let (rows, columns) = (matrix.rows, matrix.columns);
-        let mut memory = Buffer::take(rows * columns.next_multiple_of(WIDTH));
-        memory
-            .par_chunks_mut((rows * WIDTH).max(1))
-            .enumerate()
-            .for_each(|(panel, out)| {
-                pack_panel(matrix, panel * WIDTH, out);
-                if scale != 1.0 {
-                    out.iter_mut().for_each(|value| *value *= scale);
-                }
+        let mut packed = Self::from_parts(matrix.rows, matrix.columns, |put| put(0..matrix.rows, matrix));
+        if scale != 1.0 {
+            packed.memory.par_chunks_mut(PIECE).for_each(|values| {
+                values.iter_mut().for_each(|value| *value *= scale);
             });
+        }
+        packed
+    }
+
+    /// A matrix that comes in parts of some of its rows, which `each` hands over one by one and in order.
+    ///
+    /// # Panics
+    /// When a part is no part of such a matrix.
+    pub fn from_parts(
+        rows: usize,
+        columns: usize,
+        each: impl FnOnce(&mut dyn FnMut(Range<usize>, Matrix<'_>)),
+    ) -> Self {
+        let mut memory = Buffer::take(rows * columns.next_multiple_of(WIDTH));
+        each(&mut |range, part| {
+            assert_eq!(
+                (part.rows, part.columns),
+                (range.len(), columns),
+                "a part of a matrix"
+            );
+            memory
+                .par_chunks_mut((rows * WIDTH).max(1))
+                .enumerate()
+                .for_each(|(panel, out)| {
+                    let out = &mut out[range.start * WIDTH..range.end * WIDTH];
+                    pack_panel(part, panel * WIDTH, out);
+                });
+        });
         Self {
             memory,
             rows,
