@@ -147,3 +147,17 @@ fn a_base_that_changed_under_an_adapter_is_noticed() {
         "{error}"
     );
 }
+
+/// The second step panicked: what was updated had lost the device's strategy, which the base still had.
+#[test]
+fn an_adapter_goes_on_training_when_activations_are_computed_again() {
+    let lab = Lab::new();
+    let kept = run(&config(&lab, "kept"));
+    let again = run(&TrainConfig {
+        checkpointing: true,
+        ..config(&lab, "again")
+    });
+    assert!(again.steps > 1);
+    assert_eq!(essence(&again.run), essence(&kept.run));
+    assert_eq!(adapter_file(&again.model_dir), adapter_file(&kept.model_dir));
+}
