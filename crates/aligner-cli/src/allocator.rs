@@ -92,7 +92,7 @@ mod large {
     pub static SYSTEM: System = System;
 
     /// The smallest large block.
-    const BYTES: usize = 1 << 18;
+    const BYTES: usize = 1 << 16;
 
     static TAKES_LARGE: AtomicBool = AtomicBool::new(false);
 
@@ -148,7 +148,7 @@ mod tests {
     /// Blocks of all sizes before and after glibc takes the large ones, grown and shrunk across the limit, keep their bytes.
     #[test]
     fn blocks_keep_what_is_written_whoever_made_them() {
-        let sizes = [1usize, 100, 1 << 17, 1 << 18, 3 << 20];
+        let sizes = [1usize, 100, 1 << 15, 1 << 16, 3 << 20];
         let blocks = || -> Vec<Vec<u8>> {
             let filled = |(index, &size): (usize, &usize)| vec![index as u8 + 1; size];
             sizes.iter().enumerate().map(filled).collect()

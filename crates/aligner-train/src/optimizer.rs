@@ -176,13 +176,19 @@ impl ModuleMapper for Updater<'_> {
         };
         let (id, tensor, mapper) = param.consume();
         let shape = tensor.dims();
+        // A new tensor has none of its own, and one operation takes parameters of one strategy alone: those that stay, too.
+        let strategy = tensor.gradient_checkpointing_strategy();
         // Flattened and without its graph the tensor has one owner, and the update happens in its own memory.
         let flat = tensor.inner().reshape([-1]);
         let moments = self.moments.remove(&id);
         let [m, v] = moments.unwrap_or_else(|| zero_moments(flat.dims()[0], &flat.device()));
         let [flat, m, v] = adamw(flat, gradient.reshape([-1]), m, v, self.step);
         self.moments.insert(id, [m, v]);
-        Param::from_mapped_value(id, Tensor::from_inner(flat.reshape(shape)).require_grad(), mapper)
+        let mut updated = Tensor::from_inner(flat.reshape(shape));
+        if let Some(strategy) = strategy {
+            updated = updated.with_gradient_checkpointing_strategy(strategy);
+        }
+        Param::from_mapped_value(id, updated.require_grad(), mapper)
     }
 }
 

@@ -241,4 +241,17 @@ fn int8_is_for_a_base_under_an_adapter_also_one_that_goes_on_being_trained() {
     }));
     let (ended, started) = (records(&first.run), records(&second.run));
     assert_eq!(ended.last().unwrap().loss.to_bits(), started[0].loss.to_bits());
+
+/// The second step panicked: what was updated had lost the device's strategy, which the base still had.
+#[test]
+fn an_adapter_goes_on_training_when_activations_are_computed_again() {
+    let lab = Lab::new();
+    let kept = run(&config(&lab, "kept"));
+    let again = run(&TrainConfig {
+        checkpointing: true,
+        ..config(&lab, "again")
+    });
+    assert!(again.steps > 1);
+    assert_eq!(essence(&again.run), essence(&kept.run));
+    assert_eq!(adapter_file(&again.model_dir), adapter_file(&kept.model_dir));
 }

@@ -221,7 +221,10 @@ fn seven_billion_weights_fit_in_24_gb_in_eight_bits_below_an_adapter_and_not_oth
         ..smallest
     };
     let plan = MemoryPlan::of(&config, &int8);
-    assert!(plan.total_bytes < 12_000_000_000, "{plan:?}");
+    assert!(
+        (11_500_000_000..12_500_000_000).contains(&plan.total_bytes),
+        "{plan:?}"
+    );
     let rows = MemoryPlan::largest_micro_batch(&config, &int8, memory);
     assert!(rows.is_some_and(|rows| rows >= 4), "{rows:?}");
     let remedies = MemoryPlan::remedies(&config, &full, memory);
