@@ -241,6 +241,7 @@ fn int8_is_for_a_base_under_an_adapter_also_one_that_goes_on_being_trained() {
     }));
     let (ended, started) = (records(&first.run), records(&second.run));
     assert_eq!(ended.last().unwrap().loss.to_bits(), started[0].loss.to_bits());
+}
 
 /// The second step panicked: what was updated had lost the device's strategy, which the base still had.
 #[test]
