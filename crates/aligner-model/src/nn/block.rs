@@ -138,14 +138,19 @@ impl Block {
             self.self_attn
                 .forward_packed(through(before, x), rotation, &packed.sequences)
         });
-        // An MLP sees one token at a time: what nobody reads need not go through it.
-        let x = match rows {
-            Some(rows) => x.select(0, rows),
-            None => x,
+        // An MLP sees one token at a time: what nobody reads need not go through it. (Composed of Burn's products it goes
+        // through all the same: those of a few rows may sum in an order that depends on where their memory begins.)
+        let (x, rows) = match rows {
+            Some(rows) if self.mlp.is_one_operation() => (x.select(0, rows), None),
+            rows => (x, rows),
         };
         let after = self.post_feedforward_layernorm.as_ref();
         let inner = self.mlp.fused(&x, before_mlp, after.is_none(), packed.recompute);
-        add(x, inner, after, |x| self.mlp.forward_rows(through(before_mlp, x)))
+        let out = add(x, inner, after, |x| self.mlp.forward_rows(through(before_mlp, x)));
+        match rows {
+            Some(rows) => out.select(0, rows),
+            None => out,
+        }
     }
 }
 

@@ -50,6 +50,12 @@ impl MlpConfig {
 }
 
 impl Mlp {
+    /// Whether [`fused`](Self::fused) takes this MLP.
+    pub fn is_one_operation(&self) -> bool {
+        let layers = [&self.gate_proj, &self.up_proj, &self.down_proj];
+        self.activation != Activation::Gelu && layers.into_iter().all(|layer| layer.as_linear().is_some())
+    }
+
     /// `x + mlp(norm(x))` as one operation, or without `x`; `None` when it is none that exists as one.
     ///
     /// # Shapes
