@@ -13,7 +13,7 @@ wrote for the false answers and for the right ones (the second may be left out).
     python docs/score_truthfulqa.py curve valid_refs.jsonl false.out false.scores right.out right.scores [curve.json]
 
 `curve` asks what a gate would do that keeps the answer unless the model holds the correction for more probable by some
-factor. `pairs` writes each row twice, with the answer and with the correction as the target. For each share of right answers
+factor. `pairs` writes each changed row twice, with the answer and with the correction as the target. For each share of right answers
 to be kept, the factor is chosen on one half of the questions and used on the other, and the halves then change places.
 
 An answer is nearer to the truth when its highest ROUGE-L F1 to a correct reference is above its highest to an incorrect one;
@@ -97,10 +97,13 @@ def gated(path, scores, references):
     """Each row with the logarithm of the factor by which the correction is more probable than the answer."""
     logprobs = [json.loads(line)["logprob"] for line in open(scores, encoding="utf-8")]
     rows = judged(path, references)
-    if len(logprobs) != 2 * len(rows):
-        sys.exit(f"{scores} has {len(logprobs)} lines, not two for each of the {len(rows)} rows of {path}")
-    for row, copied, corrected in zip(rows, logprobs[::2], logprobs[1::2]):
-        row["gain"] = 0.0 if row["kept"] else corrected - copied
+    changed = [row for row in rows if not row["kept"]]
+    if len(logprobs) != 2 * len(changed):
+        sys.exit(f"{scores} has {len(logprobs)} lines, not two for each of the {len(changed)} changed rows of {path}")
+    for row in rows:
+        row["gain"] = 0.0
+    for row, copied, corrected in zip(changed, logprobs[::2], logprobs[1::2]):
+        row["gain"] = corrected - copied
     return rows
 
 
@@ -146,7 +149,7 @@ def tell(title, rows, keys):
 
 def pairs(path):
     for question, answer, correction in read(path):
-        for target in (answer, correction or " "):
+        for target in (answer, correction) if correction != answer else ():
             print(json.dumps({"question": question, "answer": answer, "correction": target}, ensure_ascii=False))
 
 
