@@ -5,7 +5,7 @@
 import json
 import sys
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 430, 60, 24, 24, 50
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 430, 74, 24, 24, 50
 COLOURS = ["#777777", "#1f6fb4", "#d1571c", "#3a8f3a", "#8a4fb0", "#b08a1f"]
 curves = [(label, json.load(open(path))) for label, path in (name.rsplit("=", 1) for name in sys.argv[2:])]
 points = [point for _, curve in curves for point in curve]
