@@ -206,7 +206,7 @@ impl<'a> Block<'a> {
     }
 
     /// From a row of the first panel to the end of the memory.
-    pub fn from_row(&self, row: usize) -> &'a [f32] {
+    pub fn starting_at_row(&self, row: usize) -> &'a [f32] {
         &self.data[row * WIDTH..]
     }
 

@@ -39,7 +39,7 @@ pub(in super::super) fn multiply(
     for row in (0..rows).step_by(TILE) {
         runs.clear();
         runs.extend(terms.iter().map(|term| Run {
-            a: term.block.from_row(row),
+            a: term.block.starting_at_row(row),
             stride: term.block.stride(),
             b: term.weights.panel(panel),
             chunks: term.block.panels(),
@@ -245,7 +245,7 @@ mod tests {
                 assert_eq!(block.start, next);
                 assert!(!block.is_empty() && block.len() <= 8 * TILE, "{rows} {block:?}");
                 assert!(
-                    index + 1 == grid.blocks() || block.len() % TILE == 0,
+                    index + 1 == grid.blocks() || block.len().is_multiple_of(TILE),
                     "{rows} {block:?}"
                 );
                 next = block.end;
