@@ -2,6 +2,17 @@
 
 use crate::error::Result;
 
+/// One sequence's part of a batch: [`CausalLm::forward`]'s arguments.
+#[derive(Debug)]
+pub struct Run<'a, C> {
+    /// Tokens to append.
+    pub ids: &'a [u32],
+    /// The sequence's own cache.
+    pub cache: &'a mut C,
+    /// Tokens, counted from the end of `ids`, whose scores are wanted.
+    pub keep: usize,
+}
+
 /// A causal language model with a cache: ids in, scores of the next token out.
 ///
 /// The engine knows a model only through this trait, so that it can be tested without weights and run on any device.
@@ -33,4 +44,16 @@ pub trait CausalLm: Send + Sync {
     /// # Errors
     /// When the device fails.
     fn forward(&self, ids: &[u32], cache: &mut Self::Cache, keep: usize) -> Result<Vec<f32>>;
+
+    /// [`forward`](Self::forward) of several sequences, each with its own cache; a result for each, in order.
+    ///
+    /// A model that reads its weights once for all of them does better than one by one, which is what this does by itself.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward); what the caches hold is not defined then.
+    fn forward_batch(&self, runs: &mut [Run<'_, Self::Cache>]) -> Result<Vec<Vec<f32>>> {
+        runs.iter_mut()
+            .map(|run| self.forward(run.ids, run.cache, run.keep))
+            .collect()
+    }
 }

@@ -39,7 +39,7 @@ pub mod export;
 mod sampler;
 
 pub use builder::CorrectorBuilder;
-pub use causal_lm::CausalLm;
+pub use causal_lm::{CausalLm, Run};
 pub use corrector::{CorrectOptions, Correction, CorrectionStream, Corrector, Input, Piece, Score, Usage};
 pub use decoder::DecoderLm;
 pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};

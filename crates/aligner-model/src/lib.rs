@@ -59,5 +59,6 @@ pub use kernels::{Int8Weight, Sequences, WeightFormat};
 pub use lora::{LoraAdapter, LoraConfig, TargetModules};
 pub use loss::Targets;
 pub use nn::KvCache;
+pub use nn::with_dropout_seed;
 pub use pool::on_pool;
 pub use weights::{Loaded, load_dir, load_dir_as, save_dir};

@@ -1,9 +1,9 @@
 //! The model as burn-train sees it: one item is one optimizer step.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use aligner_data::Batch;
-use aligner_model::CausalDecoder;
+use aligner_model::{CausalDecoder, with_dropout_seed};
 use burn::module::{Module, ModuleDisplay};
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{ExecutionError, Tensor};
@@ -57,15 +57,11 @@ impl TrainedModel {
 
     /// The loss; with a seed, what an adapter's dropout drops is a function of it.
     fn loss_sum(&self, micro_batch: &Batch, seed: Option<u64>) -> Tensor<1> {
-        /// Burn's generators belong to the process, not to a device: workers that drop take turns. Only the forward pass
-        /// draws.
-        static DRAWS: Mutex<()> = Mutex::new(());
-        let _turn = seed.map(|seed| {
-            let turn = DRAWS.lock().unwrap_or_else(PoisonError::into_inner);
-            self.decoder.norm.weight.val().device().seed(seed);
-            turn
-        });
-        self.objective.loss_sum(&self.decoder, micro_batch)
+        let loss = || self.objective.loss_sum(&self.decoder, micro_batch);
+        match seed {
+            Some(seed) => with_dropout_seed(seed, loss),
+            None => loss(),
+        }
     }
 
     /// [`TrainStep::step`] with the seed of the step's dropout.

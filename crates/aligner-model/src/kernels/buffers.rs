@@ -4,7 +4,7 @@
 //! training step. A [`Buffer`] goes back to a shelf when it is dropped and comes back with whatever was in it.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A cache line, and a vector of AVX-512: a vector that lies across two lines takes two reads.
 #[derive(Debug, Clone, Copy)]
@@ -14,8 +14,55 @@ struct Line([f32; LINE]);
 /// Elements of a [`Line`].
 const LINE: usize = 16;
 
-/// Buffers nobody uses, smallest first.
-static SHELF: Mutex<Vec<Vec<Line>>> = Mutex::new(Vec::new());
+static SHELF: Mutex<Shelf> = Mutex::new(Shelf::new());
+
+/// Memory that nobody uses just now, and how much is in use.
+///
+/// Both together never exceed what was in use at once, so batches of many lengths take no more than the largest of them.
+struct Shelf {
+    /// Smallest first.
+    idle: Vec<Vec<Line>>,
+    idle_lines: usize,
+    used_lines: usize,
+    most_used_lines: usize,
+}
+
+impl Shelf {
+    const fn new() -> Self {
+        Self {
+            idle: Vec::new(),
+            idle_lines: 0,
+            used_lines: 0,
+            most_used_lines: 0,
+        }
+    }
+
+    /// A buffer from the shelf; `None` when a new one of [`rounded`] size is to be made, for which there is room then.
+    fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
+        let mut at = self.idle.partition_point(|memory| memory.len() < lines);
+        // One that is far larger would be missed by whoever needs it.
+        let fits = |memory: &Vec<Line>| memory.len() <= lines + lines / 2;
+        let found = self.idle.get(at).is_some_and(fits).then(|| self.idle.remove(at));
+        if let Some(memory) = &found {
+            self.idle_lines -= memory.len();
+        }
+        self.used_lines += found.as_ref().map_or(rounded(lines), Vec::len);
+        self.most_used_lines = self.most_used_lines.max(self.used_lines);
+        // What is too small gives way first: it is of no use to a batch of this size.
+        while self.used_lines + self.idle_lines > self.most_used_lines && !self.idle.is_empty() {
+            at = at.min(self.idle.len()).saturating_sub(1);
+            self.idle_lines -= self.idle.remove(at).len();
+        }
+        found
+    }
+
+    fn put(&mut self, memory: Vec<Line>) {
+        self.used_lines -= memory.len();
+        self.idle_lines += memory.len();
+        let at = self.idle.partition_point(|other| other.len() < memory.len());
+        self.idle.insert(at, memory);
+    }
+}
 
 /// A slice of `f32` with unspecified contents at first, which begins with a cache line.
 #[derive(Debug)]
@@ -28,24 +75,8 @@ impl Buffer {
     /// Memory for `len` elements, with whatever was there before.
     pub fn take(len: usize) -> Self {
         let lines = len.div_ceil(LINE);
-        let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut first = shelf.partition_point(|memory| memory.len() < lines);
-        // One that is far larger would be missed by whoever needs it.
-        let fits = shelf
-            .get(first)
-            .is_some_and(|memory| memory.len() <= lines + lines / 2);
-        if fits {
-            let memory = shelf.remove(first);
-            return Self { memory, len };
-        }
-        // What is too small gives way to what is needed: batches of many lengths take no more than the longest of them.
-        let mut missing = rounded(lines);
-        while first > 0 && missing > 0 {
-            first -= 1;
-            missing = missing.saturating_sub(shelf.remove(first).len());
-        }
-        drop(shelf);
-        let memory = vec![Line([0.0; LINE]); rounded(lines)];
+        let found = shelf().take(lines);
+        let memory = found.unwrap_or_else(|| vec![Line([0.0; LINE]); rounded(lines)]);
         Self { memory, len }
     }
 }
@@ -83,15 +114,20 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
-        let mut shelf = SHELF.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = shelf.partition_point(|other| other.len() < memory.len());
-        shelf.insert(at, memory);
+        shelf().put(memory);
     }
+}
+
+fn shelf() -> MutexGuard<'static, Shelf> {
+    SHELF.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives the memory of unused buffers back: after training, or before a batch of quite another size.
 pub fn release_buffers() {
-    SHELF.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    let mut shelf = shelf();
+    shelf.idle.clear();
+    shelf.idle_lines = 0;
+    shelf.most_used_lines = shelf.used_lines;
 }
 
 #[cfg(test)]
@@ -114,5 +150,31 @@ mod tests {
         drop(a);
         let b = Buffer::take(900);
         assert_eq!((b.len(), b.as_ptr() as usize % 64), (900, 0));
+    }
+
+    /// Steps of a training run: each takes some buffers of a size, and puts them back in another order.
+    #[test]
+    fn batches_of_many_lengths_take_no_more_than_the_largest() {
+        let mut shelf = Shelf::new();
+        let mut made = 0;
+        for step in 0..200usize {
+            let lines = [4000, 2400, 1500, 900, 300][step * 7 % 5] + step;
+            let mut held = Vec::new();
+            for _ in 0..20 {
+                held.push(shelf.take(lines).unwrap_or_else(|| {
+                    made += 1;
+                    vec![Line([0.0; LINE]); rounded(lines)]
+                }));
+            }
+            while !held.is_empty() {
+                shelf.put(held.swap_remove(step % held.len()));
+            }
+            assert_eq!(shelf.used_lines, 0);
+            assert_eq!(shelf.idle.iter().map(Vec::len).sum::<usize>(), shelf.idle_lines);
+            assert!(shelf.idle.is_sorted_by_key(Vec::len));
+            assert!(shelf.idle_lines <= shelf.most_used_lines && shelf.most_used_lines <= 20 * rounded(4200));
+        }
+        let again = (0..20).filter(|_| shelf.take(300 + 199).is_some()).count();
+        assert!(again > 0 && made < 200 * 20, "{again} {made}");
     }
 }

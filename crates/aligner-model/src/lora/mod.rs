@@ -9,7 +9,6 @@ mod peft;
 use std::collections::BTreeMap;
 
 use burn::module::{Module, Param, ParamId};
-use burn::nn::DropoutConfig;
 use burn::tensor::{Tensor, TensorData};
 
 pub use config::{LoraConfig, TargetModules};
@@ -17,7 +16,7 @@ pub use config::{LoraConfig, TargetModules};
 use crate::decoder::CausalDecoder;
 use crate::error::{ModelError, Result};
 use crate::kernels::WeightFormat;
-use crate::nn::{Lora, Projection, ProjectionWeight};
+use crate::nn::{Dropout, Lora, Projection, ProjectionWeight};
 use crate::weights::HostTensor;
 
 /// The two matrices of one layer, in PEFT's orientation.
@@ -132,7 +131,7 @@ impl CausalDecoder {
             projection.lora = Some(Lora {
                 a: leaf(a),
                 b: leaf(b),
-                dropout: DropoutConfig::new(dropout).init(),
+                dropout: Dropout::new(dropout),
                 scale,
             });
         })?;

@@ -3,6 +3,7 @@
 mod attention;
 mod block;
 mod cache;
+mod dropout;
 mod mlp;
 mod norm;
 mod projection;
@@ -11,6 +12,7 @@ mod rope;
 pub use attention::{Attention, AttentionConfig, CausalMask};
 pub use block::{Block, Packed, Rotations, Step};
 pub use cache::{KvCache, LayerCache};
+pub use dropout::{Dropout, with_dropout_seed};
 pub use mlp::{Mlp, MlpConfig};
 pub use norm::{RmsNorm, RmsNormConfig};
 pub use projection::{Lora, Projection, ProjectionWeight};

@@ -3,9 +3,10 @@
 use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
 };
-use burn::nn::{Dropout, Initializer};
+use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 
+use super::Dropout;
 use crate::kernels::{self, Int8Weight, LinearWeight};
 
 /// `x W + b`, and with an adapter `+ scale · dropout(x) A B`.

@@ -1,8 +1,12 @@
 //! The innermost loops: a tile of sums in registers.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use super::{TILE, Tile, WIDTH};
 
-/// Rows of [`gradient_tile`]'s three parts, which together are a panel's columns.
+/// Columns of [`column_tile`]'s three parts in AVX-512, which together are a panel's.
+#[cfg(target_arch = "x86_64")]
 const PARTS: [usize; 3] = [11, 11, 10];
 
 /// Vector instructions that a tile is computed with.
@@ -81,7 +85,9 @@ pub(super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512_rows(runs, 0, out),
-            _ => sums::<TILE, WIDTH, 1>(isa, runs, 0, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::rows(runs, out),
+            Isa::Compiled => plain::<TILE, WIDTH, 1>(runs, out),
         }
     };
 }
@@ -92,52 +98,28 @@ pub(super) fn column_tile(isa: Isa, runs: &[Run<'_>], out: &mut [[f32; WIDTH]; W
         assert_eq!(run.chunks, 1, "single stretches");
         run.check(run.last * WIDTH);
     }
-    let (first, rest) = out.split_at_mut(PARTS[0]);
-    let (second, third) = rest.split_at_mut(PARTS[1]);
-    let parts = (
-        <&mut [_; PARTS[0]]>::try_from(first),
-        <&mut [_; PARTS[1]]>::try_from(second),
-        <&mut [_; PARTS[2]]>::try_from(third),
-    );
-    if let (Ok(first), Ok(second), Ok(third)) = parts {
-        // SAFETY: as above; the columns of the three parts are a panel's.
-        unsafe {
-            #[cfg(target_arch = "x86_64")]
-            if isa == Isa::Avx512 {
-                avx512_11_columns(runs, 0, first);
-                avx512_11_columns(runs, PARTS[0], second);
-                avx512_10_columns(runs, PARTS[0] + PARTS[1], third);
-                return;
-            }
-            sums::<{ PARTS[0] }, 1, WIDTH>(isa, runs, 0, first);
-            sums::<{ PARTS[1] }, 1, WIDTH>(isa, runs, PARTS[0], second);
-            sums::<{ PARTS[2] }, 1, WIDTH>(isa, runs, PARTS[0] + PARTS[1], third);
-        }
-    }
-}
-
-/// `out[i][j] = Σ a[first + i · ROW + k · STEP] · b[k][j]`
-///
-/// # Safety
-/// All of these elements lie inside their slices, and the machine has the instructions.
-unsafe fn sums<const ROWS: usize, const ROW: usize, const STEP: usize>(
-    isa: Isa,
-    runs: &[Run<'_>],
-    first: usize,
-    out: &mut [[f32; WIDTH]; ROWS],
-) {
-    // SAFETY: the caller's promise.
+    // SAFETY: as above.
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 | Isa::Avx2 => avx2::<ROWS, ROW, STEP>(runs, first, out),
-            Isa::Compiled => plain::<ROWS, ROW, STEP>(runs, first, out, |a, b, sum| {
-                if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
-                    a.mul_add(b, sum)
-                } else {
-                    a * b + sum
+            Isa::Avx512 => {
+                let (first, rest) = out.split_at_mut(PARTS[0]);
+                let (second, third) = rest.split_at_mut(PARTS[1]);
+                let parts = (
+                    <&mut [_; PARTS[0]]>::try_from(first),
+                    <&mut [_; PARTS[1]]>::try_from(second),
+                    <&mut [_; PARTS[2]]>::try_from(third),
+                );
+                // The three parts are a panel's columns.
+                if let (Ok(first), Ok(second), Ok(third)) = parts {
+                    avx512_11_columns(runs, 0, first);
+                    avx512_11_columns(runs, PARTS[0], second);
+                    avx512_10_columns(runs, PARTS[0] + PARTS[1], third);
                 }
-            }),
+            }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => avx2::columns(runs, out),
+            Isa::Compiled => plain::<WIDTH, 1, WIDTH>(runs, out),
         }
     }
 }
@@ -217,34 +199,27 @@ avx512_sums!(avx512_11_columns, 11, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5
 #[cfg(target_arch = "x86_64")]
 avx512_sums!(avx512_10_columns, 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19);
 
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,fma")]
-unsafe fn avx2<const ROWS: usize, const ROW: usize, const STEP: usize>(
-    runs: &[Run<'_>],
-    first: usize,
-    out: &mut [[f32; WIDTH]; ROWS],
-) {
-    // SAFETY: the caller's promise.
-    unsafe { plain::<ROWS, ROW, STEP>(runs, first, out, |a, b, sum| a.mul_add(b, sum)) };
-}
-
-/// The loops for the compiler to vectorise: three rows at a time, whose sums are twelve vectors of AVX2.
+/// The loops for the compiler to vectorise, three rows at a time: `out[i][j] = Σ a[i · ROW + k · STEP] · b[k][j]`.
 ///
 /// # Safety
-/// As [`sums`].
-#[inline(always)]
+/// All of these elements lie inside their slices.
 unsafe fn plain<const ROWS: usize, const ROW: usize, const STEP: usize>(
     runs: &[Run<'_>],
-    first: usize,
     out: &mut [[f32; WIDTH]; ROWS],
-    multiply_add: impl Fn(f32, f32, f32) -> f32,
 ) {
     const ROWS_AT_ONCE: usize = 3;
+    let multiply_add = |a: f32, b: f32, sum: f32| {
+        if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+            a.mul_add(b, sum)
+        } else {
+            a * b + sum
+        }
+    };
     for (part, out) in out.chunks_mut(ROWS_AT_ONCE).enumerate() {
         let mut sums = [[0.0f32; WIDTH]; ROWS_AT_ONCE];
         // The last rows of a short part are its first ones again; their sums are dropped.
         let rows: [usize; ROWS_AT_ONCE] =
-            std::array::from_fn(|row| first + (part * ROWS_AT_ONCE + row % out.len()) * ROW);
+            std::array::from_fn(|row| (part * ROWS_AT_ONCE + row % out.len()) * ROW);
         for run in runs {
             for chunk in 0..run.chunks {
                 let steps = if chunk + 1 == run.chunks { run.last } else { WIDTH };
@@ -292,7 +267,7 @@ mod tests {
     #[test]
     fn tiles_of_every_instruction_set_are_exact() {
         for isa in every() {
-            for last in [1, 2, 31, 32] {
+            for last in [0, 1, 2, 31, 32] {
                 let (a, b) = (numbers(3 * TILE * WIDTH, 1), numbers(3 * WIDTH * WIDTH, 2));
                 let run = Run {
                     a: &a,
@@ -312,7 +287,7 @@ mod tests {
                     }
                 }
             }
-            for steps in [1, 14, 100] {
+            for steps in [0, 1, 14, 100] {
                 let (a, b) = (numbers(steps * WIDTH, 3), numbers(steps * WIDTH, 4));
                 let run = Run::single(&a, &b, steps);
                 let mut out = [[f32::NAN; WIDTH]; WIDTH];
