@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use aligner_infer::SamplingParams;
+use aligner_infer::{Draft, SamplingParams};
 use clap::Args;
 
 use super::{ModelArgs, RowArgs};
@@ -63,9 +63,17 @@ pub struct CorrectArgs {
     /// Seed of the choices.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Write one token at a time; otherwise tokens are drafted from the answer where that is faster. The text is the same.
+    #[arg(long)]
+    pub no_draft: bool,
 }
 
 impl CorrectArgs {
+    /// Whether tokens are drafted.
+    pub fn draft(&self) -> Draft {
+        if self.no_draft { Draft::Off } else { Draft::Auto }
+    }
+
     /// How tokens are chosen.
     pub fn sampling(&self) -> SamplingParams {
         SamplingParams {

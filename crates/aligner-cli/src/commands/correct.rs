@@ -20,6 +20,8 @@ pub fn run(args: &CorrectArgs) -> Result<()> {
     let options = CorrectOptions {
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling(),
+        draft: args.draft(),
+        prediction: None,
         cancel: CancelToken::default(),
     };
     options.sampling.validate()?;
@@ -75,10 +77,24 @@ fn stream(corrector: &Corrector, question: &str, answer: &str, options: &Correct
             Piece::Done(correction) => {
                 writeln!(stdout).map_err(stdout_error)?;
                 warn_if_cut(&correction);
+                say(account(&correction));
             }
         }
     }
     Ok(())
+}
+
+/// What a correction took, for people.
+fn account(correction: &Correction) -> String {
+    let Correction { usage, timings, .. } = correction;
+    let drafted = match usage.draft_proposed {
+        0 => String::new(),
+        proposed => format!(", {} of {proposed} drafted tokens right", usage.draft_accepted),
+    };
+    format!(
+        "{} tokens of prompt in {:.2} s, {} tokens in {:.2} s{drafted}",
+        usage.prompt_tokens, timings.prefill_seconds, usage.completion_tokens, timings.decode_seconds
+    )
 }
 
 fn warn_if_cut(correction: &Correction) {
@@ -160,6 +176,7 @@ fn corrected(
         "corrected": correction.text,
         "finish_reason": correction.finish_reason,
         "usage": correction.usage,
+        "timings": correction.timings,
         "seconds": (started.elapsed().as_secs_f64() * 1e6).round() / 1e6,
     });
     let mut row = record.raw.clone();
@@ -183,7 +200,7 @@ fn check_same(done: &Map<String, Value>, record: &Record) -> Result<()> {
 }
 
 /// Fields that a corrected row has and its input has not.
-const ADDED: [&str; 4] = ["corrected", "finish_reason", "usage", "seconds"];
+const ADDED: [&str; 5] = ["corrected", "finish_reason", "usage", "timings", "seconds"];
 
 /// Where corrected rows go, and those that are there already.
 struct Output {

@@ -59,6 +59,16 @@ pub struct MockCache {
     capacity: usize,
 }
 
+impl MockCache {
+    /// A cache of its own that begins with the first `len` tokens of this one.
+    pub fn fork(&self, len: usize, capacity: usize) -> Self {
+        Self {
+            ids: self.ids[..len].to_vec(),
+            capacity,
+        }
+    }
+}
+
 impl MockLm {
     pub fn new(
         vocab_size: usize,

@@ -1,0 +1,441 @@
+//! How many tokens are drafted: as many as pay, by what was accepted and what passes cost.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::cost::PassTimes;
+use crate::draft::{Evidence, Proposer};
+
+/// The longest draft, in tokens.
+pub(crate) const LONGEST_DRAFT: usize = 128;
+
+/// What drafts may cost a request beyond what they gain it, as a share of its time without them.
+const RISKED_SHARE: f64 = 0.02;
+
+/// Passes after which one without a draft is measured, since drafts are compared with it.
+const SINGLE_EVERY: u64 = 64;
+
+/// Drafted tokens that say as much as what is known from elsewhere, within a request and across requests.
+const PRIOR_TOKENS: f64 = 4.0;
+
+/// What was seen in a request fades by this with each of its tokens, so that what did not pay is tried again.
+const FADING: f64 = 0.99;
+
+/// Tokens of one kind that are remembered across requests.
+const REMEMBERED_TOKENS: f64 = 1000.0;
+
+/// Lower ends of the ranges of matched tokens that are told apart.
+const MATCHED: [usize; 10] = [0, 1, 2, 3, 4, 6, 9, 13, 21, 33];
+
+/// Whether answers are corrected with drafts. What is written does not depend on it, only how fast.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Draft {
+    /// As many tokens as pay, by measured times; none where drafts do not pay.
+    #[default]
+    Auto,
+    /// Up to this many tokens wherever there is a guess, whatever it costs: for tests and measurements.
+    Always(usize),
+    /// One token at a time.
+    Off,
+}
+
+/// How often drafted tokens were accepted, by what spoke for them.
+#[derive(Debug, Clone, Default)]
+struct Acceptance {
+    tried: [[f64; MATCHED.len()]; Evidence::KINDS],
+    accepted: [[f64; MATCHED.len()]; Evidence::KINDS],
+}
+
+impl Acceptance {
+    fn probability(&self, prior: f64, evidence: Evidence, matched: usize) -> f64 {
+        let (kind, range) = (evidence.index(), range(matched));
+        let accepted = self.accepted[kind][range] + PRIOR_TOKENS * prior;
+        accepted / (self.tried[kind][range] + PRIOR_TOKENS)
+    }
+
+    /// Notes a draft of which the first `accepted` tokens were right.
+    fn record(&mut self, guess: Guess, accepted: usize) {
+        let kind = guess.evidence.index();
+        for index in 0..guess.tokens.min(accepted + 1) {
+            let range = range(guess.matched + index);
+            self.tried[kind][range] += 1.0;
+            self.accepted[kind][range] += f64::from(u8::from(index < accepted));
+        }
+    }
+
+    fn fade(&mut self, most: f64, by: f64) {
+        let counts = self.tried.iter_mut().flatten();
+        for (tried, accepted) in counts.zip(self.accepted.iter_mut().flatten()) {
+            if *tried > most {
+                *tried *= by;
+                *accepted *= by;
+            }
+        }
+    }
+}
+
+/// Before anything was seen: shares of right guesses in real corrections of real answers, rounded.
+fn prior(evidence: Evidence, matched: usize) -> f64 {
+    const NEAR: [f64; MATCHED.len()] = [0.5, 0.3, 0.5, 0.55, 0.7, 0.75, 0.85, 0.9, 0.97, 0.99];
+    const FAR: [f64; MATCHED.len()] = [0.1, 0.2, 0.35, 0.4, 0.5, 0.6, 0.75, 0.8, 0.9, 0.95];
+    match evidence {
+        Evidence::Start | Evidence::Answer => NEAR[range(matched)],
+        Evidence::Elsewhere | Evidence::Context | Evidence::Replaced => FAR[range(matched)],
+    }
+}
+
+fn range(matched: usize) -> usize {
+    MATCHED.iter().rposition(|&start| start <= matched).unwrap_or(0)
+}
+
+/// What a model was seen to do, kept from request to request: times of its passes, and which guesses were right.
+#[derive(Debug, Default)]
+pub struct DraftMemory(Mutex<Learned>);
+
+#[derive(Debug, Default)]
+struct Learned {
+    times: PassTimes,
+    acceptance: Acceptance,
+}
+
+impl DraftMemory {
+    /// Notes a pass over part of a prompt.
+    pub(crate) fn record_prefill(&self, rows: usize, seconds: f64) {
+        self.learned().times.record_prefill(rows, seconds);
+    }
+
+    /// Notes a pass that gave scores for all of its rows.
+    pub(crate) fn record_pass(&self, rows: usize, seconds: f64) {
+        self.learned().times.record(rows, seconds);
+    }
+
+    /// It holds numbers that are right or wrong by themselves: a panic elsewhere does not spoil them.
+    fn learned(&self) -> MutexGuard<'_, Learned> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A draft and what spoke for it.
+#[derive(Debug, Clone, Copy)]
+struct Guess {
+    evidence: Evidence,
+    matched: usize,
+    tokens: usize,
+}
+
+/// What goes through the model in the same pass.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Company {
+    /// Rows of other requests.
+    pub rows: usize,
+    /// Other requests that get a token.
+    pub requests: usize,
+}
+
+impl Company {
+    /// No other request.
+    pub const ALONE: Self = Self { rows: 0, requests: 0 };
+}
+
+/// Seconds that a draft is weighed by.
+struct Weights {
+    /// Requests that get a token without it.
+    requests: usize,
+    /// A pass with a row for each of them.
+    step: f64,
+    /// What `n + 1` drafted tokens add to the pass, at index `n`.
+    added: Vec<f64>,
+}
+
+impl Weights {
+    /// For up to `tokens` behind `own` rows of the request; `None` as long as too little is known.
+    fn new(times: &PassTimes, company: Company, own: usize, tokens: usize) -> Option<Self> {
+        let (rows, requests) = (company.rows + own, company.requests + 1);
+        let table = times.table(rows + tokens);
+        let without = *table.get(rows - 1)?;
+        Some(Self {
+            requests,
+            step: *table.get(requests - 1)?,
+            added: table[rows..].iter().map(|with| with - without).collect(),
+        })
+    }
+}
+
+/// Drafts for one request.
+#[derive(Debug)]
+pub(crate) struct Drafter {
+    mode: Draft,
+    proposer: Proposer,
+    memory: Arc<DraftMemory>,
+    acceptance: Acceptance,
+    /// The draft that is being verified.
+    ids: Vec<u32>,
+    guess: Option<Guess>,
+    company: Company,
+    /// Rows of the request in the pass that is under way, without the draft.
+    own: usize,
+    /// Seconds that drafts may cost.
+    credit: f64,
+}
+
+impl Drafter {
+    pub fn new(mode: Draft, proposer: Proposer, memory: Arc<DraftMemory>) -> Self {
+        Self {
+            mode,
+            proposer,
+            memory,
+            acceptance: Acceptance::default(),
+            ids: Vec::new(),
+            guess: None,
+            company: Company::ALONE,
+            own: 1,
+            credit: 0.0,
+        }
+    }
+
+    /// Notes tokens of the prompt, whose time a share of may be risked.
+    pub fn spend(&mut self, prompt_tokens: usize) {
+        self.credit += RISKED_SHARE * self.memory.learned().times.prefill(prompt_tokens);
+    }
+
+    /// Notes a token that was written.
+    pub fn push(&mut self, token: u32) {
+        self.proposer.push(token);
+        self.acceptance.fade(0.0, FADING);
+    }
+
+    /// The tokens to verify in the next pass, at most `most`, behind `own` rows of the request.
+    pub fn draft(&mut self, most: usize, own: usize, company: Company) -> &[u32] {
+        (self.company, self.own) = (company, own);
+        let most = match self.mode {
+            Draft::Off => 0,
+            Draft::Always(tokens) => most.min(tokens),
+            Draft::Auto => most.min(LONGEST_DRAFT),
+        };
+        let proposed = self.proposer.propose(most, &mut self.ids);
+        self.guess = proposed.map(|(evidence, matched)| {
+            let guess = Guess {
+                evidence,
+                matched,
+                tokens: self.ids.len(),
+            };
+            match self.mode {
+                Draft::Auto => Guess {
+                    tokens: self.paying(guess),
+                    ..guess
+                },
+                _ => guess,
+            }
+        });
+        self.ids.truncate(self.guess.map_or(0, |guess| guess.tokens));
+        &self.ids
+    }
+
+    /// The length of a draft that gives most tokens a second, as long as the request could bear it if none were right.
+    fn paying(&self, guess: Guess) -> usize {
+        let learned = self.memory.learned();
+        let is_single_known = matches!(learned.times.since_single(), Some(passes) if passes < SINGLE_EVERY);
+        if self.company.requests == 0 && !is_single_known {
+            return 0;
+        }
+        let Some(weights) = Weights::new(&learned.times, self.company, self.own, guess.tokens) else {
+            return 0;
+        };
+        let (mut reached, mut expected) = (1.0, weights.requests as f64);
+        let (mut best, mut best_rate) = (0, expected / weights.step);
+        for (index, added) in weights.added.iter().enumerate() {
+            let (evidence, matched) = (guess.evidence, guess.matched + index);
+            let known = learned
+                .acceptance
+                .probability(prior(evidence, matched), evidence, matched);
+            reached *= self.acceptance.probability(known, evidence, matched);
+            expected += reached;
+            if *added > self.credit {
+                break;
+            }
+            let rate = expected / (weights.step + added);
+            if rate > best_rate {
+                (best, best_rate) = (index + 1, rate);
+            }
+        }
+        best
+    }
+
+    /// Notes how many tokens of the draft were right, once the pass was recorded.
+    pub fn settle(&mut self, accepted: usize) {
+        let drafted = self.ids.len();
+        let mut learned = self.memory.learned();
+        if let Some(guess) = self.guess.take().filter(|guess| guess.tokens > 0) {
+            self.acceptance.record(guess, accepted);
+            learned.acceptance.record(guess, accepted);
+            learned.acceptance.fade(REMEMBERED_TOKENS, 0.5);
+        }
+        if let Some(weights) = Weights::new(&learned.times, self.company, self.own, drafted) {
+            let token = weights.step / weights.requests as f64;
+            let cost = weights.added.last().copied().unwrap_or(0.0);
+            self.credit += token * (accepted as f64 + RISKED_SHARE * (accepted + 1) as f64) - cost;
+        }
+        self.ids.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seconds of a pass: something for the weights, and something for each row.
+    #[derive(Clone, Copy)]
+    struct Machine {
+        weights: f64,
+        row: f64,
+    }
+
+    impl Machine {
+        fn pass(self, rows: usize) -> f64 {
+            self.weights + self.row * rows as f64
+        }
+    }
+
+    /// Writes `written` where `answer` was to be corrected; seconds with drafts and without, and tokens proposed.
+    fn write(
+        machine: Machine,
+        answer: &[u32],
+        written: &[u32],
+        memory: &Arc<DraftMemory>,
+    ) -> (f64, f64, usize) {
+        let prompt: Vec<u32> = (5_000..5_050).chain(answer.iter().copied()).collect();
+        let proposer = Proposer::new(&prompt, answer, &[]);
+        let mut drafter = Drafter::new(Draft::Auto, proposer, Arc::clone(memory));
+        let prefill = machine.pass(prompt.len());
+        let (mut with, mut proposed, mut at) = (0.0, 0, 0);
+        while at < written.len() {
+            let is_prompt = at == 0;
+            let own = if is_prompt { prompt.len() } else { 1 };
+            if is_prompt {
+                drafter.spend(own);
+            }
+            let draft = drafter
+                .draft(written.len() - at - 1, own, Company::ALONE)
+                .to_vec();
+            let seconds = machine.pass(own + draft.len());
+            if is_prompt {
+                memory.record_prefill(own + draft.len(), seconds);
+            } else {
+                memory.record_pass(own + draft.len(), seconds);
+            }
+            with += seconds;
+            proposed += draft.len();
+            let right = draft
+                .iter()
+                .zip(&written[at..])
+                .take_while(|(a, b)| a == b)
+                .count();
+            written[at..=at + right]
+                .iter()
+                .for_each(|&token| drafter.push(token));
+            drafter.settle(right);
+            at += right + 1;
+        }
+        (
+            with,
+            prefill + machine.pass(1) * (written.len() - 1) as f64,
+            proposed,
+        )
+    }
+
+    fn tokens(count: u32, step: u32) -> Vec<u32> {
+        (0..count).map(|index| index * step % 1_009).collect()
+    }
+
+    const FLAT: Machine = Machine {
+        weights: 15e-3,
+        row: 0.1e-3,
+    };
+    const STEEP: Machine = Machine {
+        weights: 0.0,
+        row: 15e-3,
+    };
+
+    #[test]
+    fn a_copy_is_drafted_in_few_passes_where_rows_are_cheap() {
+        let (memory, answer) = (Arc::default(), tokens(400, 7));
+        write(FLAT, &answer, &answer, &memory);
+        let (with, without, _) = write(FLAT, &answer, &answer, &memory);
+        assert!(without / with > 20.0, "{}", without / with);
+    }
+
+    #[test]
+    fn nothing_is_drafted_where_a_row_costs_what_a_pass_costs() {
+        let (memory, answer) = (Arc::default(), tokens(400, 7));
+        write(STEEP, &answer, &answer, &memory);
+        let (with, without, proposed) = write(STEEP, &answer, &answer, &memory);
+        assert!(
+            with / without < 1.03,
+            "{proposed} tokens proposed: {}",
+            with / without
+        );
+    }
+
+    /// A text made to mislead: runs of the answer that are long enough to be followed, each broken off.
+    #[test]
+    fn no_text_takes_three_percent_longer() {
+        for machine in [
+            FLAT,
+            STEEP,
+            Machine {
+                weights: 10e-3,
+                row: 2e-3,
+            },
+        ] {
+            for run in [1, 2, 3, 5, 8, 13, 21, 40] {
+                let (memory, answer) = (Arc::default(), tokens(600, 7));
+                let mut written = Vec::new();
+                for start in 0..answer.len() / 40 {
+                    written.extend(&answer[start * 40..start * 40 + run]);
+                    written.extend([2_000 + start as u32, 3_000 + start as u32]);
+                }
+                for _ in 0..3 {
+                    let (with, without, proposed) = write(machine, &answer, &written, &memory);
+                    assert!(
+                        with / without < 1.03,
+                        "run {run}, {proposed} proposed: {}",
+                        with / without
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_request_finds_out_what_a_pass_costs_before_it_drafts() {
+        let memory = Arc::<DraftMemory>::default();
+        let mut drafter = Drafter::new(
+            Draft::Auto,
+            Proposer::new(&[1], &[2; 50], &[]),
+            Arc::clone(&memory),
+        );
+        assert!(drafter.draft(20, 1, Company::ALONE).is_empty());
+        let mut bold = Drafter::new(Draft::Always(9), Proposer::new(&[1], &[2; 50], &[]), memory);
+        assert_eq!(bold.draft(20, 1, Company::ALONE), [2; 9]);
+        assert_eq!(bold.draft(4, 1, Company::ALONE), [2; 4]);
+    }
+
+    #[test]
+    fn what_was_right_before_is_expected_again_and_what_was_wrong_is_not() {
+        let guess = |tokens| Guess {
+            evidence: Evidence::Answer,
+            matched: 2,
+            tokens,
+        };
+        let mut seen = Acceptance::default();
+        (0..50).for_each(|_| seen.record(guess(1), 0));
+        assert!(seen.probability(0.5, Evidence::Answer, 2) < 0.1);
+        assert_eq!(seen.probability(0.5, Evidence::Answer, 3), 0.5);
+        (0..400).for_each(|_| seen.fade(0.0, FADING));
+        assert!(
+            seen.probability(0.5, Evidence::Answer, 2) > 0.3,
+            "it is tried again"
+        );
+        seen.record(guess(3), 3);
+        assert!(seen.probability(0.5, Evidence::Answer, 4) > 0.5);
+    }
+}
