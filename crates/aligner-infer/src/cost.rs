@@ -74,6 +74,11 @@ impl PassTimes {
         (self.last_single > 0).then(|| self.passes - self.last_single)
     }
 
+    /// The largest pass that was measured, in rows; larger ones are guessed.
+    pub fn measured(&self) -> usize {
+        self.points().last().map_or(0, |point| point.0 as usize)
+    }
+
     /// Seconds that passes of 1 to `most` rows take, at index rows − 1; empty as long as nothing is known.
     ///
     /// They do not fall with the number of rows: where they were measured to, the larger pass could be done instead.
