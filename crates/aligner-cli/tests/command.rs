@@ -184,6 +184,18 @@ fn a_batch_keeps_rows_and_order_and_goes_on_where_it_stopped() {
         without_time(&whole),
         "stdout gets the same rows"
     );
+    for switch in ["--parallel 4", "--parallel 2 --no-draft", "--no-draft"] {
+        assert_eq!(
+            without_time(&lab.ok(&format!("{correct} {switch}"))),
+            without_time(&whole),
+            "{switch}"
+        );
+    }
+    // The file is continued by many at once, too.
+    std::fs::write(lab.path("out.jsonl"), &whole[..second_end + 40]).unwrap();
+    lab.ok(&format!("{correct} --output out.jsonl --parallel 3"));
+    let again = std::fs::read_to_string(lab.path("out.jsonl")).unwrap();
+    assert_eq!(without_time(&again), without_time(&whole));
     let other = lab.fails(
         2,
         &format!("{} --output out.jsonl", correct.replace("few", "train")),
