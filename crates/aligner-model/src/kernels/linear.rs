@@ -6,6 +6,7 @@ use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::cached::PanelWeight;
 use super::int8::Int8Weight;
 use super::matmul::Matrix;
 use super::panels::{
@@ -37,6 +38,8 @@ pub enum LinearWeight {
     Dense(Tensor<2>),
     /// One that is not trained.
     Int8(Int8Weight),
+    /// One that is not trained, as inference reads it.
+    Panels(PanelWeight),
 }
 
 impl From<Tensor<2>> for LinearWeight {
@@ -50,7 +53,7 @@ impl LinearWeight {
     pub(super) fn runs_fused(&self) -> bool {
         match self {
             Self::Dense(weight) => runs_fused(weight),
-            Self::Int8(_) => true,
+            Self::Int8(_) | Self::Panels(_) => true,
         }
     }
 
@@ -59,6 +62,7 @@ impl LinearWeight {
         match self {
             Self::Dense(weight) => weight,
             Self::Int8(weight) => weight.tensor(device),
+            Self::Panels(weight) => weight.tensor(device),
         }
     }
 }
@@ -92,6 +96,8 @@ impl Linear {
         let (weight, int8) = match self.weight {
             LinearWeight::Dense(weight) => (Some(weight), None),
             LinearWeight::Int8(weight) => (None, Some(weight)),
+            // Where training's operations meet it, it becomes what they know.
+            LinearWeight::Panels(weight) => (Some(weight.tensor(&Device::flex())), None),
         };
         slots.push(weight);
         slots.push(self.bias);

@@ -4,10 +4,11 @@ use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
 };
 use burn::nn::Initializer;
+use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor};
 
 use super::Dropout;
-use crate::kernels::{self, Int8Weight, LinearWeight};
+use crate::kernels::{self, Int8Weight, LinearWeight, PanelWeight};
 
 /// `x W + b`, and with an adapter `+ scale · dropout(x) A B`.
 #[derive(Module, Debug)]
@@ -28,6 +29,8 @@ pub enum ProjectionWeight {
     Dense(Param<Tensor<2>>),
     /// One that is not trained.
     Int8(Int8Weight),
+    /// One that is not trained, in single precision as inference reads it.
+    Panels(PanelWeight),
 }
 
 /// A low-rank update of a [`Projection`] (Hu et al. 2021, arXiv 2106.09685).
@@ -59,14 +62,18 @@ impl Projection {
     /// - `x`: `[rows, input]`
     /// - output: `[rows, output]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        if !x.device().is_autodiff() {
+            return kernels::linear(x, self.linear());
+        }
         let update = self.lora.as_ref().map(|lora| {
             let low = lora.dropout.forward(x.clone()).matmul(lora.a.val());
             low.matmul(lora.b.val()) * lora.scale
         });
         let bias = self.bias.as_ref().map(Param::val);
         let out = match &self.weight {
-            ProjectionWeight::Dense(weight) => kernels::linear(x, weight.val(), bias),
+            ProjectionWeight::Dense(weight) => linear(x, weight.val(), bias),
             ProjectionWeight::Int8(weight) => kernels::int8_linear(x, weight, bias),
+            ProjectionWeight::Panels(weight) => linear(x.clone(), weight.tensor(&x.device()), bias),
         };
         match update {
             Some(update) => out + update,
@@ -80,10 +87,16 @@ impl Projection {
         if self.lora.as_ref().is_some_and(drops) {
             return None;
         }
-        Some(kernels::Linear {
+        Some(self.linear())
+    }
+
+    /// The layer as an input of a larger operation that drops nothing.
+    pub(crate) fn linear(&self) -> kernels::Linear {
+        kernels::Linear {
             weight: match &self.weight {
                 ProjectionWeight::Dense(weight) => LinearWeight::Dense(weight.val()),
                 ProjectionWeight::Int8(weight) => LinearWeight::Int8(weight.clone()),
+                ProjectionWeight::Panels(weight) => LinearWeight::Panels(weight.clone()),
             },
             bias: self.bias.as_ref().map(Param::val),
             lora: self.lora.as_ref().map(|lora| kernels::LowRank {
@@ -91,20 +104,17 @@ impl Projection {
                 b: lora.b.val(),
                 scale: lora.scale,
             }),
-        })
+        }
     }
 
-    /// [`forward`](Self::forward) over the rows of all sequences at once.
-    ///
-    /// As one matrix the weight's gradient is one product; by sequences it would be a product each and a sum over them.
-    ///
-    /// # Shapes
-    /// - `x`: `[batch, tokens, input]`
-    /// - output: `[batch, tokens, output]`
-    pub fn forward_sequences(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        self.forward(x.reshape([batch * tokens, width]))
-            .reshape([batch as i64, tokens as i64, -1])
+    /// See [`CausalDecoder::into_panels`](crate::CausalDecoder::into_panels).
+    pub(crate) fn put_into_panels(&mut self) {
+        let ProjectionWeight::Dense(weight) = &self.weight else {
+            return;
+        };
+        if let Some(weight) = PanelWeight::of(&weight.val()) {
+            self.weight = ProjectionWeight::Panels(weight);
+        }
     }
 
     /// Input and output width.
@@ -112,6 +122,7 @@ impl Projection {
         match &self.weight {
             ProjectionWeight::Dense(weight) => weight.dims(),
             ProjectionWeight::Int8(weight) => weight.dims(),
+            ProjectionWeight::Panels(weight) => weight.dims(),
         }
     }
 }
@@ -121,7 +132,7 @@ impl ProjectionWeight {
     fn map_param(self, change: impl FnOnce(Param<Tensor<2>>) -> Param<Tensor<2>>) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(change(weight)),
-            Self::Int8(_) => self,
+            Self::Int8(_) | Self::Panels(_) => self,
         }
     }
 }
@@ -130,7 +141,7 @@ impl Module for ProjectionWeight {
     fn collect_devices(&self, devices: Devices) -> Devices {
         match self {
             Self::Dense(weight) => weight.collect_devices(devices),
-            Self::Int8(_) => devices,
+            Self::Int8(_) | Self::Panels(_) => devices,
         }
     }
 
@@ -158,6 +169,7 @@ impl Module for ProjectionWeight {
         match self {
             Self::Dense(weight) => Module::num_params(weight),
             Self::Int8(weight) => weight.dims().iter().product(),
+            Self::Panels(weight) => weight.dims().iter().product(),
         }
     }
 
@@ -177,6 +189,7 @@ impl ModuleDisplayDefault for ProjectionWeight {
         match self {
             Self::Dense(weight) => content.add_single(weight).optional(),
             Self::Int8(weight) => content.add_debug_attribute("int8", weight).optional(),
+            Self::Panels(weight) => content.add_debug_attribute("panels", weight).optional(),
         }
     }
 }
