@@ -103,7 +103,7 @@ impl DecoderLm {
             return Ok(Vec::new());
         }
         let keeps = runs.iter().any(|run| run.keep > 0);
-        let compute = || {
+        let mut compute = || {
             let hidden = self.decoder.forward_cached(&mut runs);
             if !keeps {
                 return Ok(Vec::new());
@@ -113,6 +113,10 @@ impl DecoderLm {
             Ok(values.map_err(|error| ModelError::Execution(error.to_string()))?)
         };
         // The CPU's operations are shared out by threads of their own.
-        if self.device == Device::flex() { compute() } else { on_pool(compute) }
+        if self.device == Device::flex() {
+            compute()
+        } else {
+            on_pool(compute)
+        }
     }
 }
