@@ -28,6 +28,7 @@
 //! # Ok::<(), aligner_infer::InferError>(())
 //! ```
 
+mod acceptance;
 mod batcher;
 mod builder;
 mod causal_lm;

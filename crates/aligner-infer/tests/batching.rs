@@ -5,133 +5,16 @@
 mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use aligner_infer::{
-    BatchOptions, Batcher, CausalLm, CorrectOptions, Correction, Corrector, Draft, FinishReason, InferError,
-    Input, Piece, Result, Run, SamplingParams,
+    BatchOptions, Batcher, CorrectOptions, Correction, Corrector, Draft, FinishReason, InferError, Input,
+    Piece, Result, SamplingParams,
 };
-use common::{BYTES_VOCAB, MockCache, MockLm, byte_tokenizer, corrector, hashed_scores, one_hot, template};
-
-/// A [`MockLm`] whose caches can be copied and cost a byte a token, that counts what goes through it together, and that can be
-/// made to wait, to fail and to panic.
-struct BatchLm {
-    lm: MockLm,
-    can_fork: bool,
-    seen: Arc<Seen>,
-}
-
-#[derive(Default)]
-struct Seen {
-    /// Rows of each run of each pass.
-    passes: Mutex<Vec<Vec<usize>>>,
-    /// Bytes of caches that exist.
-    bytes: AtomicUsize,
-    most_bytes: AtomicUsize,
-    /// Whether passes wait, and the signal that they need not any more.
-    gate: (Mutex<bool>, Condvar),
-}
-
-impl Seen {
-    fn passes(&self) -> Vec<Vec<usize>> {
-        self.passes.lock().unwrap().clone()
-    }
-
-    fn close(&self) {
-        *self.gate.0.lock().unwrap() = true;
-    }
-
-    fn open(&self) {
-        *self.gate.0.lock().unwrap() = false;
-        self.gate.1.notify_all();
-    }
-
-    fn wait(&self) {
-        let closed = self.gate.0.lock().unwrap();
-        drop(self.gate.1.wait_while(closed, |closed| *closed).unwrap());
-    }
-}
-
-/// A cache that is counted as long as it exists.
-struct Counted {
-    cache: MockCache,
-    bytes: usize,
-    seen: Arc<Seen>,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.seen.bytes.fetch_sub(self.bytes, Ordering::SeqCst);
-    }
-}
-
-impl BatchLm {
-    fn new(lm: MockLm) -> Self {
-        Self {
-            lm,
-            can_fork: true,
-            seen: Arc::default(),
-        }
-    }
-}
-
-impl CausalLm for BatchLm {
-    type Cache = Counted;
-
-    fn vocab_size(&self) -> usize {
-        self.lm.vocab_size()
-    }
-
-    fn max_positions(&self) -> usize {
-        self.lm.max_positions()
-    }
-
-    fn new_cache(&self, capacity: usize) -> Result<Counted> {
-        let bytes = self.seen.bytes.fetch_add(capacity, Ordering::SeqCst) + capacity;
-        self.seen.most_bytes.fetch_max(bytes, Ordering::SeqCst);
-        Ok(Counted {
-            cache: self.lm.new_cache(capacity)?,
-            bytes: capacity,
-            seen: Arc::clone(&self.seen),
-        })
-    }
-
-    fn cache_bytes(&self, capacity: usize) -> usize {
-        capacity
-    }
-
-    fn fork(&self, cache: &Counted, len: usize, capacity: usize) -> Result<Option<Counted>> {
-        if !self.can_fork {
-            return Ok(None);
-        }
-        let mut copy = self.new_cache(capacity)?;
-        copy.cache = cache.cache.fork(len, capacity);
-        Ok(Some(copy))
-    }
-
-    fn cache_len(&self, cache: &Counted) -> usize {
-        self.lm.cache_len(&cache.cache)
-    }
-
-    fn truncate(&self, cache: &mut Counted, len: usize) {
-        self.lm.truncate(&mut cache.cache, len);
-    }
-
-    fn forward(&self, ids: &[u32], cache: &mut Counted, keep: usize) -> Result<Vec<f32>> {
-        self.lm.forward(ids, &mut cache.cache, keep)
-    }
-
-    fn forward_batch(&self, runs: &mut [Run<'_, Counted>]) -> Result<Vec<Vec<f32>>> {
-        self.seen.wait();
-        let rows = runs.iter().map(|run| run.ids.len()).collect();
-        self.seen.passes.lock().unwrap().push(rows);
-        runs.iter_mut()
-            .map(|run| self.forward(run.ids, run.cache, run.keep))
-            .collect()
-    }
-}
+use common::batch::{BatchLm, Seen};
+use common::{BYTES_VOCAB, MockLm, byte_tokenizer, corrector, hashed_scores, one_hot, template};
 
 fn batcher(lm: MockLm, options: BatchOptions) -> (Batcher<BatchLm>, Arc<Seen>) {
     let lm = BatchLm::new(lm);

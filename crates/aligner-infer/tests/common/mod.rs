@@ -1,6 +1,8 @@
 //! A model without weights and a tokenizer of bytes, shared by the tests of this crate.
 #![allow(dead_code)]
 
+pub mod batch;
+
 use std::sync::{Arc, Mutex};
 
 use aligner_data::synthetic::train_tokenizer;
