@@ -266,10 +266,7 @@ impl CausalDecoder {
         let tokens = runs.iter().map(|(_, tokens)| tokens).sum();
         Rotations {
             global: self.rope.rotation_of(runs, device),
-            local: self
-                .local_rope
-                .as_ref()
-                .map(|rope| rope.rotation_of(runs, device)),
+            local: self.local_rope.as_ref().map(|rope| rope.rotation_of(runs, device)),
             none: none.then(|| Rotation::none(tokens, device)),
         }
     }

@@ -6,8 +6,8 @@ use burn::tensor::{
 };
 
 use super::{
-    AdamWStep, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence,
-    Gate, HeadLayout, MlpInputs, MlpSettings, Norm, SelfAttentionInputs, SelfAttentionSettings, Sequences,
+    AdamWStep, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Gate,
+    HeadLayout, MlpInputs, MlpSettings, Norm, SelfAttentionInputs, SelfAttentionSettings, Sequences,
 };
 
 /// See [`super::embedding`].

@@ -21,9 +21,7 @@ pub(super) fn dots(rows: Rows<'_>, count: usize, weight: &[f32], mut write: impl
     let mut first = 0;
     while first + AT_ONCE <= count {
         let sums = some([0, 1, 2, 3].map(|index| row(first + index)), weight);
-        sums.iter()
-            .enumerate()
-            .for_each(|(index, &sum)| write(first + index, sum));
+        sums.iter().enumerate().for_each(|(index, &sum)| write(first + index, sum));
         first += AT_ONCE;
     }
     for index in first..count {
@@ -102,12 +100,7 @@ pub(super) fn fetch(place: *const f32) {
 ///
 /// # Panics
 /// When the rows have fewer than `steps` elements, or the matrix fewer rows.
-pub(super) fn strided(
-    rows: Rows<'_>,
-    steps: usize,
-    (matrix, columns): (&[f32], usize),
-    (out, width): (&mut [f32], usize),
-) {
+pub(super) fn strided(rows: Rows<'_>, steps: usize, (matrix, columns): (&[f32], usize), (out, width): (&mut [f32], usize)) {
     vectorized!((
         rows: Rows<'a>, steps: usize, matrix: &'a [f32], columns: usize, out: &'a mut [f32], width: usize
     ) -> () {
@@ -144,19 +137,14 @@ mod tests {
     use super::*;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
-        (0..len)
-            .map(|i| ((i * 7919 + seed) % 1009) as f32 / 173.0 - 2.9)
-            .collect()
+        (0..len).map(|i| ((i * 7919 + seed) % 1009) as f32 / 173.0 - 2.9).collect()
     }
 
     #[test]
     fn a_dot_product_does_not_depend_on_the_rows_beside_it() {
         for len in [1usize, 15, 16, 17, 100, 576] {
             let (x, weight) = (numbers(9 * len, 1), numbers(len, 2));
-            let rows = |first: usize| Rows {
-                x: &x[first * len..],
-                stride: len,
-            };
+            let rows = |first: usize| Rows { x: &x[first * len..], stride: len };
             let mut together = vec![0.0f32; 9];
             dots(rows(0), 9, &weight, |row, sum| together[row] = sum);
             for (row, together) in together.iter().enumerate() {
