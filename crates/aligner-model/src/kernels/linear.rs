@@ -12,6 +12,7 @@ use super::panels::{
     Block, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, column_sums, multiply, multiply_into,
     store_rows, transposed_product,
 };
+use super::quant::{QuantizedWeight, quantized_linear};
 use super::runs_fused;
 use super::slots::Slots;
 
@@ -37,6 +38,8 @@ pub enum LinearWeight {
     Dense(Tensor<2>),
     /// One that is not trained.
     Int8(Int8Weight),
+    /// One of a model that runs.
+    Quantized(QuantizedWeight),
 }
 
 impl From<Tensor<2>> for LinearWeight {
@@ -51,6 +54,8 @@ impl LinearWeight {
         match self {
             Self::Dense(weight) => runs_fused(weight),
             Self::Int8(_) => true,
+            // Their kernels are for models that run, not for those that are trained.
+            Self::Quantized(_) => false,
         }
     }
 
@@ -59,6 +64,7 @@ impl LinearWeight {
         match self {
             Self::Dense(weight) => weight,
             Self::Int8(weight) => weight.tensor(device),
+            Self::Quantized(weight) => weight.tensor(device),
         }
     }
 }
@@ -92,6 +98,7 @@ impl Linear {
         let (weight, int8) = match self.weight {
             LinearWeight::Dense(weight) => (Some(weight), None),
             LinearWeight::Int8(weight) => (None, Some(weight)),
+            LinearWeight::Quantized(weight) => (Some(weight.tensor(&Device::flex())), None),
         };
         slots.push(weight);
         slots.push(self.bias);
@@ -116,8 +123,13 @@ impl Linear {
         let update = self
             .lora
             .map(|LowRank { a, b, scale }| x.clone().matmul(a).matmul(b) * scale);
-        let weight = self.weight.into_tensor(&x.device());
-        let mut out = x.matmul(weight);
+        let mut out = match self.weight {
+            LinearWeight::Quantized(weight) => quantized_linear(x, &weight, None),
+            weight => {
+                let weight = weight.into_tensor(&x.device());
+                x.matmul(weight)
+            }
+        };
         if let Some(bias) = self.bias {
             out = out + bias.unsqueeze();
         }

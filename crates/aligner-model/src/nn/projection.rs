@@ -7,7 +7,7 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 
 use super::Dropout;
-use crate::kernels::{self, Int8Weight, LinearWeight};
+use crate::kernels::{self, Int8Weight, LinearWeight, QuantizedWeight};
 
 /// `x W + b`, and with an adapter `+ scale · dropout(x) A B`.
 #[derive(Module, Debug)]
@@ -21,13 +21,15 @@ pub struct Projection {
 }
 
 /// The weight of a [`Projection`]. As a module it is its parameter, or one without any: what walks over parameters (gradients,
-/// the optimizer, writers) does not meet a weight in eight bits.
+/// the optimizer, writers) does not meet a rounded weight.
 #[derive(Debug, Clone)]
 pub enum ProjectionWeight {
     /// `[input, output]`
     Dense(Param<Tensor<2>>),
     /// One that is not trained.
     Int8(Int8Weight),
+    /// One of a model that runs.
+    Quantized(QuantizedWeight),
 }
 
 /// A low-rank update of a [`Projection`] (Hu et al. 2021, arXiv 2106.09685).
@@ -67,6 +69,7 @@ impl Projection {
         let out = match &self.weight {
             ProjectionWeight::Dense(weight) => kernels::linear(x, weight.val(), bias),
             ProjectionWeight::Int8(weight) => kernels::int8_linear(x, weight, bias),
+            ProjectionWeight::Quantized(weight) => kernels::quantized_linear(x, weight, bias),
         };
         match update {
             Some(update) => out + update,
@@ -74,16 +77,23 @@ impl Projection {
         }
     }
 
-    /// The layer as an input of a larger operation; `None` when it drops inputs of its adapter at random just now.
+    /// The layer as an input of a larger operation of training; `None` when it drops inputs of its adapter at random just now,
+    /// and when its weight is one of a model that runs, which such an operation would bring into f32 first.
     pub fn as_linear(&self) -> Option<kernels::Linear> {
         let drops = |lora: &Lora| lora.dropout.prob > 0.0 && lora.a.val().device().is_autodiff();
-        if self.lora.as_ref().is_some_and(drops) {
+        if self.lora.as_ref().is_some_and(drops) || matches!(self.weight, ProjectionWeight::Quantized(_)) {
             return None;
         }
-        Some(kernels::Linear {
+        Some(self.to_linear())
+    }
+
+    /// The layer as an input of a larger operation, without the dropout of its adapter.
+    pub fn to_linear(&self) -> kernels::Linear {
+        kernels::Linear {
             weight: match &self.weight {
                 ProjectionWeight::Dense(weight) => LinearWeight::Dense(weight.val()),
                 ProjectionWeight::Int8(weight) => LinearWeight::Int8(weight.clone()),
+                ProjectionWeight::Quantized(weight) => LinearWeight::Quantized(weight.clone()),
             },
             bias: self.bias.as_ref().map(Param::val),
             lora: self.lora.as_ref().map(|lora| kernels::LowRank {
@@ -91,7 +101,7 @@ impl Projection {
                 b: lora.b.val(),
                 scale: lora.scale,
             }),
-        })
+        }
     }
 
     /// [`forward`](Self::forward) over the rows of all sequences at once.
@@ -109,19 +119,26 @@ impl Projection {
 
     /// Input and output width.
     pub fn dims(&self) -> [usize; 2] {
-        match &self.weight {
-            ProjectionWeight::Dense(weight) => weight.dims(),
-            ProjectionWeight::Int8(weight) => weight.dims(),
-        }
+        self.weight.dims()
     }
 }
 
 impl ProjectionWeight {
+    /// The dimensions of a parameter, input and output width of the others.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        match self {
+            // Which does not make one that is still to be loaded.
+            Self::Dense(weight) => weight.lazy_shape().dims(),
+            Self::Int8(weight) => weight.dims(),
+            Self::Quantized(weight) => weight.dims(),
+        }
+    }
+
     /// Changes the parameter, where it is one.
     fn map_param(self, change: impl FnOnce(Param<Tensor<2>>) -> Param<Tensor<2>>) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(change(weight)),
-            Self::Int8(_) => self,
+            Self::Int8(_) | Self::Quantized(_) => self,
         }
     }
 }
@@ -130,7 +147,7 @@ impl Module for ProjectionWeight {
     fn collect_devices(&self, devices: Devices) -> Devices {
         match self {
             Self::Dense(weight) => weight.collect_devices(devices),
-            Self::Int8(_) => devices,
+            Self::Int8(_) | Self::Quantized(_) => devices,
         }
     }
 
@@ -158,6 +175,7 @@ impl Module for ProjectionWeight {
         match self {
             Self::Dense(weight) => Module::num_params(weight),
             Self::Int8(weight) => weight.dims().iter().product(),
+            Self::Quantized(weight) => weight.dims().iter().product(),
         }
     }
 
@@ -177,6 +195,7 @@ impl ModuleDisplayDefault for ProjectionWeight {
         match self {
             Self::Dense(weight) => content.add_single(weight).optional(),
             Self::Int8(weight) => content.add_debug_attribute("int8", weight).optional(),
+            Self::Quantized(weight) => content.add_debug_attribute("quantized", weight).optional(),
         }
     }
 }
