@@ -7,10 +7,11 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTen
 use burn::tensor::Tensor;
 
 use super::attend::{self, Attend, Queries, Sequence};
+use super::forms::{FORM_ROWS, Forms};
 use super::layer::{Input, Layer, LayerPlan, SLOTS};
 use super::memory::Shared;
 use super::pages::Pages;
-use super::rows::{NORM_ROWS, low_pieces, low_rows, norm_rows, store_tile};
+use super::rows::{low_pieces, low_rows, norm_rows, store_tile};
 use super::sums::Rows;
 use super::{CachedAttentionInputs, CachedAttentionSettings};
 use crate::kernels::Norm;
@@ -178,6 +179,7 @@ fn compute(x: &mut [f32], inputs: &Inputs, angles: (&[f32], &[f32]), plan: &Cach
             .collect(),
         sequences: &sequences,
         attend,
+        forms: [Forms::new(&layers[..3], rows), Forms::new(&layers[3..], rows)],
         residual: plan.settings.residual,
     };
     work.check();
@@ -202,6 +204,8 @@ struct Work<'a> {
     queries: Vec<Queries>,
     sequences: &'a [Sequence<'a>],
     attend: Attend<'a>,
+    /// Those of the normed input and of the context.
+    forms: [Forms<'a>; 2],
     residual: bool,
 }
 
@@ -221,7 +225,8 @@ impl Work<'_> {
     }
 
     fn run(&self) {
-        let normed = if self.norm.is_some() { self.rows.div_ceil(NORM_ROWS) } else { 0 };
+        let [forms, forms_behind] = &self.forms;
+        let normed = if self.norm.is_some() { self.rows.div_ceil(FORM_ROWS) } else { forms.pieces() };
         let before = low_pieces(&self.layers[..3], self.rows);
         let behind = low_pieces(&self.layers[3..], self.rows);
         let pieces = [
@@ -230,7 +235,7 @@ impl Work<'_> {
             self.projections.len(),
             self.written.len(),
             self.queries.len(),
-            behind.len(),
+            behind.len() + forms_behind.pieces(),
             self.outputs.len(),
         ];
         team::run(&pieces, |phase, piece| {
@@ -239,7 +244,12 @@ impl Work<'_> {
             // the input when nobody reads that any more.
             unsafe {
                 match phase {
-                    0 => norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece),
+                    0 => {
+                        norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece);
+                        if piece < forms.pieces() {
+                            forms.make(self.source(0), piece);
+                        }
+                    }
                     1 => self.low(before[piece].clone()),
                     2 => self.project(&self.projections[piece]),
                     3 => {
@@ -247,7 +257,8 @@ impl Work<'_> {
                         self.attend.append(&self.sequences[sequence], page);
                     }
                     4 => self.attend.attend(self.sequences, self.queries[piece]),
-                    5 => self.low((3, behind[piece].1.clone())),
+                    5 if piece < behind.len() => self.low((3, behind[piece].1.clone())),
+                    5 => forms_behind.make(self.source(3), piece - behind.len()),
                     _ => self.output(self.outputs[piece].clone()),
                 }
             }
@@ -277,7 +288,9 @@ impl Work<'_> {
                 stride: self.layers[layer].input,
             },
             count: self.rows,
+            first: 0,
             low,
+            forms: &self.forms[usize::from(layer == 3)],
         }
     }
 

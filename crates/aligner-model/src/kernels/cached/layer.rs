@@ -8,6 +8,7 @@ use std::ops::Range;
 use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 
 use super::dots::{dots, strided};
+use super::forms::{FORM_ROWS, Forms};
 use super::memory::Row;
 use super::panel_weight::{PanelWeight, pack};
 use super::sums::{Rows, product};
@@ -15,10 +16,12 @@ use crate::kernels::flex::elements;
 use crate::kernels::int8::Int8Weight;
 use crate::kernels::linear::{Linear, LinearWeight, LowRank};
 use crate::kernels::panels::WIDTH;
+use crate::kernels::quant::QuantizedWeight;
 use crate::kernels::slots::Slots;
 use crate::kernels::team;
 
-/// Rows that go through a panel together: they stay in the second cache for as long as a piece needs them.
+/// Rows that go through a panel together: they stay in the second cache for as long as a piece needs them. A multiple of
+/// [`FORM_ROWS`].
 pub(super) const BLOCK: usize = 96;
 /// Rows up to which a row-major weight is read as it lies; for more, a panel of it is packed first.
 const FEW: usize = 8;
@@ -34,6 +37,7 @@ enum Weight<'a> {
     /// `[output, input]`
     ByOutput(&'a [f32]),
     Int8(&'a Int8Weight),
+    Quantized(&'a QuantizedWeight),
 }
 
 /// A linear layer: weight, bias and adapter.
@@ -62,8 +66,12 @@ struct Adapter<'a> {
 pub(super) struct Input<'a> {
     pub rows: Rows<'a>,
     pub count: usize,
+    /// Which row of the forms is the first of these.
+    pub first: usize,
     /// `rows · A`, where the layer has an adapter.
     pub low: &'a [f32],
+    /// The rows as rounded weights multiply them.
+    pub forms: &'a Forms<'a>,
 }
 
 impl Input<'_> {
@@ -72,7 +80,9 @@ impl Input<'_> {
         Self {
             rows: self.rows.starting_at(rows.start * self.rows.stride),
             count: rows.len(),
+            first: self.first + rows.start,
             low: &self.low[rows.start * rank..rows.end * rank],
+            forms: self.forms,
         }
     }
 }
@@ -93,6 +103,7 @@ enum Held {
     InSlot,
     Panels(PanelWeight),
     Int8(Int8Weight),
+    Quantized(QuantizedWeight),
 }
 
 impl LayerPlan {
@@ -102,6 +113,7 @@ impl LayerPlan {
             LinearWeight::Dense(weight) => (Some(weight), Held::InSlot),
             LinearWeight::Panels(weight) => (None, Held::Panels(weight)),
             LinearWeight::Int8(weight) => (None, Held::Int8(weight)),
+            LinearWeight::Quantized(weight) => (None, Held::Quantized(weight)),
         };
         slots.push(tensor);
         slots.push(linear.bias);
@@ -130,6 +142,7 @@ impl<'a> Layer<'a> {
             }
             Held::Panels(weight) => (Weight::Panels(weight), weight.dims()),
             Held::Int8(weight) => (Weight::Int8(weight), weight.dims()),
+            Held::Quantized(weight) => (Weight::Quantized(weight), weight.dims()),
         };
         let adapter = slice(2).zip(slice(3)).map(|(a, b)| Adapter {
             a,
@@ -171,6 +184,14 @@ impl<'a> Layer<'a> {
         }
     }
 
+    /// The weight, where it is a rounded one that multiplies rows in a form of its own.
+    pub fn quantized(&self) -> Option<&'a QuantizedWeight> {
+        match self.weight {
+            Weight::Quantized(weight) => Some(weight),
+            _ => None,
+        }
+    }
+
     /// Rank of the adapter; 0 when there is none.
     pub fn rank(&self) -> usize {
         self.adapter.map_or(0, |adapter| adapter.rank)
@@ -189,6 +210,7 @@ impl<'a> Layer<'a> {
         let panels = self.output.div_ceil(WIDTH);
         let bytes = match self.weight {
             Weight::Int8(_) => self.input * WIDTH,
+            Weight::Quantized(weight) => weight.bytes().len() / panels.max(1),
             _ => self.input * WIDTH * size_of::<f32>(),
         };
         let share = panels.div_ceil(team::threads());
@@ -262,6 +284,18 @@ impl<'a> Layer<'a> {
                     }
                 });
             }
+            Weight::Quantized(weight) => {
+                let mut tile = [[0.0; WIDTH]; FORM_ROWS];
+                for panel in panels {
+                    let columns = panel * WIDTH..panel * WIDTH + self.width(panel);
+                    for first in (0..input.count).step_by(FORM_ROWS) {
+                        let rows = input.forms.block((input.first + first) / FORM_ROWS, weight);
+                        let tile = &mut tile[..rows.rows()];
+                        weight.product(rows, 0..rows.rows(), columns.clone(), (tile.as_flattened_mut(), WIDTH));
+                        finished(panel, first, tile);
+                    }
+                }
+            }
         }
     }
 
@@ -333,7 +367,9 @@ fn by_blocks(input: Input<'_>, mut each: impl FnMut(usize, Rows<'_>, &mut [[f32;
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::Shared;
     use super::*;
+    use crate::kernels::quant::QuantFormat;
     use crate::weights::HostTensor;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
@@ -349,7 +385,12 @@ mod tests {
         let mut low = vec![f32::NAN; count * layer.rank()];
         let rows = Rows { x, stride: layer.input };
         layer.low(rows, &mut low);
-        let input = Input { rows, count, low: &low };
+        let forms = Forms::new(std::slice::from_ref(layer), count);
+        for block in 0..forms.pieces() {
+            // SAFETY: nobody writes `x`.
+            unsafe { forms.make(Shared::reading(x), block) };
+        }
+        let input = Input { rows, count, first: 0, low: &low, forms: &forms };
         let mut out = vec![f32::NAN; count * layer.output];
         let panels = layer.output.div_ceil(WIDTH);
         for first in (0..panels).step_by(step) {
@@ -382,13 +423,17 @@ mod tests {
                 let update = (0..rank).map(|r| dot(&|k| a[k * rank + r]) * f64::from(b[r * output_width + column]));
                 dot(weight) + f64::from(bias[column]) + 0.5 * update.sum::<f64>()
             };
-            let back = int8.dequantize().values;
+            let [bf16, q8, q4] = [QuantFormat::Bf16, QuantFormat::Q8, QuantFormat::Q4]
+                .map(|format| QuantizedWeight::quantize(&host, format).unwrap());
             let dims = [input, output_width];
             for (index, alone) in [
                 Layer::by_input(&weight, dims),
                 Layer::panels_of(&panels),
                 Layer::by_output(&turned, dims),
                 Layer { weight: Weight::Int8(&int8), ..Layer::by_input(&[], dims) },
+                Layer { weight: Weight::Quantized(&bf16), ..Layer::by_input(&[], dims) },
+                Layer { weight: Weight::Quantized(&q8), ..Layer::by_input(&[], dims) },
+                Layer { weight: Weight::Quantized(&q4), ..Layer::by_input(&[], dims) },
             ]
             .into_iter()
             .enumerate()
@@ -396,14 +441,19 @@ mod tests {
                 let adapter = (rank > 0).then_some(Adapter { a: &a, b: &b, rank, scale: 0.5 });
                 let layer = Layer { bias: Some(&bias), adapter, ..alone };
                 let whole = output(&layer, &x, MOST, 99);
+                let back = match index {
+                    3 => int8.dequantize().values,
+                    4 => bf16.dequantize().values,
+                    5 => q8.dequantize().values,
+                    6 => q4.dequantize().values,
+                    _ => turned.clone(),
+                };
                 for (at, sum) in whole.iter().enumerate() {
                     let (row, column) = (at / output_width, at % output_width);
-                    let expected = if index == 3 {
-                        exact(row, column, &|k| back[column * input + k])
-                    } else {
-                        exact(row, column, &|k| weight[k * output_width + column])
-                    };
-                    assert!((f64::from(*sum) - expected).abs() < 1e-3, "{index} {row} {column}");
+                    let expected = exact(row, column, &|k| back[column * input + k]);
+                    // q8 and q4 round the rows as well.
+                    let tolerance = if index > 4 { 0.1 } else { 1e-3 };
+                    assert!((f64::from(*sum) - expected).abs() < tolerance, "{index} {row} {column}");
                 }
                 for (first, count, step) in [(0, 1, 1), (3, 2, 2), (190, 8, 1), (5, 9, 3), (7, 97, 2)] {
                     let part = output(&layer, &x[first * input..], count, step);
