@@ -26,7 +26,11 @@ pub(super) const BLOCK: usize = 96;
 /// Rows up to which a row-major weight is read as it lies; for more, a panel of it is packed first.
 const FEW: usize = 8;
 /// Bytes of weights that are worth a piece of their own.
-const PIECE_BYTES: usize = 1 << 16;
+const PIECE_BYTES: usize = 1 << 15;
+/// Panels of a piece for many rows.
+const MOST_PANELS: usize = 4;
+/// Rows for which a tile need not be as large as a block.
+const SMALL: usize = 12;
 
 /// What multiplies the rows.
 #[derive(Clone, Copy)]
@@ -213,18 +217,17 @@ impl<'a> Layer<'a> {
             Weight::Quantized(weight) => weight.bytes().len() / panels.max(1),
             _ => self.input * WIDTH * size_of::<f32>(),
         };
-        let share = panels.div_ceil(team::threads());
+        let threads = team::threads();
         let wanted = match self.weight {
             // Runs of memory as long as can be.
-            Weight::ByInput(_) if count <= FEW => share,
+            Weight::ByInput(_) if count <= FEW => threads,
             // A block of rows is read once for all panels of a piece.
-            _ if count > BLOCK => (share / 4).min(4),
-            _ => PIECE_BYTES.div_ceil(bytes.max(1)).min(share),
+            _ if count > BLOCK => threads * panels.div_ceil(threads * MOST_PANELS),
+            // Where a piece begins, memory has to be waited for; where they are few, a thread may wait for another.
+            _ => 2 * threads,
         };
-        let step = wanted.max(1);
-        (0..panels)
-            .step_by(step)
-            .map(move |first| first..(first + step).min(panels))
+        let pieces = wanted.min(panels * bytes / PIECE_BYTES).clamp(1, panels.max(1));
+        (0..pieces).map(move |piece| panels * piece / pieces..panels * (piece + 1) / pieces)
     }
 
     /// Computes a range of panels of 32 columns; `write` is given each panel, the first row of each tile and its rows, of which
@@ -358,6 +361,10 @@ impl<'a> Layer<'a> {
 
 /// Calls `each` with blocks of the rows: the first, the rows and a tile for them.
 fn by_blocks(input: Input<'_>, mut each: impl FnMut(usize, Rows<'_>, &mut [[f32; WIDTH]])) {
+    if input.count <= SMALL {
+        let mut tile = [[0.0; WIDTH]; SMALL];
+        return each(0, input.rows, &mut tile[..input.count]);
+    }
     let mut tile = [[0.0; WIDTH]; BLOCK];
     for first in (0..input.count).step_by(BLOCK) {
         let rows = input.rows.starting_at(first * input.rows.stride);
@@ -470,6 +477,7 @@ mod tests {
         let panels = PanelWeight::from_inputs(&weight, [64, 1000]);
         for layer in [Layer::by_input(&weight, [64, 1000]), Layer::panels_of(&panels)] {
             for count in [1, 8, 9, 96, 97, 1000] {
+                assert!(layer.pieces(count).all(|piece| !piece.is_empty()));
                 let all: Vec<usize> = layer.pieces(count).flatten().collect();
                 assert_eq!(all, (0..32).collect::<Vec<_>>());
             }

@@ -201,7 +201,8 @@ impl Work<'_> {
     /// As [`input`](Self::input), and nobody else writes these columns.
     unsafe fn gate(&self, panels: Range<usize>) {
         let [gate, up, _] = self.layers;
-        let (mut gates, mut gated) = ([[0.0; WIDTH]; BLOCK], [[0.0; WIDTH]; BLOCK]);
+        let [mut gates, mut gated] = [0; 2].map(|_| Buffer::take(self.rows.min(BLOCK) * WIDTH));
+        let [gates, gated] = [&mut gates, &mut gated].map(|tile| tile.as_chunks_mut::<WIDTH>().0);
         // SAFETY: the caller's promise.
         let (of_gate, of_up) = unsafe { (self.input(0), self.input(1)) };
         for first in (0..self.rows).step_by(BLOCK) {
