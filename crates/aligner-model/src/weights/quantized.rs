@@ -51,28 +51,34 @@ pub fn load_dir_quantized(
         true => String::new(),
         false => fingerprint::of_dir(dir)?,
     };
-    let mut quantizer = Quantizer {
-        format,
-        cache: places
-            .iter()
-            .find_map(|path| CacheFile::find(path, format, &fingerprint)),
-        made: 0,
+    let open = || {
+        let mut quantizer = Quantizer {
+            format,
+            cache: places
+                .iter()
+                .find_map(|path| CacheFile::find(path, format, &fingerprint)),
+            made: 0,
+        };
+        let storage = bind::Storage::Quantized(&mut quantizer);
+        let decoder = bind::load(&config, open_dir(dir)?.as_mut(), storage, device)?;
+        Ok((decoder, quantizer.made))
     };
-    let storage = bind::Storage::Quantized(&mut quantizer);
-    let decoder = bind::load(&config, open_dir(dir)?.as_mut(), storage, device)?;
-    if quantizer.made > 0 {
-        keep(&places, format, &fingerprint, &decoder);
+    let (mut decoder, made) = open()?;
+    if made > 0 && keep(&places, format, &fingerprint, &decoder) {
+        // A mapped file lies in larger pages than memory of one's own, and is read faster.
+        drop(decoder);
+        (decoder, _) = open()?;
     }
     Ok(Loaded { config, decoder })
 }
 
 /// Writes the weights to the first place that takes them.
-fn keep(places: &[PathBuf], format: QuantFormat, fingerprint: &str, decoder: &CausalDecoder) {
+fn keep(places: &[PathBuf], format: QuantFormat, fingerprint: &str, decoder: &CausalDecoder) -> bool {
     let weights = decoder.quantized_weights();
     let mut errors = Vec::new();
     for path in places {
         match cache::write(path, format, fingerprint, &weights) {
-            Ok(()) => return,
+            Ok(()) => return true,
             Err(error) => errors.push(error.to_string()),
         }
     }
@@ -82,6 +88,7 @@ fn keep(places: &[PathBuf], format: QuantFormat, fingerprint: &str, decoder: &Ca
             "the quantised weights could not be kept: the next start will quantise them again"
         );
     }
+    false
 }
 
 impl WeightsCache {
@@ -144,5 +151,58 @@ impl Quantizer {
     pub fn make(&mut self, weight: &super::HostTensor, format: QuantFormat) -> Result<QuantizedWeight> {
         self.made += 1;
         QuantizedWeight::quantize(weight, format)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LlamaShape;
+
+    #[test]
+    fn where_the_first_place_cannot_be_written_to_the_next_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let shape = LlamaShape {
+            vocab_size: 16,
+            hidden_size: 8,
+            intermediate_size: 8,
+            layers: 1,
+            heads: 2,
+            kv_heads: 1,
+            max_positions: 8,
+        };
+        let config = ModelConfig::llama(shape).unwrap();
+        let device = Device::flex();
+        let decoder = CausalDecoder::random(&config, 1, &device).unwrap();
+        crate::save_dir(&config, &decoder, dir.path()).unwrap();
+        let decoder = load_dir_quantized(dir.path(), RuntimeWeights::Q8, &WeightsCache::Off, &device);
+        let decoder = decoder.unwrap().decoder;
+        // Below a file there is no directory.
+        let (bad, good) = (dir.path().join("config.json/a"), dir.path().join("b/c"));
+        assert!(!keep(&[bad.clone()], QuantFormat::Q8, "print", &decoder));
+        assert!(keep(&[bad, good.clone()], QuantFormat::Q8, "print", &decoder));
+        let file = CacheFile::open(&good, QuantFormat::Q8, "print").unwrap();
+        for (name, weight) in decoder.quantized_weights() {
+            assert_eq!(file.weight(&name).unwrap().bytes(), weight.bytes());
+        }
+        assert_eq!(decoder.quantized_weights().len(), 8);
+    }
+
+    #[test]
+    fn places_are_beside_the_model_first() {
+        let dir = Path::new("models/a");
+        let places = |cache: WeightsCache| cache.places(dir, QuantFormat::Q4);
+        assert!(places(WeightsCache::Off).is_empty());
+        assert_eq!(
+            places(WeightsCache::In("x".into())),
+            [Path::new("x/model.q4.aligner")]
+        );
+        let beside = places(WeightsCache::BesideModel);
+        assert_eq!(beside[0], dir.join("model.q4.aligner"));
+        for users in &beside[1..] {
+            let parent = users.parent().unwrap();
+            assert_eq!(parent.file_name().unwrap().len(), 16);
+            assert!(parent.parent().unwrap().ends_with("weights"));
+        }
     }
 }
