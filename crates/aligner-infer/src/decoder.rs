@@ -105,6 +105,10 @@ impl DecoderLm {
             Ok(values.map_err(|error| ModelError::Execution(error.to_string()))?)
         };
         // The CPU's operations are shared out by threads of their own.
-        if self.device == Device::flex() { compute() } else { on_pool(compute) }
+        if self.device == Device::flex() {
+            compute()
+        } else {
+            on_pool(compute)
+        }
     }
 }

@@ -271,7 +271,10 @@ impl CausalDecoder {
         let tokens = runs.iter().map(|(_, tokens)| tokens).sum();
         Rotations {
             global: self.rope.rotation_of(runs, device),
-            local: self.local_rope.as_ref().map(|rope| rope.rotation_of(runs, device)),
+            local: self
+                .local_rope
+                .as_ref()
+                .map(|rope| rope.rotation_of(runs, device)),
             none: none.then(|| Rotation::none(tokens, device)),
         }
     }
@@ -391,13 +394,13 @@ impl CausalDecoder {
 
     /// The format of the weights, where they are not those of the model's files, or not as files have them.
     pub(crate) fn rounded_to(&self) -> Option<String> {
-        let in_panels = |(_, projection): (String, &Projection)| {
-            matches!(projection.weight, ProjectionWeight::Panels(_))
-        };
+        let in_panels =
+            |(_, projection): (String, &Projection)| matches!(projection.weight, ProjectionWeight::Panels(_));
         match (self.weight_format(), self.runtime_weights()) {
-            (WeightFormat::F32, RuntimeWeights::F32) => {
-                self.projections().any(in_panels).then(|| "panels for inference".into())
-            }
+            (WeightFormat::F32, RuntimeWeights::F32) => self
+                .projections()
+                .any(in_panels)
+                .then(|| "panels for inference".into()),
             (WeightFormat::F32, format) => Some(format.to_string()),
             (format, _) => Some(format.to_string()),
         }

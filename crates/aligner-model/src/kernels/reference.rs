@@ -6,8 +6,9 @@ use burn::tensor::{
 };
 
 use super::{
-    AdamWStep, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Gate,
-    HeadLayout, MlpInputs, MlpSettings, Norm, QuantizedWeight, SelfAttentionInputs, SelfAttentionSettings, Sequences,
+    AdamWStep, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence,
+    Gate, HeadLayout, MlpInputs, MlpSettings, Norm, QuantizedWeight, SelfAttentionInputs,
+    SelfAttentionSettings, Sequences,
 };
 
 /// See [`super::embedding`].

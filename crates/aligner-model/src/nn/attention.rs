@@ -8,8 +8,9 @@ use super::block::Packed;
 use super::{Projection, RmsNorm, RmsNormConfig, Rotation};
 use crate::config::{LayerKind, ModelConfig, QkNorm};
 use crate::kernels::{
-    AttentionSettings, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Heads, SelfAttentionInputs,
-    SelfAttentionSettings, Sequences, cached_attention, causal_attention, self_attention,
+    AttentionSettings, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Heads,
+    SelfAttentionInputs, SelfAttentionSettings, Sequences, cached_attention, causal_attention,
+    self_attention,
 };
 
 /// Configuration of [`Attention`].

@@ -88,7 +88,10 @@ impl Projection {
     /// and when its weight is one of a model that runs, which such an operation would bring into f32 first.
     pub fn as_linear(&self) -> Option<kernels::Linear> {
         let drops = |lora: &Lora| lora.dropout.prob > 0.0 && lora.a.val().device().is_autodiff();
-        let runs_only = matches!(self.weight, ProjectionWeight::Quantized(_) | ProjectionWeight::Panels(_));
+        let runs_only = matches!(
+            self.weight,
+            ProjectionWeight::Quantized(_) | ProjectionWeight::Panels(_)
+        );
         if self.lora.as_ref().is_some_and(drops) || runs_only {
             return None;
         }

@@ -121,7 +121,11 @@ fn compute(x: &mut [f32], inputs: &Inputs, angles: (&[f32], &[f32]), plan: &Cach
     });
     let [query, key, value, output] = &layers;
     let rows = x.len() / query.input.max(1);
-    assert_eq!(rows, plan.parts.iter().map(|part| part.tokens).sum::<usize>(), "rows of the sequences");
+    assert_eq!(
+        rows,
+        plan.parts.iter().map(|part| part.tokens).sum::<usize>(),
+        "rows of the sequences"
+    );
     let mut guards: Vec<MutexGuard<'_, Pages>> = plan
         .parts
         .iter()
@@ -215,9 +219,21 @@ impl Work<'_> {
         let heads = self.attend.settings.heads;
         let [query, key, value, output] = self.layers;
         let (queries, keys) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
-        assert_eq!([query.output, key.output, value.output], [queries, keys, keys], "projections");
-        assert_eq!((output.input, output.output), (queries, query.input), "output projection");
-        assert_eq!((self.attend.layout.kv_heads, self.attend.layout.head_dim), (heads.kv_heads, heads.head_dim), "cache");
+        assert_eq!(
+            [query.output, key.output, value.output],
+            [queries, keys, keys],
+            "projections"
+        );
+        assert_eq!(
+            (output.input, output.output),
+            (queries, query.input),
+            "output projection"
+        );
+        assert_eq!(
+            (self.attend.layout.kv_heads, self.attend.layout.head_dim),
+            (heads.kv_heads, heads.head_dim),
+            "cache"
+        );
         let half = self.attend.half;
         assert!(2 * half <= heads.head_dim, "rotary_dim");
         assert_eq!(self.attend.angles.0.len(), half * self.rows, "cos");
@@ -226,7 +242,11 @@ impl Work<'_> {
 
     fn run(&self) {
         let [forms, forms_behind] = &self.forms;
-        let normed = if self.norm.is_some() { self.rows.div_ceil(FORM_ROWS) } else { forms.pieces() };
+        let normed = if self.norm.is_some() {
+            self.rows.div_ceil(FORM_ROWS)
+        } else {
+            forms.pieces()
+        };
         let before = low_pieces(&self.layers[..3], self.rows);
         let behind = low_pieces(&self.layers[3..], self.rows);
         let pieces = [

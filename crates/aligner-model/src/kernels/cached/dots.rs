@@ -25,7 +25,9 @@ pub(super) fn dots(rows: Rows<'_>, count: usize, weight: &[f32], mut write: impl
     let mut first = 0;
     while first + AT_ONCE <= count {
         let sums = some([0, 1, 2, 3].map(|index| row(first + index)), weight);
-        sums.iter().enumerate().for_each(|(index, &sum)| write(first + index, sum));
+        sums.iter()
+            .enumerate()
+            .for_each(|(index, &sum)| write(first + index, sum));
         first += AT_ONCE;
     }
     for index in first..count {
@@ -63,7 +65,12 @@ fn lanes<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [[f32; LANE
 fn plain<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [[f32; LANES]; ROWS] {
     rows.map(|row| {
         let mut lanes = [0.0f32; LANES];
-        for (a, b) in row.as_chunks::<LANES>().0.iter().zip(weight.as_chunks::<LANES>().0) {
+        for (a, b) in row
+            .as_chunks::<LANES>()
+            .0
+            .iter()
+            .zip(weight.as_chunks::<LANES>().0)
+        {
             for lane in 0..LANES {
                 lanes[lane] = a[lane].mul_add(b[lane], lanes[lane]);
             }
@@ -94,7 +101,12 @@ fn total(mut lanes: [f32; LANES]) -> f32 {
 ///
 /// # Panics
 /// When the rows have fewer than `steps` elements, or the matrix fewer rows.
-pub(super) fn strided(rows: Rows<'_>, steps: usize, (matrix, columns): (&[f32], usize), (out, width): (&mut [f32], usize)) {
+pub(super) fn strided(
+    rows: Rows<'_>,
+    steps: usize,
+    (matrix, columns): (&[f32], usize),
+    (out, width): (&mut [f32], usize),
+) {
     vectorized!((
         rows: Rows<'a>, steps: usize, matrix: &'a [f32], columns: usize, out: &'a mut [f32], width: usize
     ) -> () {
@@ -131,14 +143,19 @@ mod tests {
     use super::*;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7919 + seed) % 1009) as f32 / 173.0 - 2.9).collect()
+        (0..len)
+            .map(|i| ((i * 7919 + seed) % 1009) as f32 / 173.0 - 2.9)
+            .collect()
     }
 
     #[test]
     fn a_dot_product_does_not_depend_on_the_rows_beside_it() {
         for len in [1usize, 15, 16, 17, 100, 576] {
             let (x, weight) = (numbers(9 * len, 1), numbers(len, 2));
-            let rows = |first: usize| Rows { x: &x[first * len..], stride: len };
+            let rows = |first: usize| Rows {
+                x: &x[first * len..],
+                stride: len,
+            };
             let mut together = vec![0.0f32; 9];
             dots(rows(0), 9, &weight, |row, sum| together[row] = sum);
             for (row, together) in together.iter().enumerate() {
@@ -146,7 +163,11 @@ mod tests {
                 dots(rows(row), 1, &weight, |_, sum| alone = sum);
                 assert_eq!(alone.to_bits(), together.to_bits(), "{len} {row}");
                 let row_alone = [&x[row * len..][..len]];
-                assert_eq!(plain(row_alone, &weight), lanes(row_alone, &weight), "{len} {row}");
+                assert_eq!(
+                    plain(row_alone, &weight),
+                    lanes(row_alone, &weight),
+                    "{len} {row}"
+                );
                 let terms = x[row * len..][..len].iter().zip(&weight);
                 let exact: f64 = terms.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                 assert!((f64::from(alone) - exact).abs() < 1e-3, "{len} {row}");

@@ -28,7 +28,11 @@ impl<'a> Forms<'a> {
                 weights.push(weight);
             }
         }
-        let blocks = if weights.is_empty() { 0 } else { rows.div_ceil(FORM_ROWS) };
+        let blocks = if weights.is_empty() {
+            0
+        } else {
+            rows.div_ceil(FORM_ROWS)
+        };
         Self {
             weights,
             blocks: (0..blocks).map(|_| OnceLock::new()).collect(),
@@ -58,10 +62,19 @@ impl<'a> Forms<'a> {
     ///
     /// # Panics
     /// When the block was not made, or not for such a weight.
-    #[expect(clippy::expect_used, reason = "a phase makes all blocks of all formats before another reads them")]
+    #[expect(
+        clippy::expect_used,
+        reason = "a phase makes all blocks of all formats before another reads them"
+    )]
     pub fn block(&self, block: usize, weight: &QuantizedWeight) -> &Prepared {
-        let at = self.weights.iter().position(|known| known.format() == weight.format());
+        let at = self
+            .weights
+            .iter()
+            .position(|known| known.format() == weight.format());
         let forms = self.blocks.get(block).and_then(OnceLock::get);
-        forms.zip(at).map(|(forms, at)| &forms[at]).expect("rows in the form of the weight")
+        forms
+            .zip(at)
+            .map(|(forms, at)| &forms[at])
+            .expect("rows in the form of the weight")
     }
 }

@@ -164,7 +164,8 @@ impl<'a> Layer<'a> {
     }
 
     /// A weight alone, `[input, output]`.
-    pub fn by_input(weight: &'a [f32], [input, output]: [usize; 2]) -> Self {
+    #[cfg(test)]
+    fn by_input(weight: &'a [f32], [input, output]: [usize; 2]) -> Self {
         Self::alone(Weight::ByInput(weight), [input, output])
     }
 
@@ -174,7 +175,8 @@ impl<'a> Layer<'a> {
     }
 
     /// A weight alone, in panels.
-    pub fn panels_of(weight: &'a PanelWeight) -> Self {
+    #[cfg(test)]
+    fn panels_of(weight: &'a PanelWeight) -> Self {
         Self::alone(Weight::Panels(weight), weight.dims())
     }
 
@@ -294,7 +296,12 @@ impl<'a> Layer<'a> {
                     for first in (0..input.count).step_by(FORM_ROWS) {
                         let rows = input.forms.block((input.first + first) / FORM_ROWS, weight);
                         let tile = &mut tile[..rows.rows()];
-                        weight.product(rows, 0..rows.rows(), columns.clone(), (tile.as_flattened_mut(), WIDTH));
+                        weight.product(
+                            rows,
+                            0..rows.rows(),
+                            columns.clone(),
+                            (tile.as_flattened_mut(), WIDTH),
+                        );
                         finished(panel, first, tile);
                     }
                 }
@@ -343,12 +350,16 @@ impl<'a> Layer<'a> {
                 let updates = &mut updates[..width];
                 updates.fill(0.0);
                 strided(low, rank, (&b[at..], self.output), (&mut *updates, width));
-                tile.iter_mut().zip(updates).for_each(|(sum, update)| *sum += scale * *update);
+                tile.iter_mut()
+                    .zip(updates)
+                    .for_each(|(sum, update)| *sum += scale * *update);
             }
         }
         if let Some(bias) = self.bias {
             for row in tile {
-                row.iter_mut().zip(&bias[at..at + width]).for_each(|(sum, bias)| *sum += bias);
+                row.iter_mut()
+                    .zip(&bias[at..at + width])
+                    .for_each(|(sum, bias)| *sum += bias);
             }
         }
     }
@@ -380,24 +391,37 @@ mod tests {
     use crate::weights::HostTensor;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7919 + seed) % 1009) as f32 / 573.0 - 0.9).collect()
+        (0..len)
+            .map(|i| ((i * 7919 + seed) % 1009) as f32 / 573.0 - 0.9)
+            .collect()
     }
 
     fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
-        (0..columns).flat_map(|column| values[column..].iter().step_by(columns).copied()).collect()
+        (0..columns)
+            .flat_map(|column| values[column..].iter().step_by(columns).copied())
+            .collect()
     }
 
     /// All of a layer's output in pieces of that many panels.
     fn output(layer: &Layer<'_>, x: &[f32], count: usize, step: usize) -> Vec<f32> {
         let mut low = vec![f32::NAN; count * layer.rank()];
-        let rows = Rows { x, stride: layer.input };
+        let rows = Rows {
+            x,
+            stride: layer.input,
+        };
         layer.low(rows, &mut low);
         let forms = Forms::new(std::slice::from_ref(layer), count);
         for block in 0..forms.pieces() {
             // SAFETY: nobody writes `x`.
             unsafe { forms.make(Shared::reading(x), block) };
         }
-        let input = Input { rows, count, first: 0, low: &low, forms: &forms };
+        let input = Input {
+            rows,
+            count,
+            first: 0,
+            low: &low,
+            forms: &forms,
+        };
         let mut out = vec![f32::NAN; count * layer.output];
         let panels = layer.output.div_ceil(WIDTH);
         for first in (0..panels).step_by(step) {
@@ -418,16 +442,27 @@ mod tests {
         for (input, output_width, rank) in [(40, 70, 0), (33, 32, 5), (100, 130, 3)] {
             let (x, weight) = (numbers(MOST * input, 1), numbers(input * output_width, 2));
             let turned = transposed(&weight, output_width);
-            let host = HostTensor { shape: vec![output_width, input], values: turned.clone() };
+            let host = HostTensor {
+                shape: vec![output_width, input],
+                values: turned.clone(),
+            };
             let int8 = Int8Weight::quantize(&host).unwrap();
             let panels = PanelWeight::from_inputs(&weight, [input, output_width]);
-            let (a, b, bias) = (numbers(input * rank, 3), numbers(rank * output_width, 4), numbers(output_width, 5));
+            let (a, b, bias) = (
+                numbers(input * rank, 3),
+                numbers(rank * output_width, 4),
+                numbers(output_width, 5),
+            );
             let exact = |row: usize, column: usize, weight: &dyn Fn(usize) -> f32| -> f64 {
                 let x = &x[row * input..][..input];
                 let dot = |b: &dyn Fn(usize) -> f32| -> f64 {
-                    x.iter().enumerate().map(|(k, x)| f64::from(*x) * f64::from(b(k))).sum()
+                    x.iter()
+                        .enumerate()
+                        .map(|(k, x)| f64::from(*x) * f64::from(b(k)))
+                        .sum()
                 };
-                let update = (0..rank).map(|r| dot(&|k| a[k * rank + r]) * f64::from(b[r * output_width + column]));
+                let update =
+                    (0..rank).map(|r| dot(&|k| a[k * rank + r]) * f64::from(b[r * output_width + column]));
                 dot(weight) + f64::from(bias[column]) + 0.5 * update.sum::<f64>()
             };
             let [bf16, q8, q4] = [QuantFormat::Bf16, QuantFormat::Q8, QuantFormat::Q4]
@@ -437,16 +472,37 @@ mod tests {
                 Layer::by_input(&weight, dims),
                 Layer::panels_of(&panels),
                 Layer::by_output(&turned, dims),
-                Layer { weight: Weight::Int8(&int8), ..Layer::by_input(&[], dims) },
-                Layer { weight: Weight::Quantized(&bf16), ..Layer::by_input(&[], dims) },
-                Layer { weight: Weight::Quantized(&q8), ..Layer::by_input(&[], dims) },
-                Layer { weight: Weight::Quantized(&q4), ..Layer::by_input(&[], dims) },
+                Layer {
+                    weight: Weight::Int8(&int8),
+                    ..Layer::by_input(&[], dims)
+                },
+                Layer {
+                    weight: Weight::Quantized(&bf16),
+                    ..Layer::by_input(&[], dims)
+                },
+                Layer {
+                    weight: Weight::Quantized(&q8),
+                    ..Layer::by_input(&[], dims)
+                },
+                Layer {
+                    weight: Weight::Quantized(&q4),
+                    ..Layer::by_input(&[], dims)
+                },
             ]
             .into_iter()
             .enumerate()
             {
-                let adapter = (rank > 0).then_some(Adapter { a: &a, b: &b, rank, scale: 0.5 });
-                let layer = Layer { bias: Some(&bias), adapter, ..alone };
+                let adapter = (rank > 0).then_some(Adapter {
+                    a: &a,
+                    b: &b,
+                    rank,
+                    scale: 0.5,
+                });
+                let layer = Layer {
+                    bias: Some(&bias),
+                    adapter,
+                    ..alone
+                };
                 let whole = output(&layer, &x, MOST, 99);
                 let back = match index {
                     3 => int8.dequantize().values,
@@ -460,12 +516,18 @@ mod tests {
                     let expected = exact(row, column, &|k| back[column * input + k]);
                     // q8 and q4 round the rows as well.
                     let tolerance = if index > 4 { 0.1 } else { 1e-3 };
-                    assert!((f64::from(*sum) - expected).abs() < tolerance, "{index} {row} {column}");
+                    assert!(
+                        (f64::from(*sum) - expected).abs() < tolerance,
+                        "{index} {row} {column}"
+                    );
                 }
                 for (first, count, step) in [(0, 1, 1), (3, 2, 2), (190, 8, 1), (5, 9, 3), (7, 97, 2)] {
                     let part = output(&layer, &x[first * input..], count, step);
                     let expected = &whole[first * output_width..][..part.len()];
-                    assert!(part.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{index} {count}");
+                    assert!(
+                        part.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{index} {count}"
+                    );
                 }
             }
         }

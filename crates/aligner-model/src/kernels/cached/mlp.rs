@@ -25,7 +25,10 @@ use crate::kernels::{self, reference, runs_fused, team};
 /// - output: as `x`
 pub fn inference_mlp(x: Tensor<2>, inputs: MlpInputs, activation: Gate, residual: bool) -> Tensor<2> {
     let layers = [&inputs.gate, &inputs.up, &inputs.down];
-    if !runs_fused(&x) || x.device().is_autodiff() || !layers.into_iter().all(|layer| layer.weight.runs_cached()) {
+    if !runs_fused(&x)
+        || x.device().is_autodiff()
+        || !layers.into_iter().all(|layer| layer.weight.runs_cached())
+    {
         let settings = kernels::MlpSettings {
             activation,
             residual,
@@ -131,7 +134,11 @@ struct Work<'a> {
 impl Work<'_> {
     fn run(&self) {
         let [forms, forms_behind] = &self.forms;
-        let normed = if self.norm.is_some() { self.rows.div_ceil(FORM_ROWS) } else { forms.pieces() };
+        let normed = if self.norm.is_some() {
+            self.rows.div_ceil(FORM_ROWS)
+        } else {
+            forms.pieces()
+        };
         let before = low_pieces(&self.layers[..2], self.rows);
         let behind = low_pieces(&self.layers[2..], self.rows);
         let gates: Vec<Range<usize>> = self.layers[0].pieces(self.rows).collect();

@@ -26,7 +26,10 @@ pub fn linear(x: Tensor<2>, layer: Linear) -> Tensor<2> {
     slots.push(Some(x));
     let layer = LayerPlan::new(layer, &mut slots);
     let (tensors, present) = slots.into_parts();
-    Tensor::from_dispatch(<Dispatch as ProjectOps>::project(tensors, ProjectPlan { present, layer }))
+    Tensor::from_dispatch(<Dispatch as ProjectOps>::project(
+        tensors,
+        ProjectPlan { present, layer },
+    ))
 }
 
 /// `x · weightᵀ`, of a weight that is stored the other way round, as an embedding that is the output projection as well; each

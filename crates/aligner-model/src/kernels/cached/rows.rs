@@ -18,7 +18,13 @@ const LOW_ROWS: usize = 16;
 ///
 /// # Safety
 /// Nobody writes these rows of `x`, and nobody else touches those of `out`.
-pub(super) unsafe fn norm_rows(x: Shared<'_, f32>, norm: Norm<'_>, out: Shared<'_, f32>, width: usize, piece: usize) {
+pub(super) unsafe fn norm_rows(
+    x: Shared<'_, f32>,
+    norm: Norm<'_>,
+    out: Shared<'_, f32>,
+    width: usize,
+    piece: usize,
+) {
     let Some((weight, epsilon)) = norm else { return };
     let rows = piece * FORM_ROWS * width..((piece + 1) * FORM_ROWS * width).min(x.len());
     // SAFETY: the caller's promise.
@@ -48,7 +54,12 @@ pub(super) fn low_pieces(layers: &[Layer<'_>], rows: usize) -> Vec<(usize, Range
 ///
 /// # Safety
 /// Nobody writes these rows of `x`, and nobody else touches those of `low`.
-pub(super) unsafe fn low_rows(layer: &Layer<'_>, x: Shared<'_, f32>, low: Shared<'_, f32>, rows: Range<usize>) {
+pub(super) unsafe fn low_rows(
+    layer: &Layer<'_>,
+    x: Shared<'_, f32>,
+    low: Shared<'_, f32>,
+    rows: Range<usize>,
+) {
     let (width, rank) = (layer.input, layer.rank());
     // SAFETY: the caller's promise.
     let (x, low) = unsafe {
