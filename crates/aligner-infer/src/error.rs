@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aligner_data::DataError;
-use aligner_model::ModelError;
+use aligner_model::{DeviceSpec, ModelError, RuntimeWeights};
 
 /// The result of this crate's functions.
 pub type Result<T, E = InferError> = std::result::Result<T, E>;
@@ -49,6 +49,14 @@ pub enum InferError {
         found: String,
         /// Hash in `aligner.json`.
         recorded: String,
+    },
+    /// Weights in a format that is for the CPU alone.
+    #[error("weights in {weights} are for the CPU, not for {device}: run on the CPU, or hold them in f32")]
+    WeightsOfDevice {
+        /// The format asked for.
+        weights: RuntimeWeights,
+        /// The device asked for.
+        device: DeviceSpec,
     },
     /// No adapter was loaded under that name.
     #[error("there is no adapter {name:?}; there are: {}", if known.is_empty() { "none".into() } else { known.join(", ") })]

@@ -1,15 +1,16 @@
 //! The decoder: embedding, blocks, final norm, output projection.
 
 use burn::module::{Module, ModuleDisplay};
-use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
-use crate::kernels::{self, HeadLayout, Heads, Sequences, WeightFormat};
+use crate::kernels::{
+    self, HeadLayout, Heads, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
+};
 use crate::nn::{
     Block, CacheShape, KvCache, Packed, Projection, ProjectionWeight, RmsNorm, RmsNormConfig, Rope, Rotation,
-    Rotations,
+    Rotations, TokenEmbedding,
 };
 use crate::weights;
 
@@ -20,7 +21,7 @@ use crate::weights;
 #[module(custom_display)]
 pub struct CausalDecoder {
     /// Token embedding: `[vocab_size, hidden_size]`.
-    pub embed_tokens: Embedding,
+    pub embed_tokens: TokenEmbedding,
     /// The layers.
     pub layers: Vec<Block>,
     /// Final norm.
@@ -52,6 +53,11 @@ pub struct CachedRun<'a> {
 
 impl ModuleDisplay for CausalDecoder {}
 
+/// The embedding's name in a file.
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The output projection's, where it is another weight.
+pub(crate) const HEAD: &str = "lm_head.weight";
+
 /// What some families do to embeddings and logits, and whether a layer goes without rotation.
 #[derive(Debug, Clone, Copy)]
 struct Scales {
@@ -63,9 +69,8 @@ struct Scales {
 impl CausalDecoder {
     /// A decoder with zero weights; [`weights`] fills it.
     pub(crate) fn empty(config: &ModelConfig, device: &Device) -> Self {
-        let embedding = EmbeddingConfig::new(config.vocab_size, config.hidden_size);
         Self {
-            embed_tokens: embedding.with_initializer(Initializer::Zeros).init(device),
+            embed_tokens: TokenEmbedding::new(config.vocab_size, config.hidden_size, device),
             layers: config
                 .layer_kinds
                 .iter()
@@ -202,7 +207,7 @@ impl CausalDecoder {
             runs.extend(std::iter::repeat_n((cache.len(), *tokens), cache.batch()));
         }
         let rotations = self.rotations(&runs, &ids.device());
-        let mut x = self.scaled(kernels::embedding(self.embed_tokens.weight.val(), ids));
+        let mut x = self.scaled(self.embed_tokens.forward_rows(ids));
         for (index, block) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
             let sequences = caches
@@ -248,7 +253,7 @@ impl CausalDecoder {
             sequences: sequences.clone(),
             recompute: self.recompute,
         };
-        let mut x = self.scaled(kernels::embedding(self.embed_tokens.weight.val(), ids));
+        let mut x = self.scaled(self.embed_tokens.forward_rows(ids));
         for (index, block) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
             x = block.forward_packed(x, &packed, if last { rows.take() } else { None });
@@ -266,7 +271,10 @@ impl CausalDecoder {
         let tokens = runs.iter().map(|(_, tokens)| tokens).sum();
         Rotations {
             global: self.rope.rotation_of(runs, device),
-            local: self.local_rope.as_ref().map(|rope| rope.rotation_of(runs, device)),
+            local: self
+                .local_rope
+                .as_ref()
+                .map(|rope| rope.rotation_of(runs, device)),
             none: none.then(|| Rotation::none(tokens, device)),
         }
     }
@@ -298,7 +306,7 @@ impl CausalDecoder {
     pub fn logits_of_rows(&self, rows: Tensor<2>) -> Tensor<2> {
         let logits = match &self.lm_head {
             Some(head) => head.forward(rows),
-            None => kernels::linear_transposed(rows, self.embed_tokens.weight.val()),
+            None => self.embed_tokens.logits(rows),
         };
         match self.scales.logit_softcap {
             Some(cap) => (logits / cap).tanh() * cap,
@@ -318,15 +326,13 @@ impl CausalDecoder {
             Some(head) if head.lora.is_some() || head.bias.is_some() => {
                 return kernels::reference::logits_nll(self.logits_of_rows(rows), ids);
             }
-            Some(head) => match &head.weight {
-                ProjectionWeight::Dense(weight) => (weight.val(), HeadLayout::ByInput),
-                ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) => {
-                    return kernels::reference::logits_nll(self.logits_of_rows(rows), ids);
-                }
-            },
-            None => (self.embed_tokens.weight.val(), HeadLayout::ByToken),
+            Some(head) => (&head.weight, HeadLayout::ByInput),
+            None => (&self.embed_tokens.weight, HeadLayout::ByToken),
         };
-        kernels::token_nll(rows, weight, layout, ids)
+        match weight {
+            ProjectionWeight::Dense(weight) => kernels::token_nll(rows, weight.val(), layout, ids),
+            _ => kernels::reference::logits_nll(self.logits_of_rows(rows), ids),
+        }
     }
 
     /// The linear layers of the blocks with their names, such as `model.layers.0.self_attn.q_proj`.
@@ -346,7 +352,7 @@ impl CausalDecoder {
         })
     }
 
-    /// How the weights of the blocks' linear layers are held.
+    /// How the weights of the blocks' linear layers are held while training.
     pub fn weight_format(&self) -> WeightFormat {
         let is_int8 =
             |(_, projection): (String, &Projection)| matches!(projection.weight, ProjectionWeight::Int8(_));
@@ -370,6 +376,49 @@ impl CausalDecoder {
             head.put_into_panels();
         }
         self
+    }
+
+    /// How the weights are held of a model that runs.
+    pub fn runtime_weights(&self) -> RuntimeWeights {
+        let format = |(_, projection): (String, &Projection)| match &projection.weight {
+            ProjectionWeight::Quantized(weight) => Some(weight.format()),
+            ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) => None,
+        };
+        match self.projections().find_map(format) {
+            None => RuntimeWeights::F32,
+            Some(QuantFormat::Bf16) => RuntimeWeights::Bf16,
+            Some(QuantFormat::Q8) => RuntimeWeights::Q8,
+            Some(QuantFormat::Q4) => RuntimeWeights::Q4,
+        }
+    }
+
+    /// The format of the weights, where they are not those of the model's files, or not as files have them.
+    pub(crate) fn rounded_to(&self) -> Option<String> {
+        let in_panels =
+            |(_, projection): (String, &Projection)| matches!(projection.weight, ProjectionWeight::Panels(_));
+        match (self.weight_format(), self.runtime_weights()) {
+            (WeightFormat::F32, RuntimeWeights::F32) => self
+                .projections()
+                .any(in_panels)
+                .then(|| "panels for inference".into()),
+            (WeightFormat::F32, format) => Some(format.to_string()),
+            (format, _) => Some(format.to_string()),
+        }
+    }
+
+    /// The weights that are quantised, by name.
+    pub(crate) fn quantized_weights(&self) -> Vec<(String, QuantizedWeight)> {
+        let embedding = (EMBEDDING.to_string(), &self.embed_tokens.weight);
+        let head = self.lm_head.as_ref().map(|head| (HEAD.to_string(), &head.weight));
+        let layers = self
+            .projections()
+            .map(|(name, projection)| (format!("{name}.weight"), &projection.weight));
+        let all = std::iter::once(embedding).chain(head).chain(layers);
+        all.filter_map(|(name, weight)| match weight {
+            ProjectionWeight::Quantized(weight) => Some((name, weight.clone())),
+            ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) => None,
+        })
+        .collect()
     }
 
     pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = (String, &mut Projection)> {

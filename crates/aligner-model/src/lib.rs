@@ -55,10 +55,12 @@ pub use config::{
 pub use decoder::{CachedRun, CausalDecoder};
 pub use device::{DeviceSpec, compiled_devices};
 pub use error::{ModelError, Result};
-pub use kernels::{Int8Weight, PanelWeight, Sequences, WeightFormat};
+pub use kernels::{
+    Int8Weight, PanelWeight, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
+};
 pub use lora::{LoraAdapter, LoraConfig, TargetModules};
 pub use loss::Targets;
 pub use nn::KvCache;
 pub use nn::with_dropout_seed;
 pub use pool::on_pool;
-pub use weights::{Loaded, load_dir, load_dir_as, save_dir};
+pub use weights::{Loaded, WeightsCache, load_dir, load_dir_as, load_dir_quantized, save_dir};

@@ -8,8 +8,9 @@ mod common;
 use std::sync::{Arc, Mutex};
 
 use aligner_model::kernels::{
-    self, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Gate, Heads,
-    Int8Weight, Linear, LinearWeight, LowRank, MlpInputs, MlpSettings, Norm, Pages, PanelWeight, reference,
+    self, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Gate,
+    Heads, Int8Weight, Linear, LinearWeight, LowRank, MlpInputs, MlpSettings, Norm, Pages, PanelWeight,
+    reference,
 };
 use aligner_model::weights::HostTensor;
 use aligner_model::{CachedRun, CausalDecoder, KvCache};
@@ -25,7 +26,9 @@ fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
 fn assert_alike(fused: Tensor<2>, composed: Tensor<2>, what: &str) {
     assert_eq!(fused.dims(), composed.dims(), "{what}");
     let (fused, composed) = (host(fused), host(composed));
-    let largest = composed.iter().fold(0.5f32, |largest, value| largest.max(value.abs()));
+    let largest = composed
+        .iter()
+        .fold(0.5f32, |largest, value| largest.max(value.abs()));
     assert_close(&fused, &composed, 2e-5 * largest, what);
 }
 
@@ -110,7 +113,11 @@ impl Caches {
 
     fn both(&mut self, start: usize, tokens: usize) -> [CachedSequence<'_>; 2] {
         let Self { pages, keys, values } = self;
-        [CacheMut::Pages(pages), CacheMut::Tensors { keys, values }].map(|cache| CachedSequence { tokens, start, cache })
+        [CacheMut::Pages(pages), CacheMut::Tensors { keys, values }].map(|cache| CachedSequence {
+            tokens,
+            start,
+            cache,
+        })
     }
 }
 
@@ -222,7 +229,11 @@ fn batched_in_pieces_and_after_a_draft_are_the_bits_of_one_by_one() {
             let alone = |ids: &[u32]| run(&decoder, &mut [new()], &[&[(0, ids, ids.len())]]).remove(0);
             let (whole_a, whole_b) = (alone(a), alone(b));
 
-            let together = run(&decoder, &mut [new(), new()], &[&[(0, a, a.len()), (1, b, b.len())]]);
+            let together = run(
+                &decoder,
+                &mut [new(), new()],
+                &[&[(0, a, a.len()), (1, b, b.len())]],
+            );
             assert_same_bits(&together[0], &whole_a, &format!("{variant}: first of a batch"));
             assert_same_bits(&together[1], &whole_b, &format!("{variant}: second of a batch"));
 
@@ -244,7 +255,11 @@ fn batched_in_pieces_and_after_a_draft_are_the_bits_of_one_by_one() {
             cache[0].truncate(b1.len());
             let rest = run(&decoder, &mut cache, &[&[(0, b2, b2.len())]]).remove(0);
             let width = whole_b.len() / b.len();
-            assert_same_bits(&rest, &whole_b[b1.len() * width..], &format!("{variant}: after a draft"));
+            assert_same_bits(
+                &rest,
+                &whole_b[b1.len() * width..],
+                &format!("{variant}: after a draft"),
+            );
         }
     }
 }
@@ -287,11 +302,20 @@ fn a_forked_cache_goes_its_own_way() {
     let (common, rest) = golden.second.split_at(20);
     let fresh = |rest: &[u32]| {
         let whole = [common, rest].concat();
-        run(&decoder, &mut [decoder.new_cache(1, 128)], &[&[(0, &whole, rest.len())]]).remove(0)
+        run(
+            &decoder,
+            &mut [decoder.new_cache(1, 128)],
+            &[&[(0, &whole, rest.len())]],
+        )
+        .remove(0)
     };
     let other: Vec<u32> = rest.iter().map(|id| (id + 1) % 64).collect();
     let mut original = decoder.new_cache(1, 64);
-    run(&decoder, std::slice::from_mut(&mut original), &[&[(0, common, 1)]]);
+    run(
+        &decoder,
+        std::slice::from_mut(&mut original),
+        &[&[(0, common, 1)]],
+    );
     let fork = original.fork(common.len(), 128).unwrap();
     assert_eq!((fork.len(), fork.capacity()), (common.len(), 128));
     let mut both = [original, fork];
@@ -308,7 +332,11 @@ fn memory_comes_with_tokens_and_stays_within_what_is_said() {
     let decoder = model.decoder;
     let mut cache = decoder.new_cache(1, 100_000);
     assert_eq!(cache.bytes(), 0);
-    run(&decoder, std::slice::from_mut(&mut cache), &[&[(0, &golden.second, 1)]]);
+    run(
+        &decoder,
+        std::slice::from_mut(&mut cache),
+        &[&[(0, &golden.second, 1)]],
+    );
     assert_eq!(cache.bytes(), decoder.cache_bytes(golden.second.len()));
     let held = cache.bytes();
     cache.truncate(3);

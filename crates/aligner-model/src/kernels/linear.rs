@@ -13,6 +13,7 @@ use super::panels::{
     Block, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, column_sums, multiply, multiply_into,
     store_rows, transposed_product,
 };
+use super::quant::{QuantizedWeight, quantized_linear};
 use super::runs_fused;
 use super::slots::Slots;
 
@@ -40,6 +41,8 @@ pub enum LinearWeight {
     Int8(Int8Weight),
     /// One that is not trained, as inference reads it.
     Panels(PanelWeight),
+    /// One of a model that runs.
+    Quantized(QuantizedWeight),
 }
 
 impl From<Tensor<2>> for LinearWeight {
@@ -54,7 +57,14 @@ impl LinearWeight {
         match self {
             Self::Dense(weight) => runs_fused(weight),
             Self::Int8(_) | Self::Panels(_) => true,
+            // Their kernels are for models that run, not for those that are trained.
+            Self::Quantized(_) => false,
         }
+    }
+
+    /// Whether inference's operations on the CPU can take it.
+    pub(super) fn runs_cached(&self) -> bool {
+        matches!(self, Self::Quantized(_)) || self.runs_fused()
     }
 
     /// `[input, output]`, whatever it was.
@@ -63,6 +73,7 @@ impl LinearWeight {
             Self::Dense(weight) => weight,
             Self::Int8(weight) => weight.tensor(device),
             Self::Panels(weight) => weight.tensor(device),
+            Self::Quantized(weight) => weight.tensor(device),
         }
     }
 }
@@ -98,6 +109,7 @@ impl Linear {
             LinearWeight::Int8(weight) => (None, Some(weight)),
             // Where training's operations meet it, it becomes what they know.
             LinearWeight::Panels(weight) => (Some(weight.tensor(&Device::flex())), None),
+            LinearWeight::Quantized(weight) => (Some(weight.tensor(&Device::flex())), None),
         };
         slots.push(weight);
         slots.push(self.bias);
@@ -122,8 +134,13 @@ impl Linear {
         let update = self
             .lora
             .map(|LowRank { a, b, scale }| x.clone().matmul(a).matmul(b) * scale);
-        let weight = self.weight.into_tensor(&x.device());
-        let mut out = x.matmul(weight);
+        let mut out = match self.weight {
+            LinearWeight::Quantized(weight) => quantized_linear(x, &weight, None),
+            weight => {
+                let weight = weight.into_tensor(&x.device());
+                x.matmul(weight)
+            }
+        };
         if let Some(bias) = self.bias {
             out = out + bias.unsqueeze();
         }

@@ -6,8 +6,9 @@ use burn::tensor::{
 };
 
 use super::{
-    AdamWStep, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Gate,
-    HeadLayout, MlpInputs, MlpSettings, Norm, SelfAttentionInputs, SelfAttentionSettings, Sequences,
+    AdamWStep, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence,
+    Gate, HeadLayout, MlpInputs, MlpSettings, Norm, QuantizedWeight, SelfAttentionInputs,
+    SelfAttentionSettings, Sequences,
 };
 
 /// See [`super::embedding`].
@@ -25,6 +26,16 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
     let x = x.cast(DType::F32);
     let root = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt();
     (x / root).cast(dtype) * weight.unsqueeze()
+}
+
+/// `x · weight`, of the f32 weight that a rounded one stands for; activations are not rounded.
+///
+/// # Shapes
+/// - `x`: `[rows, input]`
+/// - output: `[rows, output]`
+pub fn quantized_linear(x: Tensor<2>, weight: &QuantizedWeight) -> Tensor<2> {
+    let weight = weight.tensor(&x.device());
+    x.matmul(weight)
 }
 
 /// `silu(gate) · up`, element by element.

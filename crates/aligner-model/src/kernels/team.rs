@@ -252,7 +252,11 @@ mod tests {
 
     #[test]
     fn a_panic_reaches_the_caller_and_the_next_operation_runs() {
-        let result = catch_unwind(|| run(&[4, 4], |phase, piece| assert!(phase != 0 || piece != 2, "on purpose")));
+        let result = catch_unwind(|| {
+            run(&[4, 4], |phase, piece| {
+                assert!(phase != 0 || piece != 2, "on purpose")
+            })
+        });
         assert!(result.is_err());
         let count = AtomicUsize::new(0);
         run(&[9], |_, _| _ = count.fetch_add(1, Ordering::SeqCst));

@@ -8,8 +8,9 @@ use super::block::Packed;
 use super::{Projection, RmsNorm, RmsNormConfig, Rotation};
 use crate::config::{LayerKind, ModelConfig, QkNorm};
 use crate::kernels::{
-    AttentionSettings, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Heads, SelfAttentionInputs,
-    SelfAttentionSettings, Sequences, cached_attention, causal_attention, self_attention,
+    AttentionSettings, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Heads,
+    SelfAttentionInputs, SelfAttentionSettings, Sequences, cached_attention, causal_attention,
+    self_attention,
 };
 
 /// Configuration of [`Attention`].
@@ -150,10 +151,10 @@ impl Attention {
     ) -> Tensor<2> {
         let inputs = CachedAttentionInputs {
             norm: norm.map(RmsNorm::as_input),
-            query: self.q_proj.linear(),
-            key: self.k_proj.linear(),
-            value: self.v_proj.linear(),
-            output: self.o_proj.linear(),
+            query: self.q_proj.to_linear(),
+            key: self.k_proj.to_linear(),
+            value: self.v_proj.to_linear(),
+            output: self.o_proj.to_linear(),
             query_norm: self.q_norm.as_ref().map(RmsNorm::as_input),
             key_norm: self.k_norm.as_ref().map(RmsNorm::as_input),
             rotation: rotation.clone().into_parts(),

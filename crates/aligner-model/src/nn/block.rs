@@ -3,9 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{
-    Attention, AttentionConfig, Mlp, MlpConfig, RmsNorm, RmsNormConfig, Rotation,
-};
+use super::{Attention, AttentionConfig, Mlp, MlpConfig, RmsNorm, RmsNormConfig, Rotation};
 use crate::config::{LayerKind, LayerRope, ModelConfig, NormPlacement};
 use crate::kernels::{CachedSequence, Sequences};
 
@@ -110,7 +108,10 @@ impl Block {
         let (behind_attention, before_mlp) = self.middle_norms();
         let rotation = rotations.of(self.rope);
         let before = self.input_layernorm.as_ref();
-        let attend = |x, residual| self.self_attn.forward_cached(x, before, residual, (rotation, sequences));
+        let attend = |x, residual| {
+            self.self_attn
+                .forward_cached(x, before, residual, (rotation, sequences))
+        };
         let x = match behind_attention {
             None => attend(x, true),
             Some(norm) => x.clone() + norm.forward(attend(x, false)),

@@ -56,7 +56,9 @@ impl KvCache {
 
     /// An empty cache for `batch` sequences in tensors of a device.
     pub(crate) fn of_tensors(batch: usize, shape: CacheShape, device: &Device) -> Self {
-        let Heads { kv_heads, head_dim, .. } = shape.heads;
+        let Heads {
+            kv_heads, head_dim, ..
+        } = shape.heads;
         let zeros = || Tensor::zeros([1, kv_heads, shape.capacity, head_dim], device);
         Self::new(batch, shape, || LayerCache::Tensors {
             keys: zeros(),
@@ -123,7 +125,11 @@ impl KvCache {
     }
 
     /// What a layer has of each sequence, which get `tokens` more.
-    pub(crate) fn layer_mut(&mut self, layer: usize, tokens: usize) -> impl Iterator<Item = CachedSequence<'_>> {
+    pub(crate) fn layer_mut(
+        &mut self,
+        layer: usize,
+        tokens: usize,
+    ) -> impl Iterator<Item = CachedSequence<'_>> {
         let start = self.len;
         self.sequences.iter_mut().map(move |layers| CachedSequence {
             tokens,

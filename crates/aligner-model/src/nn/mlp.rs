@@ -105,9 +105,9 @@ impl Mlp {
         };
         let inputs = MlpInputs {
             norm: norm.map(RmsNorm::as_input),
-            gate: self.gate_proj.linear(),
-            up: self.up_proj.linear(),
-            down: self.down_proj.linear(),
+            gate: self.gate_proj.to_linear(),
+            up: self.up_proj.to_linear(),
+            down: self.down_proj.to_linear(),
         };
         kernels::inference_mlp(x, inputs, activation, residual)
     }

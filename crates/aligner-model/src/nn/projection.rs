@@ -8,7 +8,7 @@ use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor};
 
 use super::Dropout;
-use crate::kernels::{self, Int8Weight, LinearWeight, PanelWeight};
+use crate::kernels::{self, Int8Weight, LinearWeight, PanelWeight, QuantizedWeight};
 
 /// `x W + b`, and with an adapter `+ scale · dropout(x) A B`.
 #[derive(Module, Debug)]
@@ -22,7 +22,7 @@ pub struct Projection {
 }
 
 /// The weight of a [`Projection`]. As a module it is its parameter, or one without any: what walks over parameters (gradients,
-/// the optimizer, writers) does not meet a weight in eight bits.
+/// the optimizer, writers) does not meet a rounded weight.
 #[derive(Debug, Clone)]
 pub enum ProjectionWeight {
     /// `[input, output]`
@@ -31,6 +31,8 @@ pub enum ProjectionWeight {
     Int8(Int8Weight),
     /// One that is not trained, in single precision as inference reads it.
     Panels(PanelWeight),
+    /// One of a model that runs.
+    Quantized(QuantizedWeight),
 }
 
 /// A low-rank update of a [`Projection`] (Hu et al. 2021, arXiv 2106.09685).
@@ -63,7 +65,7 @@ impl Projection {
     /// - output: `[rows, output]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         if !x.device().is_autodiff() {
-            return kernels::linear(x, self.linear());
+            return kernels::linear(x, self.to_linear());
         }
         let update = self.lora.as_ref().map(|lora| {
             let low = lora.dropout.forward(x.clone()).matmul(lora.a.val());
@@ -74,6 +76,7 @@ impl Projection {
             ProjectionWeight::Dense(weight) => linear(x, weight.val(), bias),
             ProjectionWeight::Int8(weight) => kernels::int8_linear(x, weight, bias),
             ProjectionWeight::Panels(weight) => linear(x.clone(), weight.tensor(&x.device()), bias),
+            ProjectionWeight::Quantized(weight) => kernels::quantized_linear(x, weight, bias),
         };
         match update {
             Some(update) => out + update,
@@ -81,22 +84,28 @@ impl Projection {
         }
     }
 
-    /// The layer as an input of a larger operation; `None` when it drops inputs of its adapter at random just now.
+    /// The layer as an input of a larger operation of training; `None` when it drops inputs of its adapter at random just now,
+    /// and when its weight is one of a model that runs, which such an operation would bring into f32 first.
     pub fn as_linear(&self) -> Option<kernels::Linear> {
         let drops = |lora: &Lora| lora.dropout.prob > 0.0 && lora.a.val().device().is_autodiff();
-        if self.lora.as_ref().is_some_and(drops) {
+        let runs_only = matches!(
+            self.weight,
+            ProjectionWeight::Quantized(_) | ProjectionWeight::Panels(_)
+        );
+        if self.lora.as_ref().is_some_and(drops) || runs_only {
             return None;
         }
-        Some(self.linear())
+        Some(self.to_linear())
     }
 
-    /// The layer as an input of a larger operation that drops nothing.
-    pub(crate) fn linear(&self) -> kernels::Linear {
+    /// The layer as an input of a larger operation, without the dropout of its adapter.
+    pub fn to_linear(&self) -> kernels::Linear {
         kernels::Linear {
             weight: match &self.weight {
                 ProjectionWeight::Dense(weight) => LinearWeight::Dense(weight.val()),
                 ProjectionWeight::Int8(weight) => LinearWeight::Int8(weight.clone()),
                 ProjectionWeight::Panels(weight) => LinearWeight::Panels(weight.clone()),
+                ProjectionWeight::Quantized(weight) => LinearWeight::Quantized(weight.clone()),
             },
             bias: self.bias.as_ref().map(Param::val),
             lora: self.lora.as_ref().map(|lora| kernels::LowRank {
@@ -119,20 +128,27 @@ impl Projection {
 
     /// Input and output width.
     pub fn dims(&self) -> [usize; 2] {
-        match &self.weight {
-            ProjectionWeight::Dense(weight) => weight.dims(),
-            ProjectionWeight::Int8(weight) => weight.dims(),
-            ProjectionWeight::Panels(weight) => weight.dims(),
-        }
+        self.weight.dims()
     }
 }
 
 impl ProjectionWeight {
+    /// The dimensions of a parameter, input and output width of the others.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        match self {
+            // Which does not make one that is still to be loaded.
+            Self::Dense(weight) => weight.lazy_shape().dims(),
+            Self::Int8(weight) => weight.dims(),
+            Self::Panels(weight) => weight.dims(),
+            Self::Quantized(weight) => weight.dims(),
+        }
+    }
+
     /// Changes the parameter, where it is one.
     fn map_param(self, change: impl FnOnce(Param<Tensor<2>>) -> Param<Tensor<2>>) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(change(weight)),
-            Self::Int8(_) | Self::Panels(_) => self,
+            Self::Int8(_) | Self::Panels(_) | Self::Quantized(_) => self,
         }
     }
 }
@@ -141,7 +157,7 @@ impl Module for ProjectionWeight {
     fn collect_devices(&self, devices: Devices) -> Devices {
         match self {
             Self::Dense(weight) => weight.collect_devices(devices),
-            Self::Int8(_) | Self::Panels(_) => devices,
+            Self::Int8(_) | Self::Panels(_) | Self::Quantized(_) => devices,
         }
     }
 
@@ -170,6 +186,7 @@ impl Module for ProjectionWeight {
             Self::Dense(weight) => Module::num_params(weight),
             Self::Int8(weight) => weight.dims().iter().product(),
             Self::Panels(weight) => weight.dims().iter().product(),
+            Self::Quantized(weight) => weight.dims().iter().product(),
         }
     }
 
@@ -190,6 +207,7 @@ impl ModuleDisplayDefault for ProjectionWeight {
             Self::Dense(weight) => content.add_single(weight).optional(),
             Self::Int8(weight) => content.add_debug_attribute("int8", weight).optional(),
             Self::Panels(weight) => content.add_debug_attribute("panels", weight).optional(),
+            Self::Quantized(weight) => content.add_debug_attribute("quantized", weight).optional(),
         }
     }
 }

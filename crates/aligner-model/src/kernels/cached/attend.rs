@@ -96,7 +96,8 @@ impl Attend<'_> {
         let memory = &sequence.pages[page];
         // SAFETY: the caller vouches that the page is this piece's own.
         let rows = unsafe { memory.write(0..memory.len()) };
-        let positions = sequence.start.max(page * PAGE)..(sequence.start + sequence.tokens).min((page + 1) * PAGE);
+        let positions =
+            sequence.start.max(page * PAGE)..(sequence.start + sequence.tokens).min((page + 1) * PAGE);
         let mut turned = vec![0.0; head_dim];
         for position in positions {
             let row = sequence.row + position - sequence.start;
@@ -107,7 +108,9 @@ impl Attend<'_> {
             for kv_head in 0..kv_heads {
                 self.turn(key, kv_head, self.key_norm, (row, 1.0), &mut turned);
                 let keys = &mut rows[self.layout.keys(kv_head)..][..head_dim];
-                keys.iter_mut().zip(&turned).for_each(|(row, key)| row.0[column] = *key);
+                keys.iter_mut()
+                    .zip(&turned)
+                    .for_each(|(row, key)| row.0[column] = *key);
                 let value = &value[kv_head * head_dim..][..head_dim];
                 for (panel, value) in value.chunks(WIDTH).enumerate() {
                     let row = &mut rows[self.layout.values(kv_head, panel) + column];
@@ -153,14 +156,21 @@ impl Attend<'_> {
         let (scores, _) = scores.as_chunks_mut::<WIDTH>();
         let mut inverse_sums = [0.0; ROWS];
         for first in (0..group).step_by(at_once) {
-            let heads = queries.kv_head * group + first..queries.kv_head * group + (first + at_once).min(group);
+            let heads =
+                queries.kv_head * group + first..queries.kv_head * group + (first + at_once).min(group);
             let rows = heads.len() * tokens;
             let scores = &mut scores[..span.pages * rows];
             // SAFETY: the caller's promises.
             unsafe {
                 self.queries(sequence, queries, heads.clone(), &mut rotated);
                 self.scores(sequence, queries.kv_head, &span, (&rotated, rows), scores);
-                softmax(scores, tokens, &span, self.settings.softcap, &mut inverse_sums[..rows]);
+                softmax(
+                    scores,
+                    tokens,
+                    &span,
+                    self.settings.softcap,
+                    &mut inverse_sums[..rows],
+                );
                 self.values(sequence, queries, heads, (&span, scores), &inverse_sums[..rows]);
             }
         }
@@ -241,7 +251,11 @@ impl Attend<'_> {
         (span, weights): (&Span, &[[f32; WIDTH]]),
         inverse_sums: &[f32],
     ) {
-        let (rows, tokens, head_dim) = (inverse_sums.len(), queries.end - queries.first, self.layout.head_dim);
+        let (rows, tokens, head_dim) = (
+            inverse_sums.len(),
+            queries.end - queries.first,
+            self.layout.head_dim,
+        );
         let end = sequence.start + queries.end;
         let mut sums = [[0.0; WIDTH]; ROWS];
         let sums = &mut sums[..rows];
@@ -266,7 +280,9 @@ impl Attend<'_> {
                 let first = row * head_dim + panel * WIDTH;
                 // SAFETY: the caller's promise: this row and head are of these queries.
                 let out = unsafe { self.context.write(first..first + width) };
-                out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * inverse);
+                out.iter_mut()
+                    .zip(sums)
+                    .for_each(|(out, sum)| *out = sum * inverse);
             }
         }
     }
@@ -298,7 +314,13 @@ fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], scale: f32) {
 /// Turns scores into `e^(score − highest)` where a query sees, and 0 elsewhere; notes one over the sum of each row.
 ///
 /// Position `p` belongs to sum `p mod 32`, whichever page a row begins with: the order depends on positions alone.
-fn softmax(scores: &mut [[f32; WIDTH]], tokens: usize, span: &Span, softcap: Option<f64>, inverse_sums: &mut [f32]) {
+fn softmax(
+    scores: &mut [[f32; WIDTH]],
+    tokens: usize,
+    span: &Span,
+    softcap: Option<f64>,
+    inverse_sums: &mut [f32],
+) {
     let rows = inverse_sums.len();
     let cap = softcap.map_or(0.0, |cap| cap as f32);
     for (row, inverse) in inverse_sums.iter_mut().enumerate() {

@@ -7,10 +7,11 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTen
 use burn::tensor::Tensor;
 
 use super::attend::{self, Attend, Queries, Sequence};
+use super::forms::{FORM_ROWS, Forms};
 use super::layer::{Input, Layer, LayerPlan, SLOTS};
 use super::memory::Shared;
 use super::pages::Pages;
-use super::rows::{NORM_ROWS, low_pieces, low_rows, norm_rows, store_tile};
+use super::rows::{low_pieces, low_rows, norm_rows, store_tile};
 use super::sums::Rows;
 use super::{CachedAttentionInputs, CachedAttentionSettings};
 use crate::kernels::Norm;
@@ -120,7 +121,11 @@ fn compute(x: &mut [f32], inputs: &Inputs, angles: (&[f32], &[f32]), plan: &Cach
     });
     let [query, key, value, output] = &layers;
     let rows = x.len() / query.input.max(1);
-    assert_eq!(rows, plan.parts.iter().map(|part| part.tokens).sum::<usize>(), "rows of the sequences");
+    assert_eq!(
+        rows,
+        plan.parts.iter().map(|part| part.tokens).sum::<usize>(),
+        "rows of the sequences"
+    );
     let mut guards: Vec<MutexGuard<'_, Pages>> = plan
         .parts
         .iter()
@@ -178,6 +183,7 @@ fn compute(x: &mut [f32], inputs: &Inputs, angles: (&[f32], &[f32]), plan: &Cach
             .collect(),
         sequences: &sequences,
         attend,
+        forms: [Forms::new(&layers[..3], rows), Forms::new(&layers[3..], rows)],
         residual: plan.settings.residual,
     };
     work.check();
@@ -202,6 +208,8 @@ struct Work<'a> {
     queries: Vec<Queries>,
     sequences: &'a [Sequence<'a>],
     attend: Attend<'a>,
+    /// Those of the normed input and of the context.
+    forms: [Forms<'a>; 2],
     residual: bool,
 }
 
@@ -211,9 +219,21 @@ impl Work<'_> {
         let heads = self.attend.settings.heads;
         let [query, key, value, output] = self.layers;
         let (queries, keys) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
-        assert_eq!([query.output, key.output, value.output], [queries, keys, keys], "projections");
-        assert_eq!((output.input, output.output), (queries, query.input), "output projection");
-        assert_eq!((self.attend.layout.kv_heads, self.attend.layout.head_dim), (heads.kv_heads, heads.head_dim), "cache");
+        assert_eq!(
+            [query.output, key.output, value.output],
+            [queries, keys, keys],
+            "projections"
+        );
+        assert_eq!(
+            (output.input, output.output),
+            (queries, query.input),
+            "output projection"
+        );
+        assert_eq!(
+            (self.attend.layout.kv_heads, self.attend.layout.head_dim),
+            (heads.kv_heads, heads.head_dim),
+            "cache"
+        );
         let half = self.attend.half;
         assert!(2 * half <= heads.head_dim, "rotary_dim");
         assert_eq!(self.attend.angles.0.len(), half * self.rows, "cos");
@@ -221,7 +241,12 @@ impl Work<'_> {
     }
 
     fn run(&self) {
-        let normed = if self.norm.is_some() { self.rows.div_ceil(NORM_ROWS) } else { 0 };
+        let [forms, forms_behind] = &self.forms;
+        let normed = if self.norm.is_some() {
+            self.rows.div_ceil(FORM_ROWS)
+        } else {
+            forms.pieces()
+        };
         let before = low_pieces(&self.layers[..3], self.rows);
         let behind = low_pieces(&self.layers[3..], self.rows);
         let pieces = [
@@ -230,7 +255,7 @@ impl Work<'_> {
             self.projections.len(),
             self.written.len(),
             self.queries.len(),
-            behind.len(),
+            behind.len() + forms_behind.pieces(),
             self.outputs.len(),
         ];
         team::run(&pieces, |phase, piece| {
@@ -239,7 +264,12 @@ impl Work<'_> {
             // the input when nobody reads that any more.
             unsafe {
                 match phase {
-                    0 => norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece),
+                    0 => {
+                        norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece);
+                        if piece < forms.pieces() {
+                            forms.make(self.source(0), piece);
+                        }
+                    }
                     1 => self.low(before[piece].clone()),
                     2 => self.project(&self.projections[piece]),
                     3 => {
@@ -247,7 +277,8 @@ impl Work<'_> {
                         self.attend.append(&self.sequences[sequence], page);
                     }
                     4 => self.attend.attend(self.sequences, self.queries[piece]),
-                    5 => self.low((3, behind[piece].1.clone())),
+                    5 if piece < behind.len() => self.low((3, behind[piece].1.clone())),
+                    5 => forms_behind.make(self.source(3), piece - behind.len()),
                     _ => self.output(self.outputs[piece].clone()),
                 }
             }
@@ -277,7 +308,9 @@ impl Work<'_> {
                 stride: self.layers[layer].input,
             },
             count: self.rows,
+            first: 0,
             low,
+            forms: &self.forms[usize::from(layer == 3)],
         }
     }
 

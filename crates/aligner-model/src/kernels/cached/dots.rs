@@ -1,5 +1,8 @@
 //! Rows times a weight that lies output by output: every element is a dot product of two runs of memory.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+
 use super::sums::Rows;
 use crate::kernels::math::vectorized;
 
@@ -8,6 +11,7 @@ const LANES: usize = 16;
 /// Rows that are multiplied with a weight's output while it is in registers.
 const AT_ONCE: usize = 4;
 /// How far ahead the weight is fetched from memory, in elements.
+#[cfg(target_arch = "x86_64")]
 const AHEAD: usize = 4096;
 
 /// The dot product of each of `count` rows with `weight`; `write` is given the row's number.
@@ -21,7 +25,9 @@ pub(super) fn dots(rows: Rows<'_>, count: usize, weight: &[f32], mut write: impl
     let mut first = 0;
     while first + AT_ONCE <= count {
         let sums = some([0, 1, 2, 3].map(|index| row(first + index)), weight);
-        sums.iter().enumerate().for_each(|(index, &sum)| write(first + index, sum));
+        sums.iter()
+            .enumerate()
+            .for_each(|(index, &sum)| write(first + index, sum));
         first += AT_ONCE;
     }
     for index in first..count {
@@ -31,38 +37,45 @@ pub(super) fn dots(rows: Rows<'_>, count: usize, weight: &[f32], mut write: impl
 }
 
 fn some<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [f32; ROWS] {
-    // The macro's types take no parameters.
-    struct Job<'a, const ROWS: usize>([&'a [f32]; ROWS], &'a [f32]);
-    impl<const ROWS: usize> pulp::NullaryFnOnce for Job<'_, ROWS> {
-        type Output = [f32; ROWS];
-        #[inline(always)]
-        fn call(self) -> Self::Output {
-            sums(self.0, self.1)
-        }
-    }
-    pulp::Arch::new().dispatch(Job(rows, weight))
-}
-
-#[inline(always)]
-fn sums<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [f32; ROWS] {
-    let mut lanes = [[0.0f32; LANES]; ROWS];
-    let (chunks, rest) = weight.as_chunks::<LANES>();
-    let rows = rows.map(|row| row.as_chunks::<LANES>());
-    for (index, chunk) in chunks.iter().enumerate() {
-        fetch(chunk.as_ptr().wrapping_add(AHEAD));
-        for (lanes, (row, _)) in lanes.iter_mut().zip(&rows) {
-            let row = &row[index];
-            for lane in 0..LANES {
-                lanes[lane] = row[lane].mul_add(chunk[lane], lanes[lane]);
-            }
-        }
-    }
-    std::array::from_fn(|index| {
-        let mut lanes = lanes[index];
-        for (lane, (a, b)) in lanes.iter_mut().zip(rows[index].1.iter().zip(rest)) {
+    let mut lanes = lanes(rows, weight);
+    let (_, rest) = weight.as_chunks::<LANES>();
+    for (lanes, row) in lanes.iter_mut().zip(rows) {
+        let row = &row[weight.len() - rest.len()..];
+        for (lane, (a, b)) in lanes.iter_mut().zip(row.iter().zip(rest)) {
             *lane = a.mul_add(*b, *lane);
         }
-        total(lanes)
+    }
+    lanes.map(total)
+}
+
+/// The sums of the products of each row with `weight`, but for the last ones that are fewer than the lanes.
+fn lanes<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [[f32; LANES]; ROWS] {
+    for row in rows {
+        assert_eq!(row.len(), weight.len(), "rows as long as the weight");
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        // SAFETY: the instructions are there, and the lengths were just checked.
+        return unsafe { avx2::lanes(rows, weight) };
+    }
+    plain(rows, weight)
+}
+
+/// The loop for the compiler to vectorise.
+fn plain<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [[f32; LANES]; ROWS] {
+    rows.map(|row| {
+        let mut lanes = [0.0f32; LANES];
+        for (a, b) in row
+            .as_chunks::<LANES>()
+            .0
+            .iter()
+            .zip(weight.as_chunks::<LANES>().0)
+        {
+            for lane in 0..LANES {
+                lanes[lane] = a[lane].mul_add(b[lane], lanes[lane]);
+            }
+        }
+        lanes
     })
 }
 
@@ -78,18 +91,6 @@ fn total(mut lanes: [f32; LANES]) -> f32 {
     lanes[0]
 }
 
-/// Lets the processor fetch a line of memory that will be read soon.
-#[inline(always)]
-pub(super) fn fetch(place: *const f32) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: every x86-64 processor has the instruction, and it may name any address.
-    unsafe {
-        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(place.cast());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
-
 /// Elements of several rows times a matrix of `columns` columns, of which some lie side by side: `out[r] += rows[r] · matrix`.
 ///
 /// Every sum takes its terms in order, as those of [`super::sums`] do.
@@ -100,7 +101,12 @@ pub(super) fn fetch(place: *const f32) {
 ///
 /// # Panics
 /// When the rows have fewer than `steps` elements, or the matrix fewer rows.
-pub(super) fn strided(rows: Rows<'_>, steps: usize, (matrix, columns): (&[f32], usize), (out, width): (&mut [f32], usize)) {
+pub(super) fn strided(
+    rows: Rows<'_>,
+    steps: usize,
+    (matrix, columns): (&[f32], usize),
+    (out, width): (&mut [f32], usize),
+) {
     vectorized!((
         rows: Rows<'a>, steps: usize, matrix: &'a [f32], columns: usize, out: &'a mut [f32], width: usize
     ) -> () {
@@ -137,20 +143,31 @@ mod tests {
     use super::*;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7919 + seed) % 1009) as f32 / 173.0 - 2.9).collect()
+        (0..len)
+            .map(|i| ((i * 7919 + seed) % 1009) as f32 / 173.0 - 2.9)
+            .collect()
     }
 
     #[test]
     fn a_dot_product_does_not_depend_on_the_rows_beside_it() {
         for len in [1usize, 15, 16, 17, 100, 576] {
             let (x, weight) = (numbers(9 * len, 1), numbers(len, 2));
-            let rows = |first: usize| Rows { x: &x[first * len..], stride: len };
+            let rows = |first: usize| Rows {
+                x: &x[first * len..],
+                stride: len,
+            };
             let mut together = vec![0.0f32; 9];
             dots(rows(0), 9, &weight, |row, sum| together[row] = sum);
             for (row, together) in together.iter().enumerate() {
                 let mut alone = 0.0f32;
                 dots(rows(row), 1, &weight, |_, sum| alone = sum);
                 assert_eq!(alone.to_bits(), together.to_bits(), "{len} {row}");
+                let row_alone = [&x[row * len..][..len]];
+                assert_eq!(
+                    plain(row_alone, &weight),
+                    lanes(row_alone, &weight),
+                    "{len} {row}"
+                );
                 let terms = x[row * len..][..len].iter().zip(&weight);
                 let exact: f64 = terms.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                 assert!((f64::from(alone) - exact).abs() < 1e-3, "{len} {row}");

@@ -8,6 +8,7 @@ use std::ops::Range;
 use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 
 use super::dots::{dots, strided};
+use super::forms::{FORM_ROWS, Forms};
 use super::memory::Row;
 use super::panel_weight::{PanelWeight, pack};
 use super::sums::{Rows, product};
@@ -15,15 +16,21 @@ use crate::kernels::flex::elements;
 use crate::kernels::int8::Int8Weight;
 use crate::kernels::linear::{Linear, LinearWeight, LowRank};
 use crate::kernels::panels::WIDTH;
+use crate::kernels::quant::QuantizedWeight;
 use crate::kernels::slots::Slots;
 use crate::kernels::team;
 
-/// Rows that go through a panel together: they stay in the second cache for as long as a piece needs them.
+/// Rows that go through a panel together: they stay in the second cache for as long as a piece needs them. A multiple of
+/// [`FORM_ROWS`].
 pub(super) const BLOCK: usize = 96;
 /// Rows up to which a row-major weight is read as it lies; for more, a panel of it is packed first.
 const FEW: usize = 8;
 /// Bytes of weights that are worth a piece of their own.
-const PIECE_BYTES: usize = 1 << 16;
+const PIECE_BYTES: usize = 1 << 15;
+/// Panels of a piece for many rows.
+const MOST_PANELS: usize = 4;
+/// Rows for which a tile need not be as large as a block.
+const SMALL: usize = 12;
 
 /// What multiplies the rows.
 #[derive(Clone, Copy)]
@@ -34,6 +41,7 @@ enum Weight<'a> {
     /// `[output, input]`
     ByOutput(&'a [f32]),
     Int8(&'a Int8Weight),
+    Quantized(&'a QuantizedWeight),
 }
 
 /// A linear layer: weight, bias and adapter.
@@ -62,8 +70,12 @@ struct Adapter<'a> {
 pub(super) struct Input<'a> {
     pub rows: Rows<'a>,
     pub count: usize,
+    /// Which row of the forms is the first of these.
+    pub first: usize,
     /// `rows · A`, where the layer has an adapter.
     pub low: &'a [f32],
+    /// The rows as rounded weights multiply them.
+    pub forms: &'a Forms<'a>,
 }
 
 impl Input<'_> {
@@ -72,7 +84,9 @@ impl Input<'_> {
         Self {
             rows: self.rows.starting_at(rows.start * self.rows.stride),
             count: rows.len(),
+            first: self.first + rows.start,
             low: &self.low[rows.start * rank..rows.end * rank],
+            forms: self.forms,
         }
     }
 }
@@ -93,6 +107,7 @@ enum Held {
     InSlot,
     Panels(PanelWeight),
     Int8(Int8Weight),
+    Quantized(QuantizedWeight),
 }
 
 impl LayerPlan {
@@ -102,6 +117,7 @@ impl LayerPlan {
             LinearWeight::Dense(weight) => (Some(weight), Held::InSlot),
             LinearWeight::Panels(weight) => (None, Held::Panels(weight)),
             LinearWeight::Int8(weight) => (None, Held::Int8(weight)),
+            LinearWeight::Quantized(weight) => (None, Held::Quantized(weight)),
         };
         slots.push(tensor);
         slots.push(linear.bias);
@@ -130,6 +146,7 @@ impl<'a> Layer<'a> {
             }
             Held::Panels(weight) => (Weight::Panels(weight), weight.dims()),
             Held::Int8(weight) => (Weight::Int8(weight), weight.dims()),
+            Held::Quantized(weight) => (Weight::Quantized(weight), weight.dims()),
         };
         let adapter = slice(2).zip(slice(3)).map(|(a, b)| Adapter {
             a,
@@ -147,7 +164,8 @@ impl<'a> Layer<'a> {
     }
 
     /// A weight alone, `[input, output]`.
-    pub fn by_input(weight: &'a [f32], [input, output]: [usize; 2]) -> Self {
+    #[cfg(test)]
+    fn by_input(weight: &'a [f32], [input, output]: [usize; 2]) -> Self {
         Self::alone(Weight::ByInput(weight), [input, output])
     }
 
@@ -157,7 +175,8 @@ impl<'a> Layer<'a> {
     }
 
     /// A weight alone, in panels.
-    pub fn panels_of(weight: &'a PanelWeight) -> Self {
+    #[cfg(test)]
+    fn panels_of(weight: &'a PanelWeight) -> Self {
         Self::alone(Weight::Panels(weight), weight.dims())
     }
 
@@ -168,6 +187,14 @@ impl<'a> Layer<'a> {
             adapter: None,
             input,
             output,
+        }
+    }
+
+    /// The weight, where it is a rounded one that multiplies rows in a form of its own.
+    pub fn quantized(&self) -> Option<&'a QuantizedWeight> {
+        match self.weight {
+            Weight::Quantized(weight) => Some(weight),
+            _ => None,
         }
     }
 
@@ -189,20 +216,20 @@ impl<'a> Layer<'a> {
         let panels = self.output.div_ceil(WIDTH);
         let bytes = match self.weight {
             Weight::Int8(_) => self.input * WIDTH,
+            Weight::Quantized(weight) => weight.bytes().len() / panels.max(1),
             _ => self.input * WIDTH * size_of::<f32>(),
         };
-        let share = panels.div_ceil(team::threads());
+        let threads = team::threads();
         let wanted = match self.weight {
             // Runs of memory as long as can be.
-            Weight::ByInput(_) if count <= FEW => share,
+            Weight::ByInput(_) if count <= FEW => threads,
             // A block of rows is read once for all panels of a piece.
-            _ if count > BLOCK => (share / 4).min(4),
-            _ => PIECE_BYTES.div_ceil(bytes.max(1)).min(share),
+            _ if count > BLOCK => threads * panels.div_ceil(threads * MOST_PANELS),
+            // Where a piece begins, memory has to be waited for; where they are few, a thread may wait for another.
+            _ => 2 * threads,
         };
-        let step = wanted.max(1);
-        (0..panels)
-            .step_by(step)
-            .map(move |first| first..(first + step).min(panels))
+        let pieces = wanted.min(panels * bytes / PIECE_BYTES).clamp(1, panels.max(1));
+        (0..pieces).map(move |piece| panels * piece / pieces..panels * (piece + 1) / pieces)
     }
 
     /// Computes a range of panels of 32 columns; `write` is given each panel, the first row of each tile and its rows, of which
@@ -262,6 +289,23 @@ impl<'a> Layer<'a> {
                     }
                 });
             }
+            Weight::Quantized(weight) => {
+                let mut tile = [[0.0; WIDTH]; FORM_ROWS];
+                for panel in panels {
+                    let columns = panel * WIDTH..panel * WIDTH + self.width(panel);
+                    for first in (0..input.count).step_by(FORM_ROWS) {
+                        let rows = input.forms.block((input.first + first) / FORM_ROWS, weight);
+                        let tile = &mut tile[..rows.rows()];
+                        weight.product(
+                            rows,
+                            0..rows.rows(),
+                            columns.clone(),
+                            (tile.as_flattened_mut(), WIDTH),
+                        );
+                        finished(panel, first, tile);
+                    }
+                }
+            }
         }
     }
 
@@ -306,12 +350,16 @@ impl<'a> Layer<'a> {
                 let updates = &mut updates[..width];
                 updates.fill(0.0);
                 strided(low, rank, (&b[at..], self.output), (&mut *updates, width));
-                tile.iter_mut().zip(updates).for_each(|(sum, update)| *sum += scale * *update);
+                tile.iter_mut()
+                    .zip(updates)
+                    .for_each(|(sum, update)| *sum += scale * *update);
             }
         }
         if let Some(bias) = self.bias {
             for row in tile {
-                row.iter_mut().zip(&bias[at..at + width]).for_each(|(sum, bias)| *sum += bias);
+                row.iter_mut()
+                    .zip(&bias[at..at + width])
+                    .for_each(|(sum, bias)| *sum += bias);
             }
         }
     }
@@ -324,6 +372,10 @@ impl<'a> Layer<'a> {
 
 /// Calls `each` with blocks of the rows: the first, the rows and a tile for them.
 fn by_blocks(input: Input<'_>, mut each: impl FnMut(usize, Rows<'_>, &mut [[f32; WIDTH]])) {
+    if input.count <= SMALL {
+        let mut tile = [[0.0; WIDTH]; SMALL];
+        return each(0, input.rows, &mut tile[..input.count]);
+    }
     let mut tile = [[0.0; WIDTH]; BLOCK];
     for first in (0..input.count).step_by(BLOCK) {
         let rows = input.rows.starting_at(first * input.rows.stride);
@@ -333,23 +385,43 @@ fn by_blocks(input: Input<'_>, mut each: impl FnMut(usize, Rows<'_>, &mut [[f32;
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::Shared;
     use super::*;
+    use crate::kernels::quant::QuantFormat;
     use crate::weights::HostTensor;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7919 + seed) % 1009) as f32 / 573.0 - 0.9).collect()
+        (0..len)
+            .map(|i| ((i * 7919 + seed) % 1009) as f32 / 573.0 - 0.9)
+            .collect()
     }
 
     fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
-        (0..columns).flat_map(|column| values[column..].iter().step_by(columns).copied()).collect()
+        (0..columns)
+            .flat_map(|column| values[column..].iter().step_by(columns).copied())
+            .collect()
     }
 
     /// All of a layer's output in pieces of that many panels.
     fn output(layer: &Layer<'_>, x: &[f32], count: usize, step: usize) -> Vec<f32> {
         let mut low = vec![f32::NAN; count * layer.rank()];
-        let rows = Rows { x, stride: layer.input };
+        let rows = Rows {
+            x,
+            stride: layer.input,
+        };
         layer.low(rows, &mut low);
-        let input = Input { rows, count, low: &low };
+        let forms = Forms::new(std::slice::from_ref(layer), count);
+        for block in 0..forms.pieces() {
+            // SAFETY: nobody writes `x`.
+            unsafe { forms.make(Shared::reading(x), block) };
+        }
+        let input = Input {
+            rows,
+            count,
+            first: 0,
+            low: &low,
+            forms: &forms,
+        };
         let mut out = vec![f32::NAN; count * layer.output];
         let panels = layer.output.div_ceil(WIDTH);
         for first in (0..panels).step_by(step) {
@@ -370,45 +442,92 @@ mod tests {
         for (input, output_width, rank) in [(40, 70, 0), (33, 32, 5), (100, 130, 3)] {
             let (x, weight) = (numbers(MOST * input, 1), numbers(input * output_width, 2));
             let turned = transposed(&weight, output_width);
-            let host = HostTensor { shape: vec![output_width, input], values: turned.clone() };
+            let host = HostTensor {
+                shape: vec![output_width, input],
+                values: turned.clone(),
+            };
             let int8 = Int8Weight::quantize(&host).unwrap();
             let panels = PanelWeight::from_inputs(&weight, [input, output_width]);
-            let (a, b, bias) = (numbers(input * rank, 3), numbers(rank * output_width, 4), numbers(output_width, 5));
+            let (a, b, bias) = (
+                numbers(input * rank, 3),
+                numbers(rank * output_width, 4),
+                numbers(output_width, 5),
+            );
             let exact = |row: usize, column: usize, weight: &dyn Fn(usize) -> f32| -> f64 {
                 let x = &x[row * input..][..input];
                 let dot = |b: &dyn Fn(usize) -> f32| -> f64 {
-                    x.iter().enumerate().map(|(k, x)| f64::from(*x) * f64::from(b(k))).sum()
+                    x.iter()
+                        .enumerate()
+                        .map(|(k, x)| f64::from(*x) * f64::from(b(k)))
+                        .sum()
                 };
-                let update = (0..rank).map(|r| dot(&|k| a[k * rank + r]) * f64::from(b[r * output_width + column]));
+                let update =
+                    (0..rank).map(|r| dot(&|k| a[k * rank + r]) * f64::from(b[r * output_width + column]));
                 dot(weight) + f64::from(bias[column]) + 0.5 * update.sum::<f64>()
             };
-            let back = int8.dequantize().values;
+            let [bf16, q8, q4] = [QuantFormat::Bf16, QuantFormat::Q8, QuantFormat::Q4]
+                .map(|format| QuantizedWeight::quantize(&host, format).unwrap());
             let dims = [input, output_width];
             for (index, alone) in [
                 Layer::by_input(&weight, dims),
                 Layer::panels_of(&panels),
                 Layer::by_output(&turned, dims),
-                Layer { weight: Weight::Int8(&int8), ..Layer::by_input(&[], dims) },
+                Layer {
+                    weight: Weight::Int8(&int8),
+                    ..Layer::by_input(&[], dims)
+                },
+                Layer {
+                    weight: Weight::Quantized(&bf16),
+                    ..Layer::by_input(&[], dims)
+                },
+                Layer {
+                    weight: Weight::Quantized(&q8),
+                    ..Layer::by_input(&[], dims)
+                },
+                Layer {
+                    weight: Weight::Quantized(&q4),
+                    ..Layer::by_input(&[], dims)
+                },
             ]
             .into_iter()
             .enumerate()
             {
-                let adapter = (rank > 0).then_some(Adapter { a: &a, b: &b, rank, scale: 0.5 });
-                let layer = Layer { bias: Some(&bias), adapter, ..alone };
+                let adapter = (rank > 0).then_some(Adapter {
+                    a: &a,
+                    b: &b,
+                    rank,
+                    scale: 0.5,
+                });
+                let layer = Layer {
+                    bias: Some(&bias),
+                    adapter,
+                    ..alone
+                };
                 let whole = output(&layer, &x, MOST, 99);
+                let back = match index {
+                    3 => int8.dequantize().values,
+                    4 => bf16.dequantize().values,
+                    5 => q8.dequantize().values,
+                    6 => q4.dequantize().values,
+                    _ => turned.clone(),
+                };
                 for (at, sum) in whole.iter().enumerate() {
                     let (row, column) = (at / output_width, at % output_width);
-                    let expected = if index == 3 {
-                        exact(row, column, &|k| back[column * input + k])
-                    } else {
-                        exact(row, column, &|k| weight[k * output_width + column])
-                    };
-                    assert!((f64::from(*sum) - expected).abs() < 1e-3, "{index} {row} {column}");
+                    let expected = exact(row, column, &|k| back[column * input + k]);
+                    // q8 and q4 round the rows as well.
+                    let tolerance = if index > 4 { 0.1 } else { 1e-3 };
+                    assert!(
+                        (f64::from(*sum) - expected).abs() < tolerance,
+                        "{index} {row} {column}"
+                    );
                 }
                 for (first, count, step) in [(0, 1, 1), (3, 2, 2), (190, 8, 1), (5, 9, 3), (7, 97, 2)] {
                     let part = output(&layer, &x[first * input..], count, step);
                     let expected = &whole[first * output_width..][..part.len()];
-                    assert!(part.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()), "{index} {count}");
+                    assert!(
+                        part.iter().zip(expected).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{index} {count}"
+                    );
                 }
             }
         }
@@ -420,6 +539,7 @@ mod tests {
         let panels = PanelWeight::from_inputs(&weight, [64, 1000]);
         for layer in [Layer::by_input(&weight, [64, 1000]), Layer::panels_of(&panels)] {
             for count in [1, 8, 9, 96, 97, 1000] {
+                assert!(layer.pieces(count).all(|piece| !piece.is_empty()));
                 let all: Vec<usize> = layer.pieces(count).flatten().collect();
                 assert_eq!(all, (0..32).collect::<Vec<_>>());
             }

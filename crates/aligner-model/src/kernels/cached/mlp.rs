@@ -6,9 +6,10 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTen
 use burn::tensor::Tensor;
 
 use super::attend::Norm;
+use super::forms::{FORM_ROWS, Forms};
 use super::layer::{BLOCK, Input, Layer, LayerPlan, SLOTS};
 use super::memory::Shared;
-use super::rows::{NORM_ROWS, low_pieces, low_rows, norm_rows, store_tile};
+use super::rows::{low_pieces, low_rows, norm_rows, store_tile};
 use super::sums::Rows;
 use crate::kernels::buffers::Buffer;
 use crate::kernels::flex::{contiguous, elements, unique};
@@ -24,7 +25,10 @@ use crate::kernels::{self, reference, runs_fused, team};
 /// - output: as `x`
 pub fn inference_mlp(x: Tensor<2>, inputs: MlpInputs, activation: Gate, residual: bool) -> Tensor<2> {
     let layers = [&inputs.gate, &inputs.up, &inputs.down];
-    if !runs_fused(&x) || x.device().is_autodiff() || !layers.into_iter().all(|layer| layer.weight.runs_fused()) {
+    if !runs_fused(&x)
+        || x.device().is_autodiff()
+        || !layers.into_iter().all(|layer| layer.weight.runs_cached())
+    {
         let settings = kernels::MlpSettings {
             activation,
             residual,
@@ -102,6 +106,7 @@ fn compute(x: &mut [f32], inputs: &[Option<FloatTensor<Flex>>; INPUTS], plan: &I
         low: low.each_mut().map(|low| Shared::new(low)),
         norm,
         layers: &layers,
+        forms: [Forms::new(&layers[..2], rows), Forms::new(&layers[2..], rows)],
         activation: plan.activation,
         residual: plan.residual,
     };
@@ -120,27 +125,41 @@ struct Work<'a> {
     low: [Shared<'a, f32>; 3],
     norm: Norm<'a>,
     layers: &'a [Layer<'a>; 3],
+    /// Those of the normed input and of what is between the layers.
+    forms: [Forms<'a>; 2],
     activation: Gate,
     residual: bool,
 }
 
 impl Work<'_> {
     fn run(&self) {
-        let normed = if self.norm.is_some() { self.rows.div_ceil(NORM_ROWS) } else { 0 };
+        let [forms, forms_behind] = &self.forms;
+        let normed = if self.norm.is_some() {
+            self.rows.div_ceil(FORM_ROWS)
+        } else {
+            forms.pieces()
+        };
         let before = low_pieces(&self.layers[..2], self.rows);
         let behind = low_pieces(&self.layers[2..], self.rows);
         let gates: Vec<Range<usize>> = self.layers[0].pieces(self.rows).collect();
         let outputs: Vec<Range<usize>> = self.layers[2].pieces(self.rows).collect();
-        let pieces = [normed, before.len(), gates.len(), behind.len(), outputs.len()];
+        let between = behind.len() + forms_behind.pieces();
+        let pieces = [normed, before.len(), gates.len(), between, outputs.len()];
         team::run(&pieces, |phase, piece| {
             // SAFETY: a phase reads what those before it wrote; within one, pieces write different rows, or different columns
             // of a layer's output, and the output takes the place of the input when nobody reads that any more.
             unsafe {
                 match phase {
-                    0 => norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece),
+                    0 => {
+                        norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece);
+                        if piece < forms.pieces() {
+                            forms.make(self.source(0), piece);
+                        }
+                    }
                     1 => self.low(before[piece].clone()),
                     2 => self.gate(gates[piece].clone()),
-                    3 => self.low((2, behind[piece].1.clone())),
+                    3 if piece < behind.len() => self.low((2, behind[piece].1.clone())),
+                    3 => forms_behind.make(self.source(2), piece - behind.len()),
                     _ => self.down(outputs[piece].clone()),
                 }
             }
@@ -170,7 +189,9 @@ impl Work<'_> {
                 stride: self.layers[layer].input,
             },
             count: self.rows,
+            first: 0,
             low,
+            forms: &self.forms[usize::from(layer == 2)],
         }
     }
 
@@ -187,7 +208,8 @@ impl Work<'_> {
     /// As [`input`](Self::input), and nobody else writes these columns.
     unsafe fn gate(&self, panels: Range<usize>) {
         let [gate, up, _] = self.layers;
-        let (mut gates, mut gated) = ([[0.0; WIDTH]; BLOCK], [[0.0; WIDTH]; BLOCK]);
+        let [mut gates, mut gated] = [0; 2].map(|_| Buffer::take(self.rows.min(BLOCK) * WIDTH));
+        let [gates, gated] = [&mut gates, &mut gated].map(|tile| tile.as_chunks_mut::<WIDTH>().0);
         // SAFETY: the caller's promise.
         let (of_gate, of_up) = unsafe { (self.input(0), self.input(1)) };
         for first in (0..self.rows).step_by(BLOCK) {

@@ -11,6 +11,7 @@
 mod attend;
 mod attention;
 mod dots;
+mod forms;
 mod layer;
 mod memory;
 mod mlp;
@@ -105,7 +106,7 @@ pub fn cached_attention(
     settings: CachedAttentionSettings,
 ) -> Tensor<2> {
     let layers = [&inputs.query, &inputs.key, &inputs.value, &inputs.output];
-    let fused = runs_fused(&x) && layers.into_iter().all(|layer| layer.weight.runs_fused());
+    let fused = runs_fused(&x) && layers.into_iter().all(|layer| layer.weight.runs_cached());
     let parts = sequences.iter().map(|sequence| match &sequence.cache {
         CacheMut::Pages(pages) if fused => Some(attention::Part {
             tokens: sequence.tokens,

@@ -3,6 +3,7 @@
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor};
 use burn::tensor::{Shape, Tensor};
 
+use super::forms::Forms;
 use super::layer::{Input, Layer, LayerPlan, SLOTS};
 use super::memory::Shared;
 use super::rows::{low_pieces, low_rows, store_tile};
@@ -18,14 +19,17 @@ use crate::kernels::{Linear, runs_fused, team};
 /// - `x`: `[rows, input]`
 /// - output: `[rows, output]`
 pub fn linear(x: Tensor<2>, layer: Linear) -> Tensor<2> {
-    if !takes(&x) || !layer.weight.runs_fused() {
+    if !takes(&x) || !layer.weight.runs_cached() {
         return layer.forward(x);
     }
     let mut slots = Slots::default();
     slots.push(Some(x));
     let layer = LayerPlan::new(layer, &mut slots);
     let (tensors, present) = slots.into_parts();
-    Tensor::from_dispatch(<Dispatch as ProjectOps>::project(tensors, ProjectPlan { present, layer }))
+    Tensor::from_dispatch(<Dispatch as ProjectOps>::project(
+        tensors,
+        ProjectPlan { present, layer },
+    ))
 }
 
 /// `x · weightᵀ`, of a weight that is stored the other way round, as an embedding that is the output projection as well; each
@@ -88,11 +92,15 @@ fn output(x: &[f32], layer: &Layer<'_>) -> FloatTensor<Flex> {
     let adapted = low_pieces(std::slice::from_ref(layer), rows);
     let pieces: Vec<_> = layer.pieces(rows).collect();
     let (source, low, target) = (Shared::reading(x), Shared::new(&mut *low), Shared::new(&mut out));
-    team::run(&[adapted.len(), pieces.len()], |phase, piece| {
+    let forms = Forms::new(std::slice::from_ref(layer), rows);
+    team::run(&[adapted.len() + forms.pieces(), pieces.len()], |phase, piece| {
         // SAFETY: the second phase reads what the first wrote; within one, pieces write different rows or columns.
         unsafe {
             if phase == 0 {
-                low_rows(layer, source, low, adapted[piece].1.clone());
+                match adapted.get(piece) {
+                    Some((_, rows)) => low_rows(layer, source, low, rows.clone()),
+                    None => forms.make(source, piece - adapted.len()),
+                }
                 return;
             }
             let input = Input {
@@ -101,7 +109,9 @@ fn output(x: &[f32], layer: &Layer<'_>) -> FloatTensor<Flex> {
                     stride: layer.input,
                 },
                 count: rows,
+                first: 0,
                 low: low.read(0..low.len()),
+                forms: &forms,
             };
             layer.compute(input, pieces[piece].clone(), |panel, first, tile| {
                 store_tile(target, layer, (panel, first), tile, false);

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::attend::Norm;
+use super::forms::FORM_ROWS;
 use super::layer::Layer;
 use super::memory::Shared;
 use super::sums::Rows;
@@ -10,8 +11,6 @@ use crate::kernels::math::vectorized;
 use crate::kernels::panels::WIDTH;
 use crate::kernels::rms_norm::inverse_root;
 
-/// Rows of a piece of the norm.
-pub(super) const NORM_ROWS: usize = 8;
 /// Rows of a piece of an adapter's first product.
 const LOW_ROWS: usize = 16;
 
@@ -19,9 +18,15 @@ const LOW_ROWS: usize = 16;
 ///
 /// # Safety
 /// Nobody writes these rows of `x`, and nobody else touches those of `out`.
-pub(super) unsafe fn norm_rows(x: Shared<'_, f32>, norm: Norm<'_>, out: Shared<'_, f32>, width: usize, piece: usize) {
+pub(super) unsafe fn norm_rows(
+    x: Shared<'_, f32>,
+    norm: Norm<'_>,
+    out: Shared<'_, f32>,
+    width: usize,
+    piece: usize,
+) {
     let Some((weight, epsilon)) = norm else { return };
-    let rows = piece * NORM_ROWS * width..((piece + 1) * NORM_ROWS * width).min(x.len());
+    let rows = piece * FORM_ROWS * width..((piece + 1) * FORM_ROWS * width).min(x.len());
     // SAFETY: the caller's promise.
     let (x, out) = unsafe { (x.read(rows.clone()), out.write(rows)) };
     vectorized!((out: &'a mut [f32], x: &'a [f32], weight: &'a [f32], epsilon: f32) -> () {
@@ -49,7 +54,12 @@ pub(super) fn low_pieces(layers: &[Layer<'_>], rows: usize) -> Vec<(usize, Range
 ///
 /// # Safety
 /// Nobody writes these rows of `x`, and nobody else touches those of `low`.
-pub(super) unsafe fn low_rows(layer: &Layer<'_>, x: Shared<'_, f32>, low: Shared<'_, f32>, rows: Range<usize>) {
+pub(super) unsafe fn low_rows(
+    layer: &Layer<'_>,
+    x: Shared<'_, f32>,
+    low: Shared<'_, f32>,
+    rows: Range<usize>,
+) {
     let (width, rank) = (layer.input, layer.rank());
     // SAFETY: the caller's promise.
     let (x, low) = unsafe {

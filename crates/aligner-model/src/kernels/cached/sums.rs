@@ -6,8 +6,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 
-use crate::kernels::math::vectorized;
 use super::memory::Row;
+use crate::kernels::math::vectorized;
 use crate::kernels::panels::WIDTH;
 
 /// Rows that lie in a slice, `stride` elements apart.
@@ -43,7 +43,11 @@ const AHEAD: usize = 128;
 /// When the rows have fewer steps than the panel.
 pub(super) fn product(rows: Rows<'_>, panel: &[Row], out: &mut [[f32; WIDTH]]) {
     out.fill([0.0; WIDTH]);
-    let stretch = if out.len() < MANY_ROWS { STRETCH } else { LONG_STRETCH };
+    let stretch = if out.len() < MANY_ROWS {
+        STRETCH
+    } else {
+        LONG_STRETCH
+    };
     for (index, part) in panel.chunks(stretch).enumerate() {
         let ahead = part.as_ptr().wrapping_add(AHEAD).cast();
         add(rows.starting_at(index * stretch), part, ahead, out);
@@ -93,7 +97,9 @@ mod tests {
     use super::*;
 
     fn numbers(len: usize, seed: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 7919 + seed) % 1009) as f32 / 173.0 - 2.9).collect()
+        (0..len)
+            .map(|i| ((i * 7919 + seed) % 1009) as f32 / 173.0 - 2.9)
+            .collect()
     }
 
     /// One fused multiply-add after the other, from the first step on.
@@ -115,7 +121,11 @@ mod tests {
                 for (row, sums) in out.iter().enumerate() {
                     for (column, &sum) in sums.iter().enumerate() {
                         let expected = defined(&x[row * stride..][..steps], &panel, column);
-                        assert_eq!(sum.to_bits(), expected.to_bits(), "{steps} {count} {row} {column}");
+                        assert_eq!(
+                            sum.to_bits(),
+                            expected.to_bits(),
+                            "{steps} {count} {row} {column}"
+                        );
                     }
                 }
                 let mut again = vec![[0.0; WIDTH]; count];

@@ -7,8 +7,8 @@ use std::arch::x86_64::{
     _mm256_storeu_ps,
 };
 
-use super::Rows;
 use super::super::memory::Row;
+use super::Rows;
 use crate::kernels::panels::WIDTH;
 
 /// Vectors of a panel's row.
@@ -33,12 +33,7 @@ struct Pass {
 ///
 /// # Safety
 /// As many elements of each row as the panel has rows, at least one, lie inside their slice, and the machine has AVX2 and FMA.
-pub(super) unsafe fn add(
-    rows: Rows<'_>,
-    panel: &[Row],
-    next: *const f32,
-    out: &mut [[f32; WIDTH]],
-) {
+pub(super) unsafe fn add(rows: Rows<'_>, panel: &[Row], next: *const f32, out: &mut [[f32; WIDTH]]) {
     let steps = panel.len();
     let passes = out.len().div_ceil(ROWS);
     // Each pass fetches its share: memory is read all the time, and not while one pass runs and the others wait.
