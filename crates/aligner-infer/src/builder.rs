@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aligner_data::{AlignerManifest, PromptTemplate, Tokenizer};
-use aligner_model::{DeviceSpec, LoraAdapter, load_dir};
+use aligner_model::{DeviceSpec, LoraAdapter, RuntimeWeights, WeightsCache, load_dir_quantized};
 
 use crate::corrector::{Corrector, Voice};
 use crate::decoder::DecoderLm;
@@ -32,6 +32,8 @@ pub struct CorrectorBuilder {
     base: Option<PathBuf>,
     adapters: Vec<(String, PathBuf)>,
     device: DeviceSpec,
+    weights: RuntimeWeights,
+    cache: WeightsCache,
     template: Option<PromptTemplate>,
     allow_mismatch: bool,
 }
@@ -43,6 +45,8 @@ impl CorrectorBuilder {
             base: None,
             adapters: Vec::new(),
             device: DeviceSpec::Cpu,
+            weights: RuntimeWeights::F32,
+            cache: WeightsCache::BesideModel,
             template: None,
             allow_mismatch: false,
         }
@@ -52,6 +56,20 @@ impl CorrectorBuilder {
     #[must_use]
     pub fn device(mut self, device: DeviceSpec) -> Self {
         self.device = device;
+        self
+    }
+
+    /// Holds the weights in fewer bits than f32, which is smaller and faster on the CPU; adapters stay f32.
+    #[must_use]
+    pub fn weights(mut self, weights: RuntimeWeights) -> Self {
+        self.weights = weights;
+        self
+    }
+
+    /// Where such weights are kept for the next start, instead of beside the model.
+    #[must_use]
+    pub fn weights_cache(mut self, cache: WeightsCache) -> Self {
+        self.cache = cache;
         self
     }
 
@@ -90,8 +108,9 @@ impl CorrectorBuilder {
     ///
     /// # Errors
     /// When a file is missing or damaged, the template is not known or not the model's, an adapter does not fit, or the
-    /// device is not there.
+    /// device is not there or does not take such weights.
     pub fn build(self) -> Result<Corrector> {
+        self.check_weights()?;
         let own = if LoraAdapter::is_in(&self.dir) {
             Some(LoraAdapter::read(&self.dir)?)
         } else {
@@ -110,7 +129,8 @@ impl CorrectorBuilder {
             resolved => Some(resolved?),
         };
         let device = self.device.open()?;
-        let base = DecoderLm::new(load_dir(&base_dir, &device)?, device);
+        let loaded = load_dir_quantized(&base_dir, self.weights, &self.cache, &device)?;
+        let base = DecoderLm::new(loaded, device);
         let mut adapters = BTreeMap::new();
         let mut first = None;
         for (name, dir) in &self.adapters {
@@ -130,6 +150,17 @@ impl CorrectorBuilder {
             (None, None) => return Err(InferError::NoTemplate(self.dir.display().to_string())),
         };
         Ok(Corrector::of_voices(voice, adapters))
+    }
+
+    /// Another device would bring them into f32 for every product.
+    fn check_weights(&self) -> Result<()> {
+        if self.weights == RuntimeWeights::F32 || self.device == DeviceSpec::Cpu {
+            return Ok(());
+        }
+        Err(InferError::WeightsOfDevice {
+            weights: self.weights,
+            device: self.device,
+        })
     }
 
     /// The template of a directory, once its tokenizer is known to be the recorded one.

@@ -1,7 +1,9 @@
 //! What can go wrong when an answer is corrected.
 
+use std::sync::Arc;
+
 use aligner_data::DataError;
-use aligner_model::ModelError;
+use aligner_model::{DeviceSpec, ModelError, RuntimeWeights};
 
 /// The result of this crate's functions.
 pub type Result<T, E = InferError> = std::result::Result<T, E>;
@@ -48,6 +50,14 @@ pub enum InferError {
         /// Hash in `aligner.json`.
         recorded: String,
     },
+    /// Weights in a format that is for the CPU alone.
+    #[error("weights in {weights} are for the CPU, not for {device}: run on the CPU, or hold them in f32")]
+    WeightsOfDevice {
+        /// The format asked for.
+        weights: RuntimeWeights,
+        /// The device asked for.
+        device: DeviceSpec,
+    },
     /// No adapter was loaded under that name.
     #[error("there is no adapter {name:?}; there are: {}", if known.is_empty() { "none".into() } else { known.join(", ") })]
     UnknownAdapter {
@@ -91,6 +101,22 @@ pub enum InferError {
         "the correction broke off: the thread that computed it panicked, see its message on standard error"
     )]
     BrokenOff,
+    /// A pass that computed several corrections at once failed, and with it each of them.
+    #[error("the pass through the model that this correction was part of failed: {0}")]
+    Pass(#[source] Arc<InferError>),
+    /// A request needs more memory for its keys and values than all requests together may have.
+    #[error(
+        "prompt and correction of up to {tokens} tokens need {needed} bytes for keys and values, but all requests together may \
+         have {allowed} (--kv-memory); allow more, or fewer new tokens"
+    )]
+    KvMemory {
+        /// Tokens of the prompt and new tokens at most.
+        tokens: usize,
+        /// Bytes they need.
+        needed: usize,
+        /// Bytes there are.
+        allowed: usize,
+    },
     /// A sampling parameter has a value that cannot be used.
     #[error("{name} is {value}; it must be {rule}")]
     Sampling {

@@ -160,19 +160,6 @@ proptest! {
     }
 
     #[test]
-    fn linear_of_few_rows(rows in 1usize..6, input in 1usize..300, output in 1usize..6000) {
-        let device = Device::flex();
-        let (x, weight, bias) = (random([rows, input], &device), random([input, output], &device),
-            random([output], &device));
-        let composed = x.clone().matmul(weight.clone());
-        assert_alike(kernels::linear(x.clone(), weight.clone(), None), composed.clone(), "without bias");
-        let with_bias = kernels::linear(x.clone(), weight.clone(), Some(bias.clone()));
-        assert_alike(with_bias, composed.clone() + bias.unsqueeze(), "with bias");
-        let stored = weight.transpose().mul_scalar(1.0);
-        assert_alike(kernels::linear_transposed(x, stored), composed, "transposed");
-    }
-
-    #[test]
     fn swiglu(rows in 1usize..50, width in 1usize..700) {
         let device = Device::flex();
         let [gate, up, weigh] = [0; 3].map(|_| random([rows, width], &device));

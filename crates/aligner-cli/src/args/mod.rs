@@ -9,7 +9,7 @@ mod train;
 use std::path::PathBuf;
 
 use aligner_data::{Columns, Format, OnBadRow, PromptTemplate};
-use aligner_model::DeviceSpec;
+use aligner_model::{DeviceSpec, RuntimeWeights};
 use aligner_train::RowPolicy;
 use clap::{Args, Parser, Subcommand};
 
@@ -100,6 +100,12 @@ pub struct ModelArgs {
     /// cpu, cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceSpec,
+    /// Hold the weights as f32, bf16, q8 or q4: fewer bits are faster and less exact.
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    pub weights: RuntimeWeights,
+    /// Do not keep weights in such a format in a file beside the model.
+    #[arg(long)]
+    pub no_weights_cache: bool,
 }
 
 /// How rows are read.

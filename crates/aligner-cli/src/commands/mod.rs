@@ -9,6 +9,7 @@ mod fit;
 pub mod import;
 pub mod plan;
 pub mod report;
+mod rows;
 pub mod score;
 pub mod train;
 
@@ -16,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use aligner_hub::Files;
 use aligner_infer::Corrector;
-use aligner_model::LoraAdapter;
+use aligner_model::{LoraAdapter, WeightsCache};
 
 use crate::args::{ModelArgs, template};
 use crate::error::Result;
@@ -33,7 +34,11 @@ fn open(args: &ModelArgs) -> Result<Corrector> {
             None => Corrector::builder(model),
         },
     }
-    .device(args.device);
+    .device(args.device)
+    .weights(args.weights);
+    if args.no_weights_cache {
+        builder = builder.weights_cache(WeightsCache::Off);
+    }
     if let Some(typed) = &args.template {
         // Whoever names a template means it: another one than recorded is a warning.
         builder = builder.template(template(typed)?).allow_mismatch();
