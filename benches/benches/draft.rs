@@ -173,6 +173,9 @@ impl Summary {
     }
 
     fn show(&self, name: &str) {
+        if self.rows == 0 {
+            return;
+        }
         println!(
             "{name}: {} rows, mean ratio {:.2}, worst {:.2}; {:.2} s without drafts, {:.2} s with: {:.2}",
             self.rows,

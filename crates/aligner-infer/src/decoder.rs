@@ -103,6 +103,10 @@ impl DecoderLm {
             return Ok(Vec::new());
         }
         let keeps = runs.iter().any(|run| run.keep > 0);
+        // The decoder keeps one row at least; that of a part of a prompt costs no more than its last MLP.
+        if let Some(last) = runs.last_mut() {
+            last.keep = last.keep.max(usize::from(!keeps));
+        }
         let mut compute = || {
             let hidden = self.decoder.forward_cached(&mut runs);
             if !keeps {

@@ -19,8 +19,8 @@ fn model_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let shape = LlamaShape {
         vocab_size: BYTES_VOCAB,
-        hidden_size: 32,
-        intermediate_size: 48,
+        hidden_size: 128,
+        intermediate_size: 192,
         layers: 2,
         heads: 4,
         kv_heads: 2,
@@ -149,4 +149,34 @@ fn a_batch_gives_each_what_it_would_get_alone_adapters_included() {
             "request {number}"
         );
     }
+}
+
+#[test]
+fn a_prompt_longer_than_a_part_is_taken_in_by_parts_alone_and_in_a_batch() {
+    let corrector = corrector();
+    let answer = "An answer that is long. ".repeat(30);
+    let options = options(0, Draft::Off, None);
+    let alone = corrector.correct("Q", &answer, &options).unwrap();
+    assert!(alone.usage.prompt_tokens > 600, "{:?}", alone.usage);
+    let batcher = corrector.batcher(BatchOptions::default());
+    assert_eq!(
+        batcher.correct(Input::new("Q", &answer), &options).unwrap().ids,
+        alone.ids
+    );
+    // Parts of other sizes, with scores behind each token.
+    let prompt = corrector
+        .tokenizer()
+        .encode_prompt(corrector.template(), "Q", &answer, &[])
+        .unwrap();
+    let lm = corrector.model();
+    let mut cache = lm.new_cache(prompt.len()).unwrap();
+    let mut last = Vec::new();
+    for part in prompt.chunks(100) {
+        last = lm.forward(part, &mut cache, part.len()).unwrap();
+    }
+    let last = &last[last.len() - BYTES_VOCAB..];
+    let best = (0..BYTES_VOCAB)
+        .max_by(|&a, &b| last[a].total_cmp(&last[b]))
+        .unwrap();
+    assert_eq!(best as u32, alone.ids[0]);
 }
