@@ -15,6 +15,7 @@ use crate::decoder::DecoderLm;
 use crate::engine::{CancelToken, FinishReason, Generated, Request, Timings, generate, log_probabilities};
 use crate::error::{InferError, Result};
 use crate::sampler::SamplingParams;
+use crate::windows::LongAnswers;
 
 /// Corrects answers with one model; cheap to clone, usable from many threads.
 ///
@@ -98,6 +99,8 @@ pub struct CorrectOptions {
     pub max_new_tokens: usize,
     /// How tokens are chosen; greedy by default.
     pub sampling: SamplingParams,
+    /// What is done with an answer that is too long for the context; refused by default.
+    pub long_answers: LongAnswers,
     /// Cancels the correction from any thread.
     pub cancel: CancelToken,
 }
@@ -107,6 +110,7 @@ impl Default for CorrectOptions {
         Self {
             max_new_tokens: 1024,
             sampling: SamplingParams::default(),
+            long_answers: LongAnswers::default(),
             cancel: CancelToken::default(),
         }
     }
@@ -277,6 +281,9 @@ impl<L: CausalLm> Corrector<L> {
         options: &CorrectOptions,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Correction> {
+        if options.long_answers == LongAnswers::Windows {
+            return self.correct_windows(input, options, &mut on_text);
+        }
         let Voice { model, encoder } = &*self.voice;
         let tokenizer = encoder.tokenizer();
         let prompt = self.prompt(input)?;

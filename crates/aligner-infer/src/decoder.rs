@@ -1,6 +1,6 @@
 //! [`CausalLm`] by Burn's decoder.
 
-use aligner_model::{CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError, on_pool};
+use aligner_model::{CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError, SteeringVector, on_pool};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::causal_lm::CausalLm;
@@ -37,6 +37,22 @@ impl DecoderLm {
             device: self.device.clone(),
             ..*self
         })
+    }
+
+    /// The same model at another strength of correction; 1 is the model as it was trained.
+    ///
+    /// # Errors
+    /// When the vector does not fit the model.
+    pub fn with_steering(&self, vector: &SteeringVector, strength: f64) -> Result<Self> {
+        Ok(Self {
+            decoder: self.decoder.with_steering(vector, strength - 1.0)?,
+            device: self.device.clone(),
+            ..*self
+        })
+    }
+
+    pub(crate) fn parts(&self) -> (&CausalDecoder, &Device) {
+        (&self.decoder, &self.device)
     }
 }
 

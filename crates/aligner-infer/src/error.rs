@@ -62,13 +62,26 @@ pub enum InferError {
     /// The prompt leaves no room for a correction.
     #[error(
         "question and answer give a prompt of {prompt_tokens} tokens, but the model's context holds {max_positions}; \
-         shorten the answer or correct it in parts"
+         shorten the answer, or have it corrected in windows (--long windows)"
     )]
     PromptTooLong {
         /// Tokens of the prompt.
         prompt_tokens: usize,
         /// Tokens the context holds.
         max_positions: usize,
+    },
+    /// An answer cannot be corrected in windows, because nothing would fit into one.
+    #[error(
+        "the question alone gives a prompt of {question_tokens} tokens; with a context of {max_positions} and at most \
+         {max_new_tokens} new tokens no window of the answer has room: shorten the question or raise --max-new-tokens"
+    )]
+    NoRoomForWindows {
+        /// Tokens of the prompt with an empty answer.
+        question_tokens: usize,
+        /// Tokens the context holds.
+        max_positions: usize,
+        /// Limit of new tokens.
+        max_new_tokens: usize,
     },
     /// Prompt and correction together are longer than the context.
     #[error(
@@ -91,6 +104,31 @@ pub enum InferError {
         "the correction broke off: the thread that computed it panicked, see its message on standard error"
     )]
     BrokenOff,
+    /// No row shows what correcting is beside copying.
+    #[error(
+        "no row can be learned from: rows are needed whose correction differs from the answer and fits the context"
+    )]
+    NoContrast,
+    /// No layer and length of a control vector does what it should.
+    #[error(
+        "in no layer does the direction between copying and correcting make copies more probable one way and less the other; \
+         the model may not copy or not correct yet: train it further, or fit on rows like those it was trained on"
+    )]
+    NoDirection,
+    /// A strength is asked for, and the model has no control vector.
+    #[error("{0} has no steering.safetensors, which a strength other than 1 needs; make it with `aligner steer fit`")]
+    NoSteering(String),
+    /// The control vector beside a model was fitted to another one.
+    #[error(
+        "steering.safetensors in {model} was fitted to another model: its {differs} is not this one's; \
+         make it anew with `aligner steer fit`"
+    )]
+    WrongSteering {
+        /// The model directory.
+        model: String,
+        /// What is not the same: `weights`, `base_weights` or `template`.
+        differs: &'static str,
+    },
     /// A sampling parameter has a value that cannot be used.
     #[error("{name} is {value}; it must be {rule}")]
     Sampling {

@@ -37,6 +37,9 @@ mod engine;
 mod error;
 pub mod export;
 mod sampler;
+mod sentences;
+mod steer;
+mod windows;
 
 pub use builder::CorrectorBuilder;
 pub use causal_lm::{CausalLm, Run};
@@ -46,3 +49,5 @@ pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};
 pub use engine::{CancelToken, FinishReason, Generated, Request, Timings, generate, log_probabilities};
 pub use error::{InferError, Result};
 pub use sampler::{Sampler, SamplingParams};
+pub use steer::{SteeringFit, SteeringOptions, StrengthEffect, fit_steering, sign_steering};
+pub use windows::LongAnswers;

@@ -11,6 +11,7 @@ use crate::nn::{
     Block, CausalMask, KvCache, Packed, Projection, ProjectionWeight, RmsNorm, RmsNormConfig, Rope, Rotation,
     Rotations, Step,
 };
+use crate::steering::Steering;
 use crate::weights;
 
 /// A causal language model without its tokenizer: ids in, hidden states or logits out.
@@ -33,6 +34,8 @@ pub struct CausalDecoder {
     local_rope: Option<Rope>,
     #[module(skip)]
     scales: Scales,
+    #[module(skip)]
+    pub(crate) steering: Steering,
     recompute: bool,
     kv_heads: usize,
     head_dim: usize,
@@ -69,6 +72,7 @@ impl CausalDecoder {
                 logit_softcap: config.logit_softcap,
                 has_layer_without_rope: config.layer_kinds.iter().any(|kind| kind.rope == LayerRope::None),
             },
+            steering: Steering::default(),
             recompute: false,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
@@ -134,8 +138,8 @@ impl CausalDecoder {
             start,
         };
         let mut x = self.embed(ids);
-        for (block, cache) in self.layers.iter().zip(cache.layers_mut()) {
-            x = block.forward(x, &step, cache);
+        for (index, (block, cache)) in self.layers.iter().zip(cache.layers_mut()).enumerate() {
+            x = self.steering.behind(index, block.forward(x, &step, cache));
         }
         cache.advance(tokens);
         self.norm.forward(x)
@@ -159,7 +163,19 @@ impl CausalDecoder {
         &self,
         ids: Tensor<1, Int>,
         sequences: &Sequences,
+        rows: Option<Tensor<1, Int>>,
+    ) -> Tensor<2> {
+        let x = self.through_layers(ids, sequences, rows, |_| {});
+        self.norm.forward(x)
+    }
+
+    /// [`packed_rows`](Self::packed_rows) without the final norm; `behind_layer` sees what each layer gives.
+    pub(crate) fn through_layers(
+        &self,
+        ids: Tensor<1, Int>,
+        sequences: &Sequences,
         mut rows: Option<Tensor<1, Int>>,
+        mut behind_layer: impl FnMut(&Tensor<2>),
     ) -> Tensor<2> {
         let [tokens] = ids.dims();
         assert_eq!(sequences.tokens(), tokens, "tokens of the sequences");
@@ -171,13 +187,15 @@ impl CausalDecoder {
         let mut x = self.scaled(kernels::embedding(self.embed_tokens.weight.val(), ids));
         for (index, block) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
-            x = block.forward_packed(x, &packed, if last { rows.take() } else { None });
+            let out = block.forward_packed(x, &packed, if last { rows.take() } else { None });
+            x = self.steering.behind(index, out);
+            behind_layer(&x);
         }
         // A decoder without layers.
         if let Some(rows) = rows {
             x = x.select(0, rows);
         }
-        self.norm.forward(x)
+        x
     }
 
     fn rotations(&self, start: usize, tokens: usize, device: &Device) -> Rotations {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use aligner_infer::SamplingParams;
+use aligner_infer::{LongAnswers, SamplingParams};
 use clap::Args;
 
 use super::{ModelArgs, RowArgs};
@@ -45,6 +45,12 @@ pub struct CorrectArgs {
     /// Limit of new tokens.
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_new_tokens: usize,
+    /// Answers that are too long for the context: refuse, or correct in windows that end with a sentence.
+    #[arg(long, value_name = "refuse|windows", default_value = "refuse")]
+    pub long: LongAnswers,
+    /// How much is changed: 0 copies more, 1 is the model as it was trained, 1.5 changes more (needs `aligner steer fit`).
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub strength: f64,
     /// 0 takes the most probable token.
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub temperature: f32,

@@ -10,7 +10,7 @@ use aligner_data::{Fields, ReadOptions, Record, RowReader};
 use aligner_infer::{CancelToken, CorrectOptions, Correction, Corrector, FinishReason, Input, Piece, diff};
 use serde_json::{Map, Value};
 
-use super::open;
+use super::builder;
 use crate::args::CorrectArgs;
 use crate::error::{CliError, Result, stdout_error};
 use crate::terminal::{progress, render_diff, say, stdout_is_coloured};
@@ -20,10 +20,11 @@ pub fn run(args: &CorrectArgs) -> Result<()> {
     let options = CorrectOptions {
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling(),
+        long_answers: args.long,
         cancel: CancelToken::default(),
     };
     options.sampling.validate()?;
-    let corrector = open(&args.model)?;
+    let corrector = builder(&args.model)?.strength(args.strength).build()?;
     cancel_on_signal(&options.cancel)?;
     match (&args.input, &args.question, &args.answer) {
         (Some(input), ..) => batch(&corrector, input, args, &options),

@@ -1,0 +1,211 @@
+//! Control vectors: added where they should be, in every kind of pass, and read from files that may be anything.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use aligner_model::{CausalDecoder, Sequences, SteeringVector, weights_fingerprint};
+use burn::tensor::{Device, Int, Tensor};
+use common::{assert_close, golden, greedy, host, ids};
+
+fn base() -> (CausalDecoder, Vec<u32>) {
+    let (loaded, golden) = golden("tied", &Device::flex());
+    (loaded.decoder, golden.first)
+}
+
+fn width(decoder: &CausalDecoder) -> usize {
+    decoder.norm.weight.dims()[0]
+}
+
+/// A vector whose every number is another one.
+fn vector(decoder: &CausalDecoder, layers: &[usize]) -> SteeringVector {
+    let values = |layer: usize| {
+        (0..width(decoder)).map(move |at| ((at * 7 + layer * 3) % 11) as f32 / 5.0 - 1.0).collect()
+    };
+    SteeringVector {
+        layers: layers.iter().map(|&layer| (layer, values(layer))).collect(),
+        facts: BTreeMap::from([("template".to_string(), "sha256:00 \"quoted\" é".to_string())]),
+    }
+}
+
+fn flat(sequence: &[u32]) -> Tensor<1, Int> {
+    let values: Vec<i32> = sequence.iter().map(|&id| id as i32).collect();
+    Tensor::from_ints(values.as_slice(), &Device::flex())
+}
+
+fn logits(decoder: &CausalDecoder, sequence: &[u32]) -> Vec<f32> {
+    host(decoder.logits(decoder.forward(ids(&[sequence], &Device::flex()), None)))
+}
+
+fn residuals(decoder: &CausalDecoder, sequence: &[u32]) -> Vec<Vec<f32>> {
+    let rows: Vec<i32> = (0..sequence.len() as i32).collect();
+    let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &Device::flex());
+    let all = Sequences::new(vec![sequence.len()]);
+    decoder.residual_stream(flat(sequence), &all, rows).into_iter().map(host).collect()
+}
+
+#[test]
+fn the_vector_is_added_behind_its_layer_at_every_token() {
+    let (decoder, sequence) = base();
+    let before = residuals(&decoder, &sequence);
+    for layer in 0..decoder.layers.len() {
+        let vector = vector(&decoder, &[layer]);
+        let steered = decoder.with_steering(&vector, -0.5).unwrap();
+        let after = residuals(&steered, &sequence);
+        for earlier in 0..layer {
+            assert_eq!(before[earlier], after[earlier], "what comes before layer {layer} is not touched");
+        }
+        let want: Vec<f32> = before[layer]
+            .iter()
+            .zip(vector.layers[&layer].iter().cycle())
+            .map(|(x, added)| x - 0.5 * added)
+            .collect();
+        assert_close(&after[layer], &want, 1e-6, "residual stream");
+    }
+}
+
+#[test]
+fn the_residual_stream_is_what_the_logits_come_from() {
+    let (decoder, sequence) = base();
+    let last = residuals(&decoder, &sequence).pop().unwrap();
+    let rows = Tensor::<1>::from_floats(last.as_slice(), &Device::flex());
+    let hidden = decoder.norm.forward(rows.reshape([sequence.len(), width(&decoder)]));
+    assert_close(
+        &host(decoder.logits_of_rows(hidden)),
+        &logits(&decoder, &sequence),
+        1e-5,
+        "logits",
+    );
+}
+
+#[test]
+fn cached_and_packed_passes_are_steered_alike() {
+    let (decoder, sequence) = base();
+    let layers: Vec<usize> = (0..decoder.layers.len()).collect();
+    let steered = decoder.with_steering(&vector(&decoder, &layers), 0.5).unwrap();
+    let whole = logits(&steered, &sequence);
+    let moved = whole.iter().zip(logits(&decoder, &sequence)).any(|(a, b)| (a - b).abs() > 0.1);
+    assert!(moved, "the vector changes nothing that this test could see");
+    let mut cache = steered.new_cache(1, sequence.len());
+    let mut step_by_step = Vec::new();
+    for &id in &sequence {
+        let hidden = steered.forward(ids(&[&[id]], &Device::flex()), Some(&mut cache));
+        step_by_step.extend(host(steered.logits(hidden)));
+    }
+    assert_close(&step_by_step, &whole, 1e-4, "token by token");
+    // Two sequences in one pass, of which one comes first and of other length.
+    let other = &sequence[..sequence.len() / 2];
+    let packed = [other, &sequence].concat();
+    let lengths = Sequences::new(vec![other.len(), sequence.len()]);
+    let hidden = steered.forward_packed(flat(&packed), &lengths);
+    let hidden = hidden.narrow(0, other.len(), sequence.len());
+    assert_close(&host(steered.logits_of_rows(hidden)), &whole, 1e-4, "packed");
+}
+
+#[test]
+fn a_change_of_nothing_is_the_model_as_it_was() {
+    let (decoder, sequence) = base();
+    let steered = decoder.with_steering(&vector(&decoder, &[0]), 1.0).unwrap();
+    assert_ne!(logits(&steered, &sequence), logits(&decoder, &sequence));
+    let back = steered.with_steering(&vector(&decoder, &[0]), 0.0).unwrap();
+    assert_eq!(logits(&back, &sequence), logits(&decoder, &sequence));
+    let mut cache = back.new_cache(1, 64);
+    let mut own = decoder.new_cache(1, 64);
+    assert_eq!(greedy(&back, &sequence, 8, &mut cache), greedy(&decoder, &sequence, 8, &mut own));
+}
+
+#[test]
+fn a_vector_of_another_model_is_refused() {
+    let (decoder, _) = base();
+    let far = vector(&decoder, &[99]);
+    let error = decoder.with_steering(&far, 1.0).unwrap_err().to_string();
+    assert!(error.contains("layer 99"), "{error}");
+    let mut wide = vector(&decoder, &[0]);
+    wide.layers.get_mut(&0).unwrap().push(0.0);
+    let error = decoder.with_steering(&wide, 1.0).unwrap_err().to_string();
+    assert!(error.contains("width"), "{error}");
+}
+
+#[test]
+fn a_file_gives_back_what_was_written() {
+    let (decoder, _) = base();
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(SteeringVector::read(dir.path()).unwrap(), None);
+    let vector = vector(&decoder, &[0, 1]);
+    let path = vector.write(dir.path()).unwrap();
+    assert_eq!(path.file_name().unwrap(), "steering.safetensors");
+    assert_eq!(SteeringVector::read(dir.path()).unwrap(), Some(vector));
+}
+
+#[test]
+fn damaged_files_are_errors_that_name_them() {
+    let (decoder, _) = base();
+    let dir = tempfile::tempdir().unwrap();
+    let path = vector(&decoder, &[0, 1]).write(dir.path()).unwrap();
+    let whole = std::fs::read(&path).unwrap();
+    let error_of = |bytes: &[u8]| {
+        std::fs::write(&path, bytes).unwrap();
+        SteeringVector::read(dir.path()).unwrap_err().to_string()
+    };
+    for length in [0, 7, 8, 40, whole.len() - 1] {
+        let error = error_of(&whole[..length]);
+        assert!(error.contains("steering.safetensors"), "{length}: {error}");
+    }
+    let changed = |from: &str, to: &str| {
+        assert_eq!(from.len(), to.len());
+        let at = whole.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+        let mut bytes = whole.clone();
+        bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
+        bytes
+    };
+    let error = error_of(&changed("layers.1", "layers.x"));
+    assert!(error.contains("no control vector"), "{error}");
+    error_of(&changed("\"template\":\"", "\"template\": 1"));
+    let mut nan = whole.clone();
+    let end = nan.len();
+    nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+    error_of(&nan);
+    // Every byte of the header turned over: an error or another vector, never a panic.
+    for at in 0..whole.len().min(200) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x21;
+        std::fs::write(&path, &bytes).unwrap();
+        let _ = SteeringVector::read(dir.path());
+    }
+}
+
+#[test]
+fn a_fingerprint_tells_weights_apart() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = |name: &str| {
+        let place = dir.path().join(name);
+        std::fs::create_dir_all(&place).unwrap();
+        place
+    };
+    let error = weights_fingerprint(&place("empty")).unwrap_err().to_string();
+    assert!(error.contains("model.safetensors"), "{error}");
+    let write = |place: &Path, name: &str, bytes: &[u8]| std::fs::write(place.join(name), bytes).unwrap();
+    let weights: Vec<u8> = (0..3_000_000u32).map(|at| (at % 251) as u8).collect();
+    let [one, same, shorter, last, sharded] = ["one", "same", "shorter", "last", "sharded"].map(place);
+    write(&one, "model.safetensors", &weights);
+    write(&same, "model.safetensors", &weights);
+    // What is not a weight does not count.
+    write(&same, "steering.safetensors", b"any");
+    write(&same, "optimizer.safetensors", b"any");
+    write(&shorter, "model.safetensors", &weights[..2_999_999]);
+    // Training changes every weight; here every tenth byte.
+    let trained: Vec<u8> = weights.iter().enumerate().map(|(at, &byte)| byte ^ u8::from(at % 10 == 0)).collect();
+    write(&last, "model.safetensors", &trained);
+    write(&sharded, "model-00001-of-00002.safetensors", &weights[..1_000_000]);
+    write(&sharded, "model-00002-of-00002.safetensors", &weights[1_000_000..]);
+    let of = |place: &Path| weights_fingerprint(place).unwrap();
+    assert!(of(&one).starts_with("sha256:"));
+    assert_eq!(of(&one), of(&same));
+    let all = [of(&one), of(&shorter), of(&last), of(&sharded)];
+    for (index, fingerprint) in all.iter().enumerate() {
+        assert!(!all[index + 1..].contains(fingerprint), "{index}");
+    }
+}
