@@ -15,7 +15,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 const CORRECT: &str = "correct --model base --template correction --max-new-tokens 8";
 
 fn write(lab: &Lab, name: &str, answers: &[&str]) {
-    let rows = answers.iter().map(|answer| json!({"question": "Is it?", "answer": answer}).to_string() + "\n");
+    let rows = answers
+        .iter()
+        .map(|answer| json!({"question": "Is it?", "answer": answer}).to_string() + "\n");
     std::fs::write(lab.path(name), rows.collect::<String>()).unwrap();
 }
 
@@ -50,11 +52,22 @@ fn odd_answers_are_corrected_row_for_row() {
 #[test]
 fn arguments_may_be_empty_or_blank() {
     let lab = Lab::new();
-    for (question, answer) in [("Is it?", ""), ("Is it?", " \n "), ("<eos>", "<pad>"), ("-", "--")] {
+    for (question, answer) in [
+        ("Is it?", ""),
+        ("Is it?", " \n "),
+        ("<eos>", "<pad>"),
+        ("-", "--"),
+    ] {
         let mut command = lab.command(CORRECT);
-        command.arg(format!("--question={question}")).arg(format!("--answer={answer}"));
+        command
+            .arg(format!("--question={question}"))
+            .arg(format!("--answer={answer}"));
         let output = command.output().unwrap();
-        assert!(output.status.success(), "{question:?} {answer:?}: {}", text(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{question:?} {answer:?}: {}",
+            text(&output.stderr)
+        );
     }
 }
 
@@ -68,7 +81,10 @@ fn half_a_surrogate_pair_is_refused_by_line_and_column() {
         let output = lab.run(&format!("{CORRECT} --input rows.jsonl --limit 9"));
         let error = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{error}");
-        assert!(error.contains("rows.jsonl:2") && error.contains("is not valid JSON"), "{error}");
+        assert!(
+            error.contains("rows.jsonl:2") && error.contains("is not valid JSON"),
+            "{error}"
+        );
         // The row before it was corrected, and a crab is a crab.
         assert_eq!(lines(&text(&output.stdout))[0]["answer"], "🦀 \0");
         let rest = lines(&lab.ok(&format!("{CORRECT} --input rows.jsonl --on-bad-row skip")));
@@ -88,7 +104,10 @@ fn a_megabyte_of_one_character_is_refused_in_a_moment() {
         write(&lab, "large.jsonl", &[&answer]);
         let started = Instant::now();
         let error = lab.fails(1, &format!("{CORRECT} --input large.jsonl"));
-        assert!(error.contains("large.jsonl:1: row 0") && error.contains("context holds 256"), "{error}");
+        assert!(
+            error.contains("large.jsonl:1: row 0") && error.contains("context holds 256"),
+            "{error}"
+        );
         assert!(started.elapsed() < LIMIT, "{unit:?}: {:?}", started.elapsed());
     }
     // Seventeen are more than a row may have.
@@ -109,7 +128,11 @@ fn a_megabyte_to_check_and_to_train_on_is_no_trouble() {
     std::fs::write(lab.path("large.jsonl"), rows.join("\n")).unwrap();
     let started = Instant::now();
     let output = lab.run("data check large.jsonl --model base --max-length 256");
-    assert!(text(&output.stderr).contains("too long"), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("too long"),
+        "{}",
+        text(&output.stderr)
+    );
     let shown = lab.ok("data show large.jsonl --model base --template correction --row 0");
     assert!(shown.lines().count() > 1000);
     assert!(started.elapsed() < LIMIT, "{:?}", started.elapsed());
@@ -121,8 +144,12 @@ fn long_answers_are_corrected_in_windows_when_asked() {
     let answer = "This is a sentence of some words. ".repeat(60);
     write(&lab, "long.jsonl", &[&answer, "Short."]);
     let error = lab.fails(1, &format!("{CORRECT} --input long.jsonl"));
-    assert!(error.contains("row 0") && error.contains("--long windows"), "{error}");
-    let windows = "correct --model base --template correction --max-new-tokens 64 --long windows --input long.jsonl";
+    assert!(
+        error.contains("row 0") && error.contains("--long windows"),
+        "{error}"
+    );
+    let windows =
+        "correct --model base --template correction --max-new-tokens 64 --long windows --input long.jsonl";
     let rows = lines(&lab.ok(windows));
     let usage = |row: usize, name: &str| rows[row]["usage"][name].as_u64().unwrap();
     // More prompts than one context could hold, and at most the limit for each.
@@ -130,14 +157,19 @@ fn long_answers_are_corrected_in_windows_when_asked() {
     assert!(usage(0, "completion_tokens") > 64);
     // The short row is corrected as without windows.
     write(&lab, "short.jsonl", &["Short."]);
-    let alone = lines(&lab.ok("correct --model base --template correction --max-new-tokens 64 --input short.jsonl"));
+    let alone =
+        lines(&lab.ok("correct --model base --template correction --max-new-tokens 64 --input short.jsonl"));
     assert_eq!(
         (&rows[1]["corrected"], &rows[1]["usage"]),
         (&alone[0]["corrected"], &alone[0]["usage"])
     );
     // One answer, streamed, is the same as the row.
-    let mut command = lab.command("correct --model base --template correction --max-new-tokens 64 --long windows --stream");
-    let output = command.args(["--question", "Is it?", "--answer", &answer]).output().unwrap();
+    let mut command =
+        lab.command("correct --model base --template correction --max-new-tokens 64 --long windows --stream");
+    let output = command
+        .args(["--question", "Is it?", "--answer", &answer])
+        .output()
+        .unwrap();
     let streamed = text(&output.stdout);
     assert_eq!(streamed.strip_suffix('\n').unwrap(), rows[0]["corrected"]);
     let error = lab.fails(2, "correct --model base --long sideways --question q --answer a");

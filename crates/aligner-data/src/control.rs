@@ -22,7 +22,9 @@ impl ControlTokens {
     pub fn of(tokenizer: &HfTokenizer, stop_ids: &BTreeSet<u32>, json: &[u8]) -> Self {
         let added = tokenizer.get_added_tokens_decoder();
         // A stop token that was not added is a word as any other, such as a line feed.
-        let control = added.iter().filter(|(id, token)| token.special || stop_ids.contains(id));
+        let control = added
+            .iter()
+            .filter(|(id, token)| token.special || stop_ids.contains(id));
         let mut ids: BTreeSet<u32> = control.map(|(&id, _)| id).collect();
         let texts = ids.iter().filter_map(|&id| tokenizer.id_to_token(id));
         let texts = texts.filter(|text| !text.is_empty()).collect();
@@ -53,7 +55,10 @@ impl ControlTokens {
             cuts.extend(text.match_indices(control.as_str()).map(|(at, _)| at + first));
         }
         let ends = cuts.iter().skip(1);
-        cuts.iter().zip(ends).map(|(&start, &end)| &text[start..end]).collect()
+        cuts.iter()
+            .zip(ends)
+            .map(|(&start, &end)| &text[start..end])
+            .collect()
     }
 }
 

@@ -30,7 +30,10 @@ fn tokenizer(model: Value, pre_tokenizer: Value, decoder: Value, added: &[(u32, 
 
 /// Letters and the marks that control tokens are written with.
 fn letters() -> Vec<String> {
-    "abcdefghijklmnopqrstuvwxyz<>/|[]_▁SEP.".chars().map(String::from).collect()
+    "abcdefghijklmnopqrstuvwxyz<>/|[]_▁SEP."
+        .chars()
+        .map(String::from)
+        .collect()
 }
 
 /// A model that finds `</s>` among its own words, as those converted from SentencePiece's Unigram do.
@@ -38,7 +41,8 @@ fn unigram() -> Tokenizer {
     let mut vocab = vec![json!(["<unk>", 0.0]), json!(["<s>", 0.0]), json!(["</s>", 0.0])];
     vocab.extend(letters().iter().map(|letter| json!([letter, -5.0])));
     let model = json!({"type": "Unigram", "unk_id": 0, "vocab": vocab, "byte_fallback": false});
-    let metaspace = json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": false});
+    let metaspace =
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": "never", "split": false});
     tokenizer(
         model,
         metaspace.clone(),
@@ -50,7 +54,12 @@ fn unigram() -> Tokenizer {
 /// A list of words, with `[SEP]` among them.
 fn word_level() -> Tokenizer {
     let words = ["[UNK]", "[SEP]", "</s>", "a", "b", "[", "SEP]", "<", "/s>"];
-    let vocab: Value = words.iter().enumerate().map(|(id, word)| (word.to_string(), json!(id))).collect::<serde_json::Map<_, _>>().into();
+    let vocab: Value = words
+        .iter()
+        .enumerate()
+        .map(|(id, word)| (word.to_string(), json!(id)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     tokenizer(
         json!({"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"}),
         json!({"type": "WhitespaceSplit"}),
@@ -94,7 +103,10 @@ fn a_control_token_among_the_words_is_taken_apart() {
 #[test]
 fn other_tokens_stay_what_they_are() {
     // Added, but no control token.
-    assert_eq!(ids(&unmarked(), "a tool".replace(' ', "").as_str()), ["a", "tool"]);
+    assert_eq!(
+        ids(&unmarked(), "a tool".replace(' ', "").as_str()),
+        ["a", "tool"]
+    );
     // Unknown characters have a token that is marked as special, and are text all the same.
     assert_eq!(ids(&word_level(), "a Ω b"), ["a", "[UNK]", "b"]);
     assert_eq!(ids(&unigram(), "aΩb"), ["a", "<unk>", "b"]);
@@ -136,6 +148,10 @@ fn a_megabyte_of_control_tokens_takes_a_moment() {
         let started = Instant::now();
         let ids = tokenizer.encode_target(&text).unwrap();
         assert_eq!(ids.len(), text.len());
-        assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "{:?}",
+            started.elapsed()
+        );
     }
 }

@@ -116,7 +116,9 @@ pub enum InferError {
     )]
     NoDirection,
     /// A strength is asked for, and the model has no control vector.
-    #[error("{0} has no steering.safetensors, which a strength other than 1 needs; make it with `aligner steer fit`")]
+    #[error(
+        "{0} has no steering.safetensors, which a strength other than 1 needs; make it with `aligner steer fit`"
+    )]
     NoSteering(String),
     /// The control vector beside a model was fitted to another one.
     #[error(

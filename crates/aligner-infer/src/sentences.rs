@@ -207,16 +207,15 @@ fn is_abbreviated(text: &str) -> bool {
 
 /// Abbreviations that a capital letter may follow inside a sentence, without their last full stop.
 const ABBREVIATIONS: &[&str] = &[
-    "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "rev", "hon", "gen", "col", "capt", "lt", "sgt", "gov", "sen",
-    "rep", "mt", "ft", "nr", "vol", "fig", "eq", "sec", "ch", "pp", "ed", "eds", "cf", "vs", "viz", "approx", "e.g",
-    "i.e", "z.b", "u.s", "a.m", "p.m",
+    "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "rev", "hon", "gen", "col", "capt", "lt", "sgt",
+    "gov", "sen", "rep", "mt", "ft", "nr", "vol", "fig", "eq", "sec", "ch", "pp", "ed", "eds", "cf", "vs",
+    "viz", "approx", "e.g", "i.e", "z.b", "u.s", "a.m", "p.m",
 ];
 
 /// The last place up to `reach` that does not part a character from what is drawn over or joined to it.
 fn character_cut(text: &str, reach: usize) -> usize {
-    let belongs_together = |at: usize| {
-        text[at..].chars().next().is_some_and(is_mark) || text[..at].ends_with('\u{200d}')
-    };
+    let belongs_together =
+        |at: usize| text[at..].chars().next().is_some_and(is_mark) || text[..at].ends_with('\u{200d}');
     let mut at = reach;
     // A "character" of dozens of marks is cut all the same.
     for _ in 0..32 {
@@ -253,15 +252,36 @@ mod tests {
     fn a_sentence_ends_where_a_reader_would_say() {
         for (text, want) in [
             ("One two three. Four five six", "One two three."),
-            ("He asked Dr. Smith about it. Then he went", "He asked Dr. Smith about it."),
-            ("So it all ends right now! \"Really?\" she asked", "So it all ends right now!"),
-            ("It was J. R. R. Tolkien who wrote it, you know", "It was J. R. R. Tolkien who wrote it, you"),
-            ("Pi is 3.14159 and e is 2.71828 and that is it", "Pi is 3.14159 and e is 2.71828 and that is"),
-            ("They came at 5 p.m. Monday. Nobody waited there", "They came at 5 p.m. Monday."),
-            ("He said (and meant it.) That was that, then", "He said (and meant it.)"),
+            (
+                "He asked Dr. Smith about it. Then he went",
+                "He asked Dr. Smith about it.",
+            ),
+            (
+                "So it all ends right now! \"Really?\" she asked",
+                "So it all ends right now!",
+            ),
+            (
+                "It was J. R. R. Tolkien who wrote it, you know",
+                "It was J. R. R. Tolkien who wrote it, you",
+            ),
+            (
+                "Pi is 3.14159 and e is 2.71828 and that is it",
+                "Pi is 3.14159 and e is 2.71828 and that is",
+            ),
+            (
+                "They came at 5 p.m. Monday. Nobody waited there",
+                "They came at 5 p.m. Monday.",
+            ),
+            (
+                "He said (and meant it.) That was that, then",
+                "He said (and meant it.)",
+            ),
             ("今日は晴れです。明日は雨でしょう", "今日は晴れです。"),
             ("他说:「好的。」然后他走了出去", "他说:「好的。」"),
-            ("It was in the year 2001. Then came the rest", "It was in the year 2001."),
+            (
+                "It was in the year 2001. Then came the rest",
+                "It was in the year 2001.",
+            ),
         ] {
             assert_eq!(before_cut(text), want);
         }
@@ -270,11 +290,26 @@ mod tests {
     #[test]
     fn larger_units_are_kept_whole_where_they_can_be() {
         for (text, want) in [
-            ("First part. More of it.\n\nSecond part. Some of", "First part. More of it."),
-            ("Do this:\n1. Wash it well.\n2. Dry it. Then", "Do this:\n1. Wash it well."),
-            ("- one thing that is here\n- two things. Now", "- one thing that is here"),
-            ("Some text that comes first.\n```\nlet a. B = 1;\n\nlet c", "Some text that comes first."),
-            ("```\nx = 1\ny = 2\n```\nThat was it. And", "```\nx = 1\ny = 2\n```"),
+            (
+                "First part. More of it.\n\nSecond part. Some of",
+                "First part. More of it.",
+            ),
+            (
+                "Do this:\n1. Wash it well.\n2. Dry it. Then",
+                "Do this:\n1. Wash it well.",
+            ),
+            (
+                "- one thing that is here\n- two things. Now",
+                "- one thing that is here",
+            ),
+            (
+                "Some text that comes first.\n```\nlet a. B = 1;\n\nlet c",
+                "Some text that comes first.",
+            ),
+            (
+                "```\nx = 1\ny = 2\n```\nThat was it. And",
+                "```\nx = 1\ny = 2\n```",
+            ),
         ] {
             assert_eq!(before_cut(text), want);
         }

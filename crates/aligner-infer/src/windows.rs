@@ -202,7 +202,9 @@ impl<L: CausalLm> Corrector<L> {
     fn cut<'a>(&self, input: Input<'a>, max_new_tokens: usize) -> Result<Option<Windows<'a>>> {
         let prompt = |answer: &str| {
             let (question, history) = (input.question, input.chat_history);
-            let ids = self.tokenizer().encode_prompt(self.template(), question, answer, history)?;
+            let ids = self
+                .tokenizer()
+                .encode_prompt(self.template(), question, answer, history)?;
             Ok::<_, InferError>(ids.len())
         };
         let max_positions = self.model().max_positions();
@@ -262,16 +264,14 @@ impl Joined {
             text,
             ids,
             finish_reason,
-            usage:
-                Usage {
-                    prompt_tokens,
-                    completion_tokens,
-                },
-            timings:
-                Timings {
-                    prefill_seconds,
-                    decode_seconds,
-                },
+            usage: Usage {
+                prompt_tokens,
+                completion_tokens,
+            },
+            timings: Timings {
+                prefill_seconds,
+                decode_seconds,
+            },
         } = part;
         let done = &mut self.done;
         done.text.push_str(&text);
@@ -300,7 +300,10 @@ mod tests {
     }
 
     fn joined(windows: &Windows<'_>) -> String {
-        let parts = windows.windows.iter().map(|window| window.gap.to_string() + window.text);
+        let parts = windows
+            .windows
+            .iter()
+            .map(|window| window.gap.to_string() + window.text);
         parts.collect::<String>() + windows.rest
     }
 
@@ -340,7 +343,12 @@ mod tests {
         let text = "This is one sentence. ".repeat(50);
         let windows = cut(&text, 30, |piece| piece.split_whitespace().count()).unwrap();
         assert!(windows.windows.len() >= 7);
-        assert!(windows.windows.iter().all(|window| window.text.ends_with("sentence.")));
+        assert!(
+            windows
+                .windows
+                .iter()
+                .all(|window| window.text.ends_with("sentence."))
+        );
         assert_eq!(joined(&windows), text);
     }
 
@@ -367,7 +375,12 @@ mod tests {
 
     #[test]
     fn a_window_and_its_correction_fit_the_context() {
-        for (prompt, positions, new) in [(20, 256, 1024), (100, 8192, 1024), (7, 2048, 100), (1000, 1100, 1024)] {
+        for (prompt, positions, new) in [
+            (20, 256, 1024),
+            (100, 8192, 1024),
+            (7, 2048, 100),
+            (1000, 1100, 1024),
+        ] {
             let tokens = window_tokens(prompt, positions, new).unwrap();
             assert!(prompt + tokens + room(tokens) <= positions && room(tokens) <= new);
             // The next larger one does not.

@@ -8,12 +8,10 @@ use std::path::Path;
 
 use aligner_data::synthetic::CorrectionTask;
 use aligner_data::{AlignerManifest, PromptTemplate, Record, Tokenizer};
-use aligner_infer::{
-    Corrector, InferError, Input, SteeringOptions, fit_steering, sign_steering,
-};
+use aligner_infer::{Corrector, InferError, Input, SteeringOptions, fit_steering, sign_steering};
 use aligner_model::{
-    CausalDecoder, DeviceSpec, LlamaShape, LoraAdapter, LoraConfig, ModelConfig, Sequences, SteeringVector, load_dir,
-    save_dir,
+    CausalDecoder, DeviceSpec, LlamaShape, LoraAdapter, LoraConfig, ModelConfig, Sequences, SteeringVector,
+    load_dir, save_dir,
 };
 use burn::tensor::{Int, Tensor};
 use common::BYTES_VOCAB;
@@ -122,7 +120,10 @@ fn strengths_are_points_on_a_line_through_the_model_as_it_was_trained() {
     let plain = Corrector::open(dir.path()).unwrap();
     let vector = fitted(dir.path(), None);
     let score = |corrector: &Corrector| {
-        corrector.score(Input::new("Is it?", "It is."), "It is not.").unwrap().token_logprobs
+        corrector
+            .score(Input::new("Is it?", "It is."), "It is not.")
+            .unwrap()
+            .token_logprobs
     };
     let one = Corrector::builder(dir.path()).strength(1.0).build().unwrap();
     assert_eq!(score(&one), score(&plain));
@@ -135,7 +136,11 @@ fn strengths_are_points_on_a_line_through_the_model_as_it_was_trained() {
         assert_eq!(score(&shared.with_strength(&vector, 1.0).unwrap()), score(&plain));
     }
     for strength in [-0.1, 1.6, f64::NAN, f64::INFINITY] {
-        let error = Corrector::builder(dir.path()).strength(strength).build().unwrap_err().to_string();
+        let error = Corrector::builder(dir.path())
+            .strength(strength)
+            .build()
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("from 0 to 1.5"), "{error}");
         assert!(plain.with_strength(&vector, strength).is_err());
     }
@@ -157,7 +162,11 @@ fn a_vector_is_used_with_its_own_weights_and_template_alone() {
     let other = aligner(4);
     let file = "steering.safetensors";
     std::fs::copy(dir.path().join(file), other.path().join(file)).unwrap();
-    let error = Corrector::builder(other.path()).strength(0.5).build().unwrap_err().to_string();
+    let error = Corrector::builder(other.path())
+        .strength(0.5)
+        .build()
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("its weights is not this one's"), "{error}");
     let template = PromptTemplate::builtin("revision").unwrap();
     let builder = Corrector::builder(dir.path()).template(template).allow_mismatch();
@@ -195,11 +204,20 @@ fn an_adapter_has_a_vector_of_its_own() {
     assert_eq!(opened, score(&plain.with_strength(&vector, 0.5).unwrap()));
     assert_ne!(opened, score(&plain));
     // Over the base, chosen by name.
-    let named = Corrector::builder(base.path()).adapter("own", dir.path()).strength(0.5).build().unwrap();
+    let named = Corrector::builder(base.path())
+        .adapter("own", dir.path())
+        .strength(0.5)
+        .build()
+        .unwrap();
     assert_eq!(score(&named.adapter("own").unwrap()), opened);
     // Over another base it is another model.
     let other = aligner(4);
-    let error = Corrector::builder(dir.path()).base(other.path()).strength(0.5).build().unwrap_err().to_string();
+    let error = Corrector::builder(dir.path())
+        .base(other.path())
+        .strength(0.5)
+        .build()
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("base_weights"), "{error}");
 }
 
@@ -224,6 +242,8 @@ fn rows_from_which_nothing_can_be_learned_are_refused() {
         fit_steering(&corrector, &long, fixed(1, 1.0)).unwrap_err(),
         InferError::NoContrast
     ));
-    let error = fit_steering(&corrector, &self::rows(6), fixed(LAYERS, 1.0)).unwrap_err().to_string();
+    let error = fit_steering(&corrector, &self::rows(6), fixed(LAYERS, 1.0))
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("layer 3") && error.contains("has 3"), "{error}");
 }

@@ -58,7 +58,8 @@ impl SteeringVector {
             match (layer, tensor) {
                 (Some(layer), Some(tensor)) if tensor.shape.len() == 1 => layers.insert(layer, tensor.values),
                 _ => {
-                    let reason = format!("holds {name}, which is no control vector (layers.N of one dimension)");
+                    let reason =
+                        format!("holds {name}, which is no control vector (layers.N of one dimension)");
                     return Err(ModelError::weights(&path, reason));
                 }
             };
@@ -88,7 +89,9 @@ impl SteeringVector {
             .collect();
         let facts: HashMap<String, String> = self.facts.clone().into_iter().collect();
         let bytes = safetensors::serialize(views?, Some(facts)).map_err(error)?;
-        write_atomic(&path, |file| file.write_all(&bytes).map_err(ModelError::io("write", &path)))?;
+        write_atomic(&path, |file| {
+            file.write_all(&bytes).map_err(ModelError::io("write", &path))
+        })?;
         Ok(path)
     }
 }
@@ -105,7 +108,8 @@ fn facts(file: &[u8]) -> Result<BTreeMap<String, String>, String> {
         rest.get(..length)
     });
     let header = header.ok_or_else(|| format!("is no safetensors file: {} bytes", file.len()))?;
-    let header: Header = serde_json::from_slice(header).map_err(|cause| format!("has a damaged header: {cause}"))?;
+    let header: Header =
+        serde_json::from_slice(header).map_err(|cause| format!("has a damaged header: {cause}"))?;
     Ok(header.facts)
 }
 
@@ -151,7 +155,9 @@ pub fn weights_fingerprint(dir: &Path) -> Result<String> {
         }
     }
     let hash = hash.finalize();
-    Ok(hash.iter().fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}")))
+    Ok(hash
+        .iter()
+        .fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}")))
 }
 
 /// What is added behind each layer, on the decoder's device.
@@ -192,7 +198,10 @@ impl CausalDecoder {
                     self.layers.len()
                 )));
             };
-            let values: Vec<f32> = values.iter().map(|&value| (f64::from(value) * change) as f32).collect();
+            let values: Vec<f32> = values
+                .iter()
+                .map(|&value| (f64::from(value) * change) as f32)
+                .collect();
             *place = Some(Tensor::from_data(TensorData::new(values, [width]), &device));
         }
         let mut steered = self.clone();
@@ -219,7 +228,9 @@ impl CausalDecoder {
         rows: Tensor<1, Int>,
     ) -> Vec<Tensor<2>> {
         let mut seen = Vec::with_capacity(self.layers.len());
-        self.through_layers(ids, sequences, None, |x| seen.push(x.clone().select(0, rows.clone())));
+        self.through_layers(ids, sequences, None, |x| {
+            seen.push(x.clone().select(0, rows.clone()))
+        });
         seen
     }
 }

@@ -23,7 +23,9 @@ fn width(decoder: &CausalDecoder) -> usize {
 /// A vector whose every number is another one.
 fn vector(decoder: &CausalDecoder, layers: &[usize]) -> SteeringVector {
     let values = |layer: usize| {
-        (0..width(decoder)).map(move |at| ((at * 7 + layer * 3) % 11) as f32 / 5.0 - 1.0).collect()
+        (0..width(decoder))
+            .map(move |at| ((at * 7 + layer * 3) % 11) as f32 / 5.0 - 1.0)
+            .collect()
     };
     SteeringVector {
         layers: layers.iter().map(|&layer| (layer, values(layer))).collect(),
@@ -44,7 +46,11 @@ fn residuals(decoder: &CausalDecoder, sequence: &[u32]) -> Vec<Vec<f32>> {
     let rows: Vec<i32> = (0..sequence.len() as i32).collect();
     let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &Device::flex());
     let all = Sequences::new(vec![sequence.len()]);
-    decoder.residual_stream(flat(sequence), &all, rows).into_iter().map(host).collect()
+    decoder
+        .residual_stream(flat(sequence), &all, rows)
+        .into_iter()
+        .map(host)
+        .collect()
 }
 
 #[test]
@@ -56,7 +62,10 @@ fn the_vector_is_added_behind_its_layer_at_every_token() {
         let steered = decoder.with_steering(&vector, -0.5).unwrap();
         let after = residuals(&steered, &sequence);
         for earlier in 0..layer {
-            assert_eq!(before[earlier], after[earlier], "what comes before layer {layer} is not touched");
+            assert_eq!(
+                before[earlier], after[earlier],
+                "what comes before layer {layer} is not touched"
+            );
         }
         let want: Vec<f32> = before[layer]
             .iter()
@@ -72,7 +81,9 @@ fn the_residual_stream_is_what_the_logits_come_from() {
     let (decoder, sequence) = base();
     let last = residuals(&decoder, &sequence).pop().unwrap();
     let rows = Tensor::<1>::from_floats(last.as_slice(), &Device::flex());
-    let hidden = decoder.norm.forward(rows.reshape([sequence.len(), width(&decoder)]));
+    let hidden = decoder
+        .norm
+        .forward(rows.reshape([sequence.len(), width(&decoder)]));
     assert_close(
         &host(decoder.logits_of_rows(hidden)),
         &logits(&decoder, &sequence),
@@ -87,7 +98,10 @@ fn cached_and_packed_passes_are_steered_alike() {
     let layers: Vec<usize> = (0..decoder.layers.len()).collect();
     let steered = decoder.with_steering(&vector(&decoder, &layers), 0.5).unwrap();
     let whole = logits(&steered, &sequence);
-    let moved = whole.iter().zip(logits(&decoder, &sequence)).any(|(a, b)| (a - b).abs() > 0.1);
+    let moved = whole
+        .iter()
+        .zip(logits(&decoder, &sequence))
+        .any(|(a, b)| (a - b).abs() > 0.1);
     assert!(moved, "the vector changes nothing that this test could see");
     let mut cache = steered.new_cache(1, sequence.len());
     let mut step_by_step = Vec::new();
@@ -114,7 +128,10 @@ fn a_change_of_nothing_is_the_model_as_it_was() {
     assert_eq!(logits(&back, &sequence), logits(&decoder, &sequence));
     let mut cache = back.new_cache(1, 64);
     let mut own = decoder.new_cache(1, 64);
-    assert_eq!(greedy(&back, &sequence, 8, &mut cache), greedy(&decoder, &sequence, 8, &mut own));
+    assert_eq!(
+        greedy(&back, &sequence, 8, &mut cache),
+        greedy(&decoder, &sequence, 8, &mut own)
+    );
 }
 
 #[test]
@@ -156,14 +173,17 @@ fn damaged_files_are_errors_that_name_them() {
     }
     let changed = |from: &str, to: &str| {
         assert_eq!(from.len(), to.len());
-        let at = whole.windows(from.len()).position(|part| part == from.as_bytes()).unwrap();
+        let at = whole
+            .windows(from.len())
+            .position(|part| part == from.as_bytes())
+            .unwrap();
         let mut bytes = whole.clone();
         bytes[at..at + to.len()].copy_from_slice(to.as_bytes());
         bytes
     };
     let error = error_of(&changed("layers.1", "layers.x"));
     assert!(error.contains("no control vector"), "{error}");
-    error_of(&changed("\"template\":\"", "\"template\": 1"));
+    error_of(&changed("{\"template\":\"", "[\"template\":\""));
     let mut nan = whole.clone();
     let end = nan.len();
     nan[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
@@ -197,10 +217,22 @@ fn a_fingerprint_tells_weights_apart() {
     write(&same, "optimizer.safetensors", b"any");
     write(&shorter, "model.safetensors", &weights[..2_999_999]);
     // Training changes every weight; here every tenth byte.
-    let trained: Vec<u8> = weights.iter().enumerate().map(|(at, &byte)| byte ^ u8::from(at % 10 == 0)).collect();
+    let trained: Vec<u8> = weights
+        .iter()
+        .enumerate()
+        .map(|(at, &byte)| byte ^ u8::from(at % 10 == 0))
+        .collect();
     write(&last, "model.safetensors", &trained);
-    write(&sharded, "model-00001-of-00002.safetensors", &weights[..1_000_000]);
-    write(&sharded, "model-00002-of-00002.safetensors", &weights[1_000_000..]);
+    write(
+        &sharded,
+        "model-00001-of-00002.safetensors",
+        &weights[..1_000_000],
+    );
+    write(
+        &sharded,
+        "model-00002-of-00002.safetensors",
+        &weights[1_000_000..],
+    );
     let of = |place: &Path| weights_fingerprint(place).unwrap();
     assert!(of(&one).starts_with("sha256:"));
     assert_eq!(of(&one), of(&same));

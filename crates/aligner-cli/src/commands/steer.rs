@@ -22,7 +22,9 @@ pub fn fit(args: &SteerFitArgs) -> Result<()> {
     let (dir, base) = place(&args.model)?;
     if SteeringVector::read(&dir).is_ok_and(|found| found.is_some()) && !args.overwrite {
         let dir = dir.display();
-        return Err(CliError::Usage(format!("{dir} has a steering.safetensors already: --overwrite it")));
+        return Err(CliError::Usage(format!(
+            "{dir} has a steering.safetensors already: --overwrite it"
+        )));
     }
     let held_out = if args.valid.is_none() { args.valid_rows } else { 0 };
     let mut rows = sample(args, &args.data, args.rows + held_out)?;
@@ -45,8 +47,13 @@ pub fn fit(args: &SteerFitArgs) -> Result<()> {
         fit.scale,
         fit.rows
     ));
-    if effects.windows(2).any(|pair| pair[0].edit_ratio > pair[1].edit_ratio) {
-        say("the edit ratio does not rise at every step: try more --valid-rows, or another --layer or --scale");
+    if effects
+        .windows(2)
+        .any(|pair| pair[0].edit_ratio > pair[1].edit_ratio)
+    {
+        say(
+            "the edit ratio does not rise at every step: try more --valid-rows, or another --layer or --scale",
+        );
     }
     Ok(())
 }
@@ -62,7 +69,8 @@ fn effects(corrector: &Corrector, vector: &SteeringVector, rows: &[Record]) -> R
         let steered = corrector.with_strength(vector, strength)?;
         let effect = StrengthEffect::measure(&steered, strength, rows)?;
         let line = serde_json::to_string(&effect).map_err(|error| CliError::Failed(error.to_string()))?;
-        bar.suspend(|| writeln!(std::io::stdout(), "{line}")).map_err(stdout_error)?;
+        bar.suspend(|| writeln!(std::io::stdout(), "{line}"))
+            .map_err(stdout_error)?;
         bar.inc(1);
         effects.push(effect);
     }

@@ -41,7 +41,10 @@ impl Contrast {
         let mut contrast = Self::default();
         let mut batch = Vec::new();
         for pair in pairs {
-            let looks = [look(&pair.answer_prompt, pair, 1.0), look(&pair.copy_prompt, pair, -1.0)];
+            let looks = [
+                look(&pair.answer_prompt, pair, 1.0),
+                look(&pair.copy_prompt, pair, -1.0),
+            ];
             contrast.tokens += looks[0].at.len();
             batch.extend(looks);
             if batch.iter().map(|look| look.ids.len()).sum::<usize>() >= BATCH_TOKENS {
@@ -95,7 +98,11 @@ fn look(prompt: &[u32], pair: &Pair, sign: f64) -> Look {
 fn states(model: &DecoderLm, batch: &[Look]) -> Result<Vec<Vec<f32>>> {
     let (decoder, device) = model.parts();
     let lengths: Vec<usize> = batch.iter().map(|look| look.ids.len()).collect();
-    let ids: Vec<i32> = batch.iter().flat_map(|look| &look.ids).map(|&id| id as i32).collect();
+    let ids: Vec<i32> = batch
+        .iter()
+        .flat_map(|look| &look.ids)
+        .map(|&id| id as i32)
+        .collect();
     let mut rows = Vec::new();
     let mut start = 0;
     for look in batch {
@@ -140,7 +147,10 @@ impl Pair {
         let prompts = [&self.answer_prompt, &self.copy_prompt];
         let longest = self.copy.len().max(self.correction.len());
         let has_room = |ids: &&Vec<u32>| !ids.is_empty() && ids.len() + longest <= max_positions;
-        let mut ids = prompts.into_iter().chain([&self.copy, &self.correction]).flatten();
+        let mut ids = prompts
+            .into_iter()
+            .chain([&self.copy, &self.correction])
+            .flatten();
         prompts.iter().all(has_room) && ids.all(|&id| (id as usize) < vocab_size)
     }
 }

@@ -112,10 +112,15 @@ pub fn fit_steering(
 }
 
 fn vector(means: &[Vec<f32>], layer: usize, scale: f64) -> SteeringVector {
-    let values = means[layer].iter().map(|&value| (f64::from(value) * scale) as f32);
+    let values = means[layer]
+        .iter()
+        .map(|&value| (f64::from(value) * scale) as f32);
     let facts = [
         ("format", "aligner-steering-1".to_string()),
-        ("created_by", concat!("aligner ", env!("CARGO_PKG_VERSION")).to_string()),
+        (
+            "created_by",
+            concat!("aligner ", env!("CARGO_PKG_VERSION")).to_string(),
+        ),
         ("scale", scale.to_string()),
     ];
     SteeringVector {
@@ -150,7 +155,11 @@ fn odds(model: &DecoderLm, pairs: &[Pair]) -> Result<Odds> {
 }
 
 /// Mean log-probability of a token of the targets behind the prompts with the answers, in nats.
-fn mean_logprob(model: &DecoderLm, pairs: &[Pair], target: impl Fn(&Pair) -> &Vec<u32> + Sync) -> Result<f64> {
+fn mean_logprob(
+    model: &DecoderLm,
+    pairs: &[Pair],
+    target: impl Fn(&Pair) -> &Vec<u32> + Sync,
+) -> Result<f64> {
     let (mut sum, mut tokens) = (0.0, 0);
     let mut pairs = pairs;
     while !pairs.is_empty() {
@@ -173,7 +182,9 @@ fn logprob_sum(model: &DecoderLm, batch: &[Pair], target: impl Fn(&Pair) -> &Vec
     for pair in batch {
         let target = target(pair);
         let start = ids.len() + pair.answer_prompt.len() - 1;
-        targets.rows.extend((start..start + target.len()).map(|row| row as u32));
+        targets
+            .rows
+            .extend((start..start + target.len()).map(|row| row as u32));
         targets.ids.extend(target);
         // The last token predicts nothing.
         let inputs = pair.answer_prompt.iter().chain(&target[..target.len() - 1]);
@@ -196,7 +207,10 @@ mod tests {
         assert_eq!(layers(None, 30).unwrap(), [5, 8, 12, 16, 20, 24]);
         for count in 1..40 {
             let layers = layers(None, count).unwrap();
-            assert!(!layers.is_empty() && layers.iter().all(|&layer| layer < count), "{count}");
+            assert!(
+                !layers.is_empty() && layers.iter().all(|&layer| layer < count),
+                "{count}"
+            );
             assert!(layers.windows(2).all(|pair| pair[0] < pair[1]));
         }
         assert_eq!(layers(Some(3), 4).unwrap(), [3]);

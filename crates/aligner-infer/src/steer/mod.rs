@@ -45,7 +45,11 @@ pub fn sign_steering(
     Ok(())
 }
 
-fn identity(dir: &Path, base: Option<&Path>, template: &PromptTemplate) -> Result<Vec<(&'static str, String)>> {
+fn identity(
+    dir: &Path,
+    base: Option<&Path>,
+    template: &PromptTemplate,
+) -> Result<Vec<(&'static str, String)>> {
     let mut facts = vec![
         (WEIGHTS, weights_fingerprint(dir)?),
         (TEMPLATE, template.fingerprint()),
@@ -57,7 +61,11 @@ fn identity(dir: &Path, base: Option<&Path>, template: &PromptTemplate) -> Resul
 }
 
 /// The vector that was fitted to a model, known to be its own.
-pub(crate) fn steering_of(dir: &Path, base: Option<&Path>, template: &PromptTemplate) -> Result<SteeringVector> {
+pub(crate) fn steering_of(
+    dir: &Path,
+    base: Option<&Path>,
+    template: &PromptTemplate,
+) -> Result<SteeringVector> {
     let model = || dir.display().to_string();
     let vector = SteeringVector::read(dir)?.ok_or_else(|| InferError::NoSteering(model()))?;
     for (fact, value) in identity(dir, base, template)? {
