@@ -62,16 +62,19 @@ const SCALES: [f64; 4] = [1.0, 2.0, 4.0, 8.0];
 const LAYERS: usize = 6;
 /// Rows by which they are judged.
 const JUDGING_ROWS: usize = 24;
+/// What the log-probability of copies must differ by between strengths 0 and 1.5, in nats a token: less is nothing that shows.
+const LEAST_REACH: f64 = 0.2;
 /// What corrections may become less probable by at strength 1.5, in nats a token: more, and the model is pushed off its way.
 const TOLERANCE: f64 = 0.25;
 
 /// Finds the direction between copying and correcting in rows, and the layer and length at which it does most.
 ///
 /// At strength 0 the copy of an answer should be more probable, at 1.5 less, and the correction no less than before; layer
-/// and length are those with the largest difference.
+/// and length are those with the largest difference. With both given, they are taken without being judged.
 ///
 /// # Errors
-/// When no row has a correction that differs from its answer, a layer is not there, or the device fails.
+/// When no row has a correction that differs from its answer, no layer and length does what it should, a layer is not there, or
+/// the device fails.
 pub fn fit_steering(
     corrector: &Corrector<DecoderLm>,
     rows: &[Record],
@@ -93,7 +96,8 @@ pub fn fit_steering(
             let (weakest, strongest) = (at(0.0)?, at(1.5)?);
             let reach = weakest.copy - strongest.copy;
             tracing::info!(layer, scale, ?weakest, ?as_trained, ?strongest, "steering tried");
-            let is_sound = weakest.copy > as_trained.copy
+            let is_sound = reach >= LEAST_REACH
+                && weakest.copy > as_trained.copy
                 && as_trained.copy > strongest.copy
                 && strongest.correction >= as_trained.correction - TOLERANCE;
             let is_asked = options.layer.is_some() && options.scale.is_some();
