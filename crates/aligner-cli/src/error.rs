@@ -88,7 +88,7 @@ impl CliError {
                     | InferError::Export(_)
                     | InferError::WrongTemplate { .. }
                     | InferError::Sampling { .. }
-                    | InferError::NoSteering(_)
+                    | InferError::KvMemory { .. }
             ),
             Self::Train(error) => matches!(
                 error,

@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aligner_data::{AlignerManifest, PromptTemplate, Tokenizer};
-use aligner_model::{DeviceSpec, LoraAdapter, load_dir};
+use aligner_model::{DeviceSpec, LoraAdapter, RuntimeWeights, WeightsCache, load_dir_quantized};
 
 use crate::corrector::{Corrector, Voice};
 use crate::decoder::DecoderLm;
 use crate::error::{InferError, Result};
-use crate::steer::{check_strength, steering_of};
 
 /// Opens a [`Corrector`] that differs from the default.
 ///
@@ -33,9 +32,10 @@ pub struct CorrectorBuilder {
     base: Option<PathBuf>,
     adapters: Vec<(String, PathBuf)>,
     device: DeviceSpec,
+    weights: RuntimeWeights,
+    cache: WeightsCache,
     template: Option<PromptTemplate>,
     allow_mismatch: bool,
-    strength: f64,
 }
 
 impl CorrectorBuilder {
@@ -45,24 +45,31 @@ impl CorrectorBuilder {
             base: None,
             adapters: Vec::new(),
             device: DeviceSpec::Cpu,
+            weights: RuntimeWeights::F32,
+            cache: WeightsCache::BesideModel,
             template: None,
             allow_mismatch: false,
-            strength: 1.0,
         }
-    }
-
-    /// Corrects more or less than the model was trained to, from 0 (copies more) over 1 (as it was trained) to 1.5 (changes
-    /// more): by the control vector in `steering.safetensors` beside the model, or beside each adapter.
-    #[must_use]
-    pub fn strength(mut self, strength: f64) -> Self {
-        self.strength = strength;
-        self
     }
 
     /// Runs on this device instead of the CPU.
     #[must_use]
     pub fn device(mut self, device: DeviceSpec) -> Self {
         self.device = device;
+        self
+    }
+
+    /// Holds the weights in fewer bits than f32, which is smaller and faster on the CPU; adapters stay f32.
+    #[must_use]
+    pub fn weights(mut self, weights: RuntimeWeights) -> Self {
+        self.weights = weights;
+        self
+    }
+
+    /// Where such weights are kept for the next start, instead of beside the model.
+    #[must_use]
+    pub fn weights_cache(mut self, cache: WeightsCache) -> Self {
+        self.cache = cache;
         self
     }
 
@@ -100,10 +107,10 @@ impl CorrectorBuilder {
     /// Reads the model.
     ///
     /// # Errors
-    /// When a file is missing or damaged, the template is not known or not the model's, an adapter does not fit, the device is
-    /// not there, or a strength is asked for without a control vector that was fitted to the model.
+    /// When a file is missing or damaged, the template is not known or not the model's, an adapter does not fit, or the
+    /// device is not there or does not take such weights.
     pub fn build(self) -> Result<Corrector> {
-        check_strength(self.strength)?;
+        self.check_weights()?;
         let own = if LoraAdapter::is_in(&self.dir) {
             Some(LoraAdapter::read(&self.dir)?)
         } else {
@@ -122,13 +129,13 @@ impl CorrectorBuilder {
             resolved => Some(resolved?),
         };
         let device = self.device.open()?;
-        let base = DecoderLm::new(load_dir(&base_dir, &device)?, device);
+        let loaded = load_dir_quantized(&base_dir, self.weights, &self.cache, &device)?;
+        let base = DecoderLm::new(loaded, device);
         let mut adapters = BTreeMap::new();
         let mut first = None;
         for (name, dir) in &self.adapters {
             let template = self.resolve_template(dir, &tokenizer)?;
             let model = base.with_adapter(&LoraAdapter::read(dir)?)?;
-            let model = self.steered(model, dir, Some(&base_dir), &template)?;
             let voice = Arc::new(Voice::new(model, tokenizer.clone(), template)?);
             first.get_or_insert_with(|| Arc::clone(&voice));
             adapters.insert(name.clone(), voice);
@@ -138,28 +145,22 @@ impl CorrectorBuilder {
             None => base,
         };
         let voice = match (template, first) {
-            (Some(template), _) => {
-                let model = self.steered(model, &self.dir, own.as_ref().map(|_| &*base_dir), &template)?;
-                Arc::new(Voice::new(model, tokenizer, template)?)
-            }
+            (Some(template), _) => Arc::new(Voice::new(model, tokenizer, template)?),
             (None, Some(first)) => first,
             (None, None) => return Err(InferError::NoTemplate(self.dir.display().to_string())),
         };
         Ok(Corrector::of_voices(voice, adapters))
     }
 
-    /// The model of `dir`, or an adapter of `dir` over `base`, at the strength asked for.
-    fn steered(
-        &self,
-        model: DecoderLm,
-        dir: &Path,
-        base: Option<&Path>,
-        template: &PromptTemplate,
-    ) -> Result<DecoderLm> {
-        if self.strength == 1.0 {
-            return Ok(model);
+    /// Another device would bring them into f32 for every product.
+    fn check_weights(&self) -> Result<()> {
+        if self.weights == RuntimeWeights::F32 || self.device == DeviceSpec::Cpu {
+            return Ok(());
         }
-        model.with_steering(&steering_of(dir, base, template)?, self.strength)
+        Err(InferError::WeightsOfDevice {
+            weights: self.weights,
+            device: self.device,
+        })
     }
 
     /// The template of a directory, once its tokenizer is known to be the recorded one.

@@ -1,7 +1,9 @@
 //! What can go wrong when an answer is corrected.
 
+use std::sync::Arc;
+
 use aligner_data::DataError;
-use aligner_model::ModelError;
+use aligner_model::{DeviceSpec, ModelError, RuntimeWeights};
 
 /// The result of this crate's functions.
 pub type Result<T, E = InferError> = std::result::Result<T, E>;
@@ -48,6 +50,14 @@ pub enum InferError {
         /// Hash in `aligner.json`.
         recorded: String,
     },
+    /// Weights in a format that is for the CPU alone.
+    #[error("weights in {weights} are for the CPU, not for {device}: run on the CPU, or hold them in f32")]
+    WeightsOfDevice {
+        /// The format asked for.
+        weights: RuntimeWeights,
+        /// The device asked for.
+        device: DeviceSpec,
+    },
     /// No adapter was loaded under that name.
     #[error("there is no adapter {name:?}; there are: {}", if known.is_empty() { "none".into() } else { known.join(", ") })]
     UnknownAdapter {
@@ -83,6 +93,9 @@ pub enum InferError {
         /// Limit of new tokens.
         max_new_tokens: usize,
     },
+    /// Windows are asked for in a batch.
+    #[error("a batch corrects no answer in windows; correct long answers one at a time")]
+    WindowsInBatch,
     /// Prompt and correction together are longer than the context.
     #[error(
         "prompt ({prompt_tokens} tokens) and correction ({target_tokens}) are longer than the model's context of \
@@ -104,32 +117,21 @@ pub enum InferError {
         "the correction broke off: the thread that computed it panicked, see its message on standard error"
     )]
     BrokenOff,
-    /// No row shows what correcting is beside copying.
+    /// A pass that computed several corrections at once failed, and with it each of them.
+    #[error("the pass through the model that this correction was part of failed: {0}")]
+    Pass(#[source] Arc<InferError>),
+    /// A request needs more memory for its keys and values than all requests together may have.
     #[error(
-        "no row can be learned from: rows are needed whose correction differs from the answer and fits the context"
+        "prompt and correction of up to {tokens} tokens need {needed} bytes for keys and values, but all requests together may \
+         have {allowed} (--kv-memory); allow more, or fewer new tokens"
     )]
-    NoContrast,
-    /// No layer and length of a control vector does what it should.
-    #[error(
-        "in no layer does the direction between copying and correcting make copies more probable one way and less the other; \
-         the model may not copy or not correct yet: train it further, or fit on rows like those it was trained on"
-    )]
-    NoDirection,
-    /// A strength is asked for, and the model has no control vector.
-    #[error(
-        "{0} has no steering.safetensors, which a strength other than 1 needs; make it with `aligner steer fit`"
-    )]
-    NoSteering(String),
-    /// The control vector beside a model was fitted to another one.
-    #[error(
-        "steering.safetensors in {model} was fitted to another model: its {differs} is not this one's; \
-         make it anew with `aligner steer fit`"
-    )]
-    WrongSteering {
-        /// The model directory.
-        model: String,
-        /// What is not the same: `weights`, `base_weights` or `template`.
-        differs: &'static str,
+    KvMemory {
+        /// Tokens of the prompt and new tokens at most.
+        tokens: usize,
+        /// Bytes they need.
+        needed: usize,
+        /// Bytes there are.
+        allowed: usize,
     },
     /// A sampling parameter has a value that cannot be used.
     #[error("{name} is {value}; it must be {rule}")]

@@ -177,6 +177,11 @@ impl<L: CausalLm> Corrector<L> {
         let Some(cut) = self.cut(input, options.max_new_tokens)? else {
             return self.correct_with(input, &whole, on_text);
         };
+        // A prediction is one of the whole: it would mislead the drafts of every window but the first.
+        let whole = CorrectOptions {
+            prediction: None,
+            ..whole
+        };
         let mut joined = Joined::new();
         for (index, window) in cut.windows.iter().enumerate() {
             if joined.separator(window.gap, on_text).is_break() {
@@ -264,10 +269,13 @@ impl Joined {
             text,
             ids,
             finish_reason,
-            usage: Usage {
-                prompt_tokens,
-                completion_tokens,
-            },
+            usage:
+                Usage {
+                    prompt_tokens,
+                    completion_tokens,
+                    draft_proposed,
+                    draft_accepted,
+                },
             timings: Timings {
                 prefill_seconds,
                 decode_seconds,
@@ -278,6 +286,8 @@ impl Joined {
         done.ids.extend(ids);
         done.usage.prompt_tokens += prompt_tokens;
         done.usage.completion_tokens += completion_tokens;
+        done.usage.draft_proposed += draft_proposed;
+        done.usage.draft_accepted += draft_accepted;
         done.timings.prefill_seconds += prefill_seconds;
         done.timings.decode_seconds += decode_seconds;
         // One that was cut is more worth knowing than all that were not.

@@ -86,14 +86,11 @@ pub enum ModelError {
     /// An adapter does not fit the model, or is of a kind that this crate does not run.
     #[error("adapter: {0}")]
     Adapter(String),
-    /// A control vector does not fit the model.
-    #[error("control vector: {0}")]
-    Steering(String),
     /// A model cannot be written in the form that was asked for.
     #[error("cannot export: {0}")]
     Export(String),
-    /// A tensor cannot be held in eight bits.
-    #[error("cannot quantise to int8: {0}")]
+    /// A tensor cannot be held in fewer bits.
+    #[error("cannot quantise: {0}")]
     Quantize(String),
     /// A device was named that this build does not contain, or that is not there.
     #[error("device {device:?} is not available: {reason}")]

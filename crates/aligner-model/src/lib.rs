@@ -46,21 +46,21 @@ mod loss;
 pub mod nn;
 mod pool;
 mod read;
-mod steering;
 pub mod weights;
 
 pub use config::{
     Activation, LayerKind, LayerRope, LlamaShape, ModelConfig, NormPlacement, Packing, QkNorm, RopeConfig,
     RopeScaling, architectures,
 };
-pub use decoder::CausalDecoder;
+pub use decoder::{CachedRun, CausalDecoder};
 pub use device::{DeviceSpec, compiled_devices};
 pub use error::{ModelError, Result};
-pub use kernels::{Int8Weight, Sequences, WeightFormat};
+pub use kernels::{
+    Int8Weight, PanelWeight, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
+};
 pub use lora::{LoraAdapter, LoraConfig, TargetModules};
 pub use loss::Targets;
 pub use nn::KvCache;
 pub use nn::with_dropout_seed;
 pub use pool::on_pool;
-pub use steering::{SteeringVector, weights_fingerprint};
-pub use weights::{Loaded, load_dir, load_dir_as, save_dir};
+pub use weights::{Loaded, WeightsCache, load_dir, load_dir_as, load_dir_quantized, save_dir};

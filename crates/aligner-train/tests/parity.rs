@@ -119,7 +119,7 @@ fn an_optimizer_that_begins_anew_forgets_everything() {
         new.step(model.clone(), gradients(), 1e-2, 1.0),
     );
     let weights = |model: &TrainedModel| {
-        let weight = model.decoder.embed_tokens.weight.val();
+        let weight = model.decoder.embed_tokens.dense().unwrap().val();
         weight.try_into_vec_as::<f32>().unwrap()
     };
     assert_eq!(weights(&a), weights(&b));

@@ -4,13 +4,12 @@ mod correct;
 mod data;
 mod export;
 mod plan;
-mod steer;
 mod train;
 
 use std::path::PathBuf;
 
 use aligner_data::{Columns, Format, OnBadRow, PromptTemplate};
-use aligner_model::DeviceSpec;
+use aligner_model::{DeviceSpec, RuntimeWeights};
 use aligner_train::RowPolicy;
 use clap::{Args, Parser, Subcommand};
 
@@ -18,7 +17,6 @@ pub use self::correct::{CorrectArgs, ScoreArgs};
 pub use self::data::{CheckArgs, ConvertArgs, ShowArgs};
 pub use self::export::{ExportArgs, ImportArgs};
 pub use self::plan::PlanArgs;
-pub use self::steer::{SteerCommand, SteerFitArgs};
 pub use self::train::TrainArgs;
 use crate::error::{CliError, Result};
 
@@ -53,12 +51,6 @@ pub enum Command {
     Correct(CorrectArgs),
     /// Print the log-probability of each row's correction.
     Score(ScoreArgs),
-    /// Change how much a model corrects.
-    Steer {
-        /// What to do.
-        #[command(subcommand)]
-        command: SteerCommand,
-    },
     /// Turn a GGUF file into a model directory.
     Import(ImportArgs),
     /// Write a model for other programs: transformers, llama.cpp and Ollama, PEFT.
@@ -108,6 +100,12 @@ pub struct ModelArgs {
     /// cpu, cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceSpec,
+    /// Hold the weights as f32, bf16, q8 or q4: fewer bits are faster and less exact.
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    pub weights: RuntimeWeights,
+    /// Do not keep weights in such a format in a file beside the model.
+    #[arg(long)]
+    pub no_weights_cache: bool,
 }
 
 /// How rows are read.

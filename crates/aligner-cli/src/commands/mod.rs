@@ -9,15 +9,15 @@ mod fit;
 pub mod import;
 pub mod plan;
 pub mod report;
+mod rows;
 pub mod score;
-pub mod steer;
 pub mod train;
 
 use std::path::{Path, PathBuf};
 
 use aligner_hub::Files;
-use aligner_infer::{Corrector, CorrectorBuilder};
-use aligner_model::LoraAdapter;
+use aligner_infer::Corrector;
+use aligner_model::{LoraAdapter, WeightsCache};
 
 use crate::args::{ModelArgs, template};
 use crate::error::Result;
@@ -26,11 +26,6 @@ use crate::runs::model_dir;
 
 /// Opens the model that was asked for.
 fn open(args: &ModelArgs) -> Result<Corrector> {
-    Ok(builder(args)?.build()?)
-}
-
-/// The model that was asked for, before it is read.
-fn builder(args: &ModelArgs) -> Result<CorrectorBuilder> {
     let model = model_dir(args.model.as_deref(), Files::Model)?;
     let mut builder = match &args.adapter {
         Some(adapter) => Corrector::builder(model_dir(Some(adapter), Files::Model)?).base(model),
@@ -39,12 +34,16 @@ fn builder(args: &ModelArgs) -> Result<CorrectorBuilder> {
             None => Corrector::builder(model),
         },
     }
-    .device(args.device);
+    .device(args.device)
+    .weights(args.weights);
+    if args.no_weights_cache {
+        builder = builder.weights_cache(WeightsCache::Off);
+    }
     if let Some(typed) = &args.template {
         // Whoever names a template means it: another one than recorded is a warning.
         builder = builder.template(template(typed)?).allow_mismatch();
     }
-    Ok(builder)
+    Ok(builder.build()?)
 }
 
 /// The base of an adapter that names a model of the Hub.

@@ -15,7 +15,6 @@ pub use config::{LoraConfig, TargetModules};
 
 use crate::decoder::CausalDecoder;
 use crate::error::{ModelError, Result};
-use crate::kernels::WeightFormat;
 use crate::nn::{Dropout, Lora, Projection, ProjectionWeight};
 use crate::weights::HostTensor;
 
@@ -184,10 +183,10 @@ impl CausalDecoder {
     }
 
     fn updated(&self, adapter: &LoraAdapter, scale: f64) -> Result<Self> {
-        if self.weight_format() != WeightFormat::F32 {
-            return Err(ModelError::Adapter(
-                "the base is held in int8, into which nothing is merged; load it as f32".into(),
-            ));
+        if let Some(format) = self.rounded_to() {
+            return Err(ModelError::Adapter(format!(
+                "the base is held in {format}, into which nothing is merged; load it as f32"
+            )));
         }
         let mut updated = self.without_adapter();
         updated.each_layer_of(adapter, |projection, [a, b]| {

@@ -4,10 +4,11 @@ use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
 };
 use burn::nn::Initializer;
+use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor};
 
 use super::Dropout;
-use crate::kernels::{self, Int8Weight, LinearWeight};
+use crate::kernels::{self, Int8Weight, LinearWeight, PanelWeight, QuantizedWeight};
 
 /// `x W + b`, and with an adapter `+ scale · dropout(x) A B`.
 #[derive(Module, Debug)]
@@ -21,13 +22,17 @@ pub struct Projection {
 }
 
 /// The weight of a [`Projection`]. As a module it is its parameter, or one without any: what walks over parameters (gradients,
-/// the optimizer, writers) does not meet a weight in eight bits.
+/// the optimizer, writers) does not meet a rounded weight.
 #[derive(Debug, Clone)]
 pub enum ProjectionWeight {
     /// `[input, output]`
     Dense(Param<Tensor<2>>),
     /// One that is not trained.
     Int8(Int8Weight),
+    /// One that is not trained, in single precision as inference reads it.
+    Panels(PanelWeight),
+    /// One of a model that runs.
+    Quantized(QuantizedWeight),
 }
 
 /// A low-rank update of a [`Projection`] (Hu et al. 2021, arXiv 2106.09685).
@@ -59,14 +64,19 @@ impl Projection {
     /// - `x`: `[rows, input]`
     /// - output: `[rows, output]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        if !x.device().is_autodiff() {
+            return kernels::linear(x, self.to_linear());
+        }
         let update = self.lora.as_ref().map(|lora| {
             let low = lora.dropout.forward(x.clone()).matmul(lora.a.val());
             low.matmul(lora.b.val()) * lora.scale
         });
         let bias = self.bias.as_ref().map(Param::val);
         let out = match &self.weight {
-            ProjectionWeight::Dense(weight) => kernels::linear(x, weight.val(), bias),
+            ProjectionWeight::Dense(weight) => linear(x, weight.val(), bias),
             ProjectionWeight::Int8(weight) => kernels::int8_linear(x, weight, bias),
+            ProjectionWeight::Panels(weight) => linear(x.clone(), weight.tensor(&x.device()), bias),
+            ProjectionWeight::Quantized(weight) => kernels::quantized_linear(x, weight, bias),
         };
         match update {
             Some(update) => out + update,
@@ -74,16 +84,28 @@ impl Projection {
         }
     }
 
-    /// The layer as an input of a larger operation; `None` when it drops inputs of its adapter at random just now.
+    /// The layer as an input of a larger operation of training; `None` when it drops inputs of its adapter at random just now,
+    /// and when its weight is one of a model that runs, which such an operation would bring into f32 first.
     pub fn as_linear(&self) -> Option<kernels::Linear> {
         let drops = |lora: &Lora| lora.dropout.prob > 0.0 && lora.a.val().device().is_autodiff();
-        if self.lora.as_ref().is_some_and(drops) {
+        let runs_only = matches!(
+            self.weight,
+            ProjectionWeight::Quantized(_) | ProjectionWeight::Panels(_)
+        );
+        if self.lora.as_ref().is_some_and(drops) || runs_only {
             return None;
         }
-        Some(kernels::Linear {
+        Some(self.to_linear())
+    }
+
+    /// The layer as an input of a larger operation, without the dropout of its adapter.
+    pub fn to_linear(&self) -> kernels::Linear {
+        kernels::Linear {
             weight: match &self.weight {
                 ProjectionWeight::Dense(weight) => LinearWeight::Dense(weight.val()),
                 ProjectionWeight::Int8(weight) => LinearWeight::Int8(weight.clone()),
+                ProjectionWeight::Panels(weight) => LinearWeight::Panels(weight.clone()),
+                ProjectionWeight::Quantized(weight) => LinearWeight::Quantized(weight.clone()),
             },
             bias: self.bias.as_ref().map(Param::val),
             lora: self.lora.as_ref().map(|lora| kernels::LowRank {
@@ -91,37 +113,42 @@ impl Projection {
                 b: lora.b.val(),
                 scale: lora.scale,
             }),
-        })
+        }
     }
 
-    /// [`forward`](Self::forward) over the rows of all sequences at once.
-    ///
-    /// As one matrix the weight's gradient is one product; by sequences it would be a product each and a sum over them.
-    ///
-    /// # Shapes
-    /// - `x`: `[batch, tokens, input]`
-    /// - output: `[batch, tokens, output]`
-    pub fn forward_sequences(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        self.forward(x.reshape([batch * tokens, width]))
-            .reshape([batch as i64, tokens as i64, -1])
+    /// See [`CausalDecoder::into_panels`](crate::CausalDecoder::into_panels).
+    pub(crate) fn put_into_panels(&mut self) {
+        let ProjectionWeight::Dense(weight) = &self.weight else {
+            return;
+        };
+        if let Some(weight) = PanelWeight::of(&weight.val()) {
+            self.weight = ProjectionWeight::Panels(weight);
+        }
     }
 
     /// Input and output width.
     pub fn dims(&self) -> [usize; 2] {
-        match &self.weight {
-            ProjectionWeight::Dense(weight) => weight.dims(),
-            ProjectionWeight::Int8(weight) => weight.dims(),
-        }
+        self.weight.dims()
     }
 }
 
 impl ProjectionWeight {
+    /// The dimensions of a parameter, input and output width of the others.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        match self {
+            // Which does not make one that is still to be loaded.
+            Self::Dense(weight) => weight.lazy_shape().dims(),
+            Self::Int8(weight) => weight.dims(),
+            Self::Panels(weight) => weight.dims(),
+            Self::Quantized(weight) => weight.dims(),
+        }
+    }
+
     /// Changes the parameter, where it is one.
     fn map_param(self, change: impl FnOnce(Param<Tensor<2>>) -> Param<Tensor<2>>) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(change(weight)),
-            Self::Int8(_) => self,
+            Self::Int8(_) | Self::Panels(_) | Self::Quantized(_) => self,
         }
     }
 }
@@ -130,7 +157,7 @@ impl Module for ProjectionWeight {
     fn collect_devices(&self, devices: Devices) -> Devices {
         match self {
             Self::Dense(weight) => weight.collect_devices(devices),
-            Self::Int8(_) => devices,
+            Self::Int8(_) | Self::Panels(_) | Self::Quantized(_) => devices,
         }
     }
 
@@ -158,6 +185,8 @@ impl Module for ProjectionWeight {
         match self {
             Self::Dense(weight) => Module::num_params(weight),
             Self::Int8(weight) => weight.dims().iter().product(),
+            Self::Panels(weight) => weight.dims().iter().product(),
+            Self::Quantized(weight) => weight.dims().iter().product(),
         }
     }
 
@@ -177,6 +206,8 @@ impl ModuleDisplayDefault for ProjectionWeight {
         match self {
             Self::Dense(weight) => content.add_single(weight).optional(),
             Self::Int8(weight) => content.add_debug_attribute("int8", weight).optional(),
+            Self::Panels(weight) => content.add_debug_attribute("panels", weight).optional(),
+            Self::Quantized(weight) => content.add_debug_attribute("quantized", weight).optional(),
         }
     }
 }

@@ -7,11 +7,12 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::names::{Unpacked, is_redundant, weight_name};
+use super::quantized::Quantizer;
 use super::{HostTensor, NamedTensor, TensorSource};
 use crate::config::ModelConfig;
-use crate::decoder::CausalDecoder;
+use crate::decoder::{CausalDecoder, EMBEDDING, HEAD};
 use crate::error::{ModelError, Result};
-use crate::kernels::{Int8Weight, WeightFormat};
+use crate::kernels::{Int8Weight, PanelWeight, QuantizedWeight, WeightFormat};
 use crate::nn::ProjectionWeight;
 
 /// Where a walk stands: the path and whether the innermost module stores its weight transposed.
@@ -43,10 +44,30 @@ impl Position {
     }
 }
 
+/// How the weights of linear layers are to be held.
+pub(super) enum Storage<'a> {
+    F32,
+    /// Those of the blocks, for training.
+    Int8,
+    /// f32, those of the blocks and the output projection as inference on the CPU reads them.
+    Panels,
+    /// Those of the blocks, embedding and output projection, for a model that runs.
+    Quantized(&'a mut Quantizer),
+}
+
+impl From<WeightFormat> for Storage<'_> {
+    fn from(format: WeightFormat) -> Self {
+        match format {
+            WeightFormat::F32 => Self::F32,
+            WeightFormat::Int8 => Self::Int8,
+        }
+    }
+}
+
 pub(super) fn load(
     config: &ModelConfig,
     source: &mut dyn TensorSource,
-    format: WeightFormat,
+    storage: Storage<'_>,
     device: &Device,
 ) -> Result<CausalDecoder> {
     let mut source = Unpacked::new(source, config);
@@ -60,8 +81,11 @@ pub(super) fn load(
         failed: None,
     };
     let mut decoder = CausalDecoder::empty(config, device);
-    if format == WeightFormat::Int8 {
-        loader.quantize(&mut decoder)?;
+    match storage {
+        Storage::F32 => {}
+        Storage::Int8 => loader.round_to_int8(&mut decoder)?,
+        Storage::Panels => loader.put_into_panels(&mut decoder)?,
+        Storage::Quantized(quantizer) => loader.quantize(&mut decoder, quantizer)?,
     }
     let decoder = decoder.map(&mut loader);
     if let Some(error) = loader.failed {
@@ -112,17 +136,79 @@ struct Loader<'a> {
 
 impl Loader<'_> {
     /// Puts the weights of the blocks' linear layers in their places in eight bits: no parameters are left there for the walk.
-    fn quantize(&mut self, decoder: &mut CausalDecoder) -> Result<()> {
+    fn round_to_int8(&mut self, decoder: &mut CausalDecoder) -> Result<()> {
         for (layer, projection) in decoder.projections_mut() {
             let [input, output] = projection.dims();
             // As the file has it: blocks lie along the input.
             let name = format!("{layer}.weight");
             if let Some(weight) = self.fetch_host(name.clone(), false, &[output, input])? {
-                let named = |error| ModelError::weights(self.source.path(), format!("{name}: {error}"));
-                projection.weight = ProjectionWeight::Int8(Int8Weight::quantize(&weight).map_err(named)?);
+                let weight = Int8Weight::quantize(&weight).map_err(|error| self.named(&name, &error))?;
+                projection.weight = ProjectionWeight::Int8(weight);
             }
         }
         Ok(())
+    }
+
+    /// Puts the weights of linear layers in their places in panels: no parameters are left there for the walk.
+    fn put_into_panels(&mut self, decoder: &mut CausalDecoder) -> Result<()> {
+        if let Some(head) = &mut decoder.lm_head {
+            self.panels(HEAD.to_string(), &mut head.weight)?;
+        }
+        for (layer, projection) in decoder.projections_mut() {
+            self.panels(format!("{layer}.weight"), &mut projection.weight)?;
+        }
+        Ok(())
+    }
+
+    fn panels(&mut self, name: String, weight: &mut ProjectionWeight) -> Result<()> {
+        let [input, output] = weight.dims();
+        if let Some(tensor) = self.fetch_host(name, false, &[output, input])? {
+            *weight = ProjectionWeight::Panels(PanelWeight::from_outputs(&tensor.values, [input, output]));
+        }
+        Ok(())
+    }
+
+    /// Puts quantised weights in the places of all matrices: no parameters are left there for the walk.
+    fn quantize(&mut self, decoder: &mut CausalDecoder, quantizer: &mut Quantizer) -> Result<()> {
+        let [vocabulary, hidden] = decoder.embed_tokens.weight.dims();
+        if let Some(weight) = self.quantized(EMBEDDING, [hidden, vocabulary], true, quantizer)? {
+            decoder.embed_tokens.weight = ProjectionWeight::Quantized(weight);
+        }
+        if let Some(head) = &mut decoder.lm_head
+            && let Some(weight) = self.quantized(HEAD, head.dims(), true, quantizer)?
+        {
+            head.weight = ProjectionWeight::Quantized(weight);
+        }
+        for (layer, projection) in decoder.projections_mut() {
+            let name = format!("{layer}.weight");
+            if let Some(weight) = self.quantized(&name, projection.dims(), false, quantizer)? {
+                projection.weight = ProjectionWeight::Quantized(weight);
+            }
+        }
+        Ok(())
+    }
+
+    fn quantized(
+        &mut self,
+        name: &str,
+        [input, output]: [usize; 2],
+        is_embedding: bool,
+        quantizer: &mut Quantizer,
+    ) -> Result<Option<QuantizedWeight>> {
+        let format = quantizer.format(is_embedding);
+        if let Some(weight) = quantizer.cached(name, format, [input, output]) {
+            self.used.insert(name.to_string());
+            return Ok(Some(weight));
+        }
+        let Some(weight) = self.fetch_host(name.to_string(), false, &[output, input])? else {
+            return Ok(None);
+        };
+        let weight = quantizer.make(&weight, format);
+        weight.map(Some).map_err(|error| self.named(name, &error))
+    }
+
+    fn named(&self, tensor: &str, error: &ModelError) -> ModelError {
+        ModelError::weights(self.source.path(), format!("{tensor}: {error}"))
     }
 
     fn fetch<const D: usize>(&mut self, expected: &[usize]) -> Result<Option<Tensor<D>>> {
@@ -218,7 +304,7 @@ impl ModuleMapper for Loader<'_> {
     }
 }
 
-/// Every parameter under its Hugging Face name and in its stored shape, in a fixed order. Weights in eight bits are none.
+/// Every parameter under its Hugging Face name and in its stored shape, in a fixed order. Rounded weights are none.
 pub fn named_tensors(decoder: &CausalDecoder) -> Vec<NamedTensor> {
     let mut visitor = Tensors {
         position: Position::default(),

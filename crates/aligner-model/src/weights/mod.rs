@@ -13,6 +13,7 @@ mod init;
 mod map;
 mod names;
 mod pytorch;
+mod quantized;
 mod safetensors;
 mod shard_index;
 mod shards;
@@ -28,7 +29,9 @@ pub use bind::{named_parameters, named_tensors};
 pub use dtype::WeightDtype;
 pub use from_dir::{as_stored, dir_tensors, source_tensors};
 pub(crate) use init::uniform;
+pub(crate) use map::MappedFile;
 pub use pytorch::PytorchSource;
+pub use quantized::{WeightsCache, load_dir_quantized};
 pub use safetensors::{NamedTensor, SafetensorsSource, write_safetensors};
 pub use shard_index::ShardIndex;
 pub use store::{DEFAULT_SHARD_BYTES, write_safetensors_as, write_shards};
@@ -111,7 +114,7 @@ pub fn load_dir(dir: &Path, device: &Device) -> Result<Loaded> {
 /// As [`load_dir`].
 pub fn load_dir_as(dir: &Path, format: WeightFormat, device: &Device) -> Result<Loaded> {
     let config = ModelConfig::read(dir)?;
-    let decoder = bind::load(&config, open_dir(dir)?.as_mut(), format, device)?;
+    let decoder = bind::load(&config, open_dir(dir)?.as_mut(), format.into(), device)?;
     Ok(Loaded { config, decoder })
 }
 
@@ -120,12 +123,12 @@ pub fn load_dir_as(dir: &Path, format: WeightFormat, device: &Device) -> Result<
 /// Each file is written beside its place and renamed, so that a crash leaves the old file or the new one.
 ///
 /// # Errors
-/// When a file cannot be written or the device cannot be read, or the weights are held in eight bits.
+/// When a file cannot be written or the device cannot be read, or the weights are held in fewer bits.
 pub fn save_dir(config: &ModelConfig, decoder: &CausalDecoder, dir: &Path) -> Result<()> {
-    if decoder.weight_format() != WeightFormat::F32 {
-        return Err(crate::ModelError::Export(
-            "the weights are held in int8; the files that they were read from are the model".into(),
-        ));
+    if let Some(format) = decoder.rounded_to() {
+        return Err(crate::ModelError::Export(format!(
+            "the weights are held in {format}; the files that they were read from are the model"
+        )));
     }
     std::fs::create_dir_all(dir).map_err(crate::ModelError::io("create", dir))?;
     let tensors = names::packed(config, named_tensors(decoder));
@@ -138,7 +141,7 @@ pub fn save_dir(config: &ModelConfig, decoder: &CausalDecoder, dir: &Path) -> Re
 /// # Errors
 /// As [`load_dir`].
 pub fn load_weights(config: &ModelConfig, dir: &Path, device: &Device) -> Result<CausalDecoder> {
-    bind::load(config, open_dir(dir)?.as_mut(), WeightFormat::F32, device)
+    bind::load(config, open_dir(dir)?.as_mut(), bind::Storage::F32, device)
 }
 
 /// The weights of a directory in the first format that it has.
@@ -159,5 +162,5 @@ pub(crate) fn random(config: &ModelConfig, seed: u64, device: &Device) -> Result
         ..config.clone()
     };
     let mut source = init::RandomSource::new(config, seed);
-    bind::load(config, &mut source, WeightFormat::F32, device)
+    bind::load(config, &mut source, bind::Storage::F32, device)
 }

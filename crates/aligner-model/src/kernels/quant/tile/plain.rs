@@ -1,0 +1,77 @@
+//! The loops for the compiler to vectorise.
+
+use super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK, scale_of};
+use super::{Blocks, Tile};
+
+/// Adds a block's exact sums.
+fn add_block(out: &mut [f32; PANEL], sums: &[i32; PANEL], block: &[u8], scale: f32) {
+    let scales = block.len() - 2 * PANEL;
+    for output in 0..PANEL {
+        out[output] += sums[output] as f32 * (scale_of(&block[scales..], output) * scale);
+    }
+}
+
+pub(super) fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
+    let out: &mut [[f32; PANEL]] = &mut out[..ROWS];
+    out.fill([0.0; PANEL]);
+    for (index, block) in panel.chunks_exact(Q8_BLOCK).take(x.blocks).enumerate() {
+        for (row, out) in out.iter_mut().enumerate() {
+            let at = row * x.blocks + index;
+            let (pairs, _) = x.values[at * BLOCK..][..BLOCK].as_chunks::<2>();
+            let mut sums = [0i32; PANEL];
+            for (x, weights) in pairs.iter().zip(block.as_chunks::<{ 2 * PANEL }>().0) {
+                for output in 0..PANEL {
+                    let weight = |index: usize| i32::from(weights[2 * output + index] as i8);
+                    sums[output] += i32::from(x[0]) * weight(0) + i32::from(x[1]) * weight(1);
+                }
+            }
+            add_block(out, &sums, block, x.scales[at]);
+        }
+    }
+}
+
+pub(super) fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
+    let out: &mut [[f32; PANEL]] = &mut out[..ROWS];
+    out.fill([0.0; PANEL]);
+    for (index, block) in panel.chunks_exact(Q4_BLOCK).take(x.blocks).enumerate() {
+        for (row, out) in out.iter_mut().enumerate() {
+            let at = row * x.blocks + index;
+            let (eights, _) = x.values[at * BLOCK..][..BLOCK].as_chunks::<8>();
+            let mut sums = [offsets[at]; PANEL];
+            for (x, weights) in eights.iter().zip(block.as_chunks::<{ 4 * PANEL }>().0) {
+                for output in 0..PANEL {
+                    for step in 0..4 {
+                        let pair = weights[4 * output + step];
+                        sums[output] += i32::from(x[step]) * i32::from(pair & 15)
+                            + i32::from(x[4 + step]) * i32::from(pair >> 4);
+                    }
+                }
+            }
+            add_block(out, &sums, block, x.scales[at]);
+        }
+    }
+}
+
+pub(super) fn bf16<const ROWS: usize>(x: &[f32], panel: &[u8], out: &mut Tile) {
+    let width = panel.len() / (2 * PANEL);
+    let rows = x.chunks_exact(width.max(1));
+    for (x, out) in rows.zip(&mut out[..ROWS]) {
+        let mut sums = [0.0f32; PANEL];
+        let (pairs, _) = x.as_chunks::<2>();
+        for (x, weights) in pairs.iter().zip(panel.as_chunks::<{ 4 * PANEL }>().0) {
+            for (half, x) in x.iter().enumerate() {
+                for output in 0..PANEL {
+                    let at = 4 * output + 2 * half;
+                    let bits = u16::from_le_bytes([weights[at], weights[at + 1]]);
+                    let weight = f32::from_bits(u32::from(bits) << 16);
+                    sums[output] = if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+                        x.mul_add(weight, sums[output])
+                    } else {
+                        sums[output] + x * weight
+                    };
+                }
+            }
+        }
+        *out = sums;
+    }
+}
