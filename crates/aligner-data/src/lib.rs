@@ -27,6 +27,7 @@
 mod batch;
 mod chat_template;
 mod check;
+mod control;
 mod convert;
 mod dataset;
 mod encode;

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokenizers::Tokenizer as HfTokenizer;
+use tokenizers::{Encoding, Tokenizer as HfTokenizer};
 
+use crate::control::ControlTokens;
 use crate::error::{DataError, Result};
 use crate::record::Turn;
 use crate::template::PromptTemplate;
@@ -32,8 +33,8 @@ const MAX_JSON_BYTES: u64 = 32 << 20;
 
 /// A model's tokenizer with its end-of-sequence tokens; cheap to clone, usable from many threads.
 ///
-/// Text from users never becomes a special token: `</s>` in an answer is encoded as those four characters. Only a special
-/// token in a template's own text is one.
+/// Text from users never becomes a control token, one that is special or ends a sequence: `</s>` in an answer is encoded as
+/// those four characters. Only one in a template's own text is one.
 #[derive(Clone)]
 pub struct Tokenizer {
     inner: Arc<Inner>,
@@ -43,8 +44,7 @@ struct Inner {
     dir: PathBuf,
     /// Encodes special tokens in the text as text.
     plain: HfTokenizer,
-    /// Strings of the special tokens.
-    special: Vec<String>,
+    control: ControlTokens,
     eos_id: u32,
     stop_ids: Vec<u32>,
     vocab_size: usize,
@@ -78,15 +78,9 @@ impl Tokenizer {
             .map_err(|error| DataError::tokenizer(dir, error))?;
         plain.set_encode_special_tokens(true);
         let ends = EndTokens::read(dir, &plain)?;
-        let special = plain.get_added_tokens_decoder();
-        let special = special
-            .values()
-            .filter(|token| token.special)
-            .map(|token| token.content.clone())
-            .collect();
         let inner = Inner {
             dir: dir.to_path_buf(),
-            special,
+            control: ControlTokens::of(&plain, &ends.stop_ids, &bytes),
             eos_id: ends.eos_id,
             stop_ids: ends.stop_ids.into_iter().collect(),
             vocab_size: plain.get_vocab_size(true),
@@ -113,10 +107,8 @@ impl Tokenizer {
     ) -> Result<Vec<u32>> {
         let segments = template.segments(question, answer, history);
         let has_special = |text: &str| {
-            self.inner
-                .special
-                .iter()
-                .any(|special| text.contains(special.as_str()))
+            let mut special = self.inner.control.texts().iter();
+            special.any(|special| text.contains(special.as_str()))
         };
         if !segments.iter().any(|(text, own)| *own && has_special(text)) {
             let prompt: String = segments.into_iter().map(|(text, _)| text).collect();
@@ -143,11 +135,8 @@ impl Tokenizer {
     }
 
     fn first_special<'a>(&'a self, text: &str) -> Option<(usize, &'a str)> {
-        let found = self
-            .inner
-            .special
-            .iter()
-            .filter_map(|special| Some((text.find(special.as_str())?, special.as_str())));
+        let special = self.inner.control.texts().iter();
+        let found = special.filter_map(|special| Some((text.find(special.as_str())?, special.as_str())));
         // The earliest, and of those that start together the longest.
         found.min_by_key(|(at, special)| (*at, usize::MAX - special.len()))
     }
@@ -164,11 +153,45 @@ impl Tokenizer {
         if text.is_empty() && !add_special_tokens {
             return Ok(Vec::new());
         }
-        let encoding = caught(|| self.inner.plain.encode_fast(text, add_special_tokens));
-        Ok(encoding
-            .map_err(|error| DataError::tokenizer(&self.inner.dir, error))?
-            .get_ids()
-            .to_vec())
+        let encoding = self.encoding(text, add_special_tokens)?;
+        if !self.inner.control.are_in(&encoding) {
+            return Ok(encoding.get_ids().to_vec());
+        }
+        // What the tokenizer puts around a text stays around it.
+        let is_own = |mask: &&u32| **mask == 1;
+        let mask = encoding.get_special_tokens_mask();
+        let before = mask.iter().take_while(is_own).count();
+        let after = mask.iter().rev().take_while(is_own).count();
+        let ids = encoding.get_ids();
+        let mut out = ids[..before].to_vec();
+        for piece in self.inner.control.apart(text) {
+            self.encode_apart(piece, &mut out)?;
+        }
+        out.extend(&ids[ids.len() - after..]);
+        Ok(out)
+    }
+
+    /// Encodes a piece of a text that became a control token: character by character where it still does.
+    fn encode_apart(&self, piece: &str, out: &mut Vec<u32>) -> Result<()> {
+        let encoding = self.encoding(piece, false)?;
+        if !self.inner.control.are_in(&encoding) {
+            out.extend(encoding.get_ids());
+            return Ok(());
+        }
+        for (at, char) in piece.char_indices() {
+            let encoding = self.encoding(&piece[at..at + char.len_utf8()], false)?;
+            if self.inner.control.are_in(&encoding) {
+                let reason = format!("knows {char:?} as a control token alone; a text cannot have it");
+                return Err(DataError::tokenizer(&self.inner.dir, reason));
+            }
+            out.extend(encoding.get_ids());
+        }
+        Ok(())
+    }
+
+    fn encoding(&self, text: &str, add_special_tokens: bool) -> Result<Encoding> {
+        caught(|| self.inner.plain.encode_fast(text, add_special_tokens))
+            .map_err(|error| DataError::tokenizer(&self.inner.dir, error))
     }
 
     /// The text of ids, special tokens left out.
@@ -269,6 +292,12 @@ impl TokenStream {
         self.ids.push(id);
         let held = self.ids.len() - self.read;
         let piece = self.held_back()?;
+        if piece.is_empty() && held >= Self::LONGEST_CHARACTER {
+            // Tokens without text, such as special ones: kept, all of them would be decoded again with each that follows.
+            self.prefix = self.read;
+            self.read = self.ids.len();
+            return Ok(None);
+        }
         // A replacement character at the end may be the first bytes of one that is still coming.
         if piece.is_empty() || (piece.ends_with('\u{fffd}') && held < Self::LONGEST_CHARACTER) {
             return Ok(None);

@@ -11,6 +11,7 @@ use crate::error::{InferError, Result};
 use crate::scheduler::{BatchOptions, Job, Reply, Scheduler};
 use crate::sequence::Sequence;
 use crate::voice::Transcript;
+use crate::windows::LongAnswers;
 
 /// Corrects many answers at once; cheap to clone, usable from many threads.
 ///
@@ -166,6 +167,9 @@ impl<L: CausalLm + 'static> Batcher<L> {
         options: &CorrectOptions,
         pieces: Sender<Result<Piece>>,
     ) -> Result<Job<L>> {
+        if options.long_answers == LongAnswers::Windows {
+            return Err(InferError::WindowsInBatch);
+        }
         let voice = self.corrector.voice();
         let prepared = voice.prepare(input, options)?;
         let sequence = Sequence::new(&voice.request(&prepared), voice.model.max_positions())?;

@@ -18,6 +18,7 @@ use crate::policy::Draft;
 use crate::sampler::SamplingParams;
 use crate::voice::Transcript;
 pub(crate) use crate::voice::Voice;
+use crate::windows::LongAnswers;
 
 /// Corrects answers with one model; cheap to clone, usable from many threads.
 ///
@@ -73,6 +74,8 @@ pub struct CorrectOptions {
     pub max_new_tokens: usize,
     /// How tokens are chosen; greedy by default.
     pub sampling: SamplingParams,
+    /// What is done with an answer that is too long for the context; refused by default.
+    pub long_answers: LongAnswers,
     /// Whether tokens are drafted from the answer and verified many at a time. The correction does not depend on it.
     pub draft: Draft,
     /// What the correction will perhaps be, as another source of drafts: an earlier correction, or that of another model.
@@ -86,6 +89,7 @@ impl Default for CorrectOptions {
         Self {
             max_new_tokens: 1024,
             sampling: SamplingParams::default(),
+            long_answers: LongAnswers::default(),
             draft: Draft::default(),
             prediction: None,
             cancel: CancelToken::default(),
@@ -291,6 +295,9 @@ impl<L: CausalLm> Corrector<L> {
         options: &CorrectOptions,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Correction> {
+        if options.long_answers == LongAnswers::Windows {
+            return self.correct_windows(input, options, &mut on_text);
+        }
         let voice = &*self.voice;
         let prepared = voice.prepare(input, options)?;
         let mut transcript = Transcript::new(self.tokenizer());

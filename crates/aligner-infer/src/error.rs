@@ -72,7 +72,7 @@ pub enum InferError {
     /// The prompt leaves no room for a correction.
     #[error(
         "question and answer give a prompt of {prompt_tokens} tokens, but the model's context holds {max_positions}; \
-         shorten the answer or correct it in parts"
+         shorten the answer, or have it corrected in windows (--long windows)"
     )]
     PromptTooLong {
         /// Tokens of the prompt.
@@ -80,6 +80,22 @@ pub enum InferError {
         /// Tokens the context holds.
         max_positions: usize,
     },
+    /// An answer cannot be corrected in windows, because nothing would fit into one.
+    #[error(
+        "the question alone gives a prompt of {question_tokens} tokens; with a context of {max_positions} and at most \
+         {max_new_tokens} new tokens no window of the answer has room: shorten the question or raise --max-new-tokens"
+    )]
+    NoRoomForWindows {
+        /// Tokens of the prompt with an empty answer.
+        question_tokens: usize,
+        /// Tokens the context holds.
+        max_positions: usize,
+        /// Limit of new tokens.
+        max_new_tokens: usize,
+    },
+    /// Windows are asked for in a batch.
+    #[error("a batch corrects no answer in windows; correct long answers one at a time")]
+    WindowsInBatch,
     /// Prompt and correction together are longer than the context.
     #[error(
         "prompt ({prompt_tokens} tokens) and correction ({target_tokens}) are longer than the model's context of \

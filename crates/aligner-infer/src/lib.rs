@@ -44,9 +44,11 @@ mod policy;
 pub mod replay;
 mod sampler;
 mod scheduler;
+mod sentences;
 mod sequence;
 mod verify;
 mod voice;
+mod windows;
 
 pub use batcher::{BatchLoad, Batcher};
 pub use builder::CorrectorBuilder;
@@ -62,3 +64,4 @@ pub use policy::{Draft, DraftMemory};
 pub use sampler::{Sampler, SamplingParams};
 pub use scheduler::BatchOptions;
 pub use verify::{Verified, verify};
+pub use windows::LongAnswers;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use aligner_infer::{BatchOptions, Draft, SamplingParams};
+use aligner_infer::{BatchOptions, Draft, LongAnswers, SamplingParams};
 use aligner_train::MemorySize;
 use clap::Args;
 
@@ -52,6 +52,9 @@ pub struct CorrectArgs {
     /// Limit of new tokens.
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_new_tokens: usize,
+    /// Answers that are too long for the context: refuse, or correct in windows that end with a sentence.
+    #[arg(long, value_name = "refuse|windows", default_value = "refuse")]
+    pub long: LongAnswers,
     /// 0 takes the most probable token.
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub temperature: f32,

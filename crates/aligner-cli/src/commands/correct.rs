@@ -5,7 +5,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use aligner_data::{DataError, Fields, ReadOptions, Record, RowReader};
-use aligner_infer::{CancelToken, CorrectOptions, Correction, Corrector, FinishReason, Piece, diff};
+use aligner_infer::{
+    CancelToken, CorrectOptions, Correction, Corrector, FinishReason, LongAnswers, Piece, diff,
+};
 use indicatif::ProgressBar;
 use serde_json::{Map, Value};
 
@@ -20,11 +22,18 @@ pub fn run(args: &CorrectArgs) -> Result<()> {
     let options = CorrectOptions {
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling(),
+        long_answers: args.long,
         draft: args.draft(),
         prediction: None,
         cancel: CancelToken::default(),
     };
     options.sampling.validate()?;
+    if args.long == LongAnswers::Windows && args.parallel > 1 {
+        return Err(CliError::Usage(
+            "--long windows corrects one row at a time: leave --parallel out, or correct the rows that are too long by themselves"
+                .into(),
+        ));
+    }
     let corrector = open(&args.model)?;
     cancel_on_signal(&options.cancel)?;
     match (&args.input, &args.question, &args.answer) {
