@@ -243,6 +243,9 @@ impl<'a> Layer<'a> {
         panels: Range<usize>,
         mut write: impl FnMut(usize, usize, &mut [[f32; WIDTH]]),
     ) {
+        if input.count == 0 {
+            return;
+        }
         let mut finished = |panel: usize, first: usize, tile: &mut [[f32; WIDTH]]| {
             self.finish(input, panel, first, tile);
             write(panel, first, tile);
