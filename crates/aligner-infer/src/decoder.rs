@@ -55,6 +55,14 @@ impl CausalLm for DecoderLm {
         Ok(self.decoder.new_cache(1, capacity))
     }
 
+    fn cache_bytes(&self, capacity: usize) -> usize {
+        self.decoder.cache_bytes(capacity)
+    }
+
+    fn fork(&self, cache: &KvCache, len: usize, capacity: usize) -> Result<Option<KvCache>> {
+        Ok(cache.fork(len, capacity))
+    }
+
     fn cache_len(&self, cache: &KvCache) -> usize {
         cache.len()
     }
@@ -95,7 +103,7 @@ impl DecoderLm {
             return Ok(Vec::new());
         }
         let keeps = runs.iter().any(|run| run.keep > 0);
-        let compute = || {
+        let mut compute = || {
             let hidden = self.decoder.forward_cached(&mut runs);
             if !keeps {
                 return Ok(Vec::new());

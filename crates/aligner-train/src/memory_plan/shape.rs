@@ -78,7 +78,7 @@ pub(super) struct Shape<'a> {
     drops: bool,
     checkpointing: bool,
     /// Whether the device has the fused operations; on any other each of Burn's operations keeps what it needs.
-    fused: bool,
+    pub fused: bool,
 }
 
 impl<'a> Shape<'a> {
