@@ -93,8 +93,15 @@ fn every_family_computes_what_it_computes_on_the_weights_that_are_stored() {
             let decoder = quantized(&golden_dir(variant), format);
             assert_eq!(decoder.runtime_weights(), format, "{variant}");
             // Burn counts an optional layer by its parameters, and a quantised output projection has none.
-            let head = decoder.lm_head.as_ref().map_or(0, |head| head.dims().iter().product());
-            assert_eq!(decoder.num_params() + head, f32_model.decoder.num_params(), "{variant}");
+            let head = decoder
+                .lm_head
+                .as_ref()
+                .map_or(0, |head| head.dims().iter().product());
+            assert_eq!(
+                decoder.num_params() + head,
+                f32_model.decoder.num_params(),
+                "{variant}"
+            );
             let want = logits(&dequantized(&decoder), &golden.first);
             let got = logits(&decoder, &golden.first);
             if format == RuntimeWeights::Bf16 {
