@@ -173,8 +173,8 @@ impl CausalDecoder {
     /// - output: `[kept tokens of all runs, hidden_size]`, in order
     ///
     /// # Panics
-    /// When there is no run, one without tokens, one whose cache has no room for its tokens or is of a batch, or when no token
-    /// is kept that there is. All are errors of the caller, which knows the lengths.
+    /// When there is no run, one without tokens, or one whose cache has no room for its tokens or is of a batch. All are errors of
+    /// the caller, which knows the lengths.
     pub fn forward_cached(&self, runs: &mut [CachedRun<'_>]) -> Tensor<2> {
         let device = self.norm.weight.val().device();
         let ids: Vec<i32> = runs.iter().flat_map(|run| run.ids).map(|&id| id as i32).collect();
@@ -222,6 +222,10 @@ impl CausalDecoder {
         // A decoder without layers.
         if let Some(rows) = rows {
             x = x.select(0, rows);
+        }
+        // Of a prompt's part that only fills the cache nothing is kept.
+        if x.dims()[0] == 0 {
+            return x;
         }
         self.norm.forward(x)
     }

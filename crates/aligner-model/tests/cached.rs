@@ -279,6 +279,28 @@ fn the_last_kept_rows_are_those_of_all() {
     }
 }
 
+/// The first parts of a long prompt only fill the cache.
+#[test]
+fn nothing_kept_is_no_rows_and_fills_the_cache() {
+    let device = Device::flex();
+    for variant in of_fixed_rotation() {
+        let (model, golden) = golden(variant, &device);
+        let decoder = model.decoder.into_panels();
+        let (first, rest) = golden.second.split_at(9);
+        let mut cache = decoder.new_cache(1, 64);
+        let hidden = decoder.forward_cached(&mut [CachedRun {
+            ids: first,
+            cache: &mut cache,
+            keep: 0,
+        }]);
+        assert_eq!((hidden.dims()[0], cache.len()), (0, first.len()));
+        let behind = run(&decoder, &mut [cache], &[&[(0, rest, rest.len())]]).remove(0);
+        let mut fresh = [decoder.new_cache(1, 64)];
+        let whole = run(&decoder, &mut fresh, &[&[(0, &golden.second, rest.len())]]).remove(0);
+        assert_same_bits(&behind, &whole, variant);
+    }
+}
+
 #[test]
 fn panels_compute_what_tensors_do() {
     let device = Device::flex();

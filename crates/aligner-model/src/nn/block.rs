@@ -121,6 +121,9 @@ impl Block {
             Some(rows) => x.select(0, rows),
             None => x,
         };
+        if x.dims()[0] == 0 {
+            return x;
+        }
         match self.post_feedforward_layernorm.as_ref() {
             None => self.mlp.inference(x, before_mlp, true),
             Some(norm) => x.clone() + norm.forward(self.mlp.inference(x, before_mlp, false)),

@@ -116,16 +116,7 @@ type Piece = (usize, Range<usize>);
 fn compute(x: &mut [f32], inputs: &Inputs, angles: (&[f32], &[f32]), plan: &CachedAttentionPlan) {
     let layers: [Layer<'_>; 4] =
         std::array::from_fn(|index| Layer::of(&inputs[4 + index * SLOTS..], &plan.layers[index]));
-    let norms: [attend::Norm<'_>; 3] = std::array::from_fn(|index| {
-        elements(inputs[1 + index].as_ref()).map(|weight| (weight, plan.epsilons[index]))
-    });
-    let [query, key, value, output] = &layers;
-    let rows = x.len() / query.input.max(1);
-    assert_eq!(
-        rows,
-        plan.parts.iter().map(|part| part.tokens).sum::<usize>(),
-        "rows of the sequences"
-    );
+    let rows = x.len() / layers[0].input.max(1);
     let mut guards: Vec<MutexGuard<'_, Pages>> = plan
         .parts
         .iter()
@@ -134,53 +125,30 @@ fn compute(x: &mut [f32], inputs: &Inputs, angles: (&[f32], &[f32]), plan: &Cach
     let Some(layout) = guards.first().map(|pages| pages.layout()) else {
         return;
     };
-    let mut row = 0;
-    let sequences: Vec<Sequence<'_>> = (plan.parts.iter().zip(&mut guards))
-        .map(|(part, pages)| {
-            row += part.tokens;
-            Sequence {
-                row: row - part.tokens,
-                tokens: part.tokens,
-                start: part.start,
-                pages: pages.open(part.start, part.start + part.tokens),
-            }
-        })
-        .collect();
-
-    let buffer = |layer: &Layer<'_>| Buffer::take(rows * layer.output);
-    let (mut query_rows, mut key_rows, mut value_rows) = (buffer(query), buffer(key), buffer(value));
-    let mut context = Buffer::take(rows * output.input);
-    let mut normed = Buffer::take(if norms[0].is_some() { x.len() } else { 0 });
-    let mut low = layers.each_ref().map(|layer| Buffer::take(rows * layer.rank()));
+    let sequences = open(&plan.parts, &mut guards);
+    let [norm, query_norm, key_norm]: [attend::Norm<'_>; 3] = std::array::from_fn(|index| {
+        elements(inputs[1 + index].as_ref()).map(|weight| (weight, plan.epsilons[index]))
+    });
+    let mut memory = Memory::new(&layers, rows, norm.is_some());
     let attend = Attend {
-        query: Shared::new(&mut query_rows),
-        key: Shared::new(&mut key_rows),
-        value: Shared::new(&mut value_rows),
-        context: Shared::new(&mut context),
+        query: Shared::new(&mut memory.query),
+        key: Shared::new(&mut memory.key),
+        value: Shared::new(&mut memory.value),
+        context: Shared::new(&mut memory.context),
         angles,
         half: angles.0.len() / rows.max(1),
-        query_norm: norms[1],
-        key_norm: norms[2],
+        query_norm,
+        key_norm,
         layout,
         settings: plan.settings.attention,
     };
     let work = Work {
         rows,
         x: Shared::new(x),
-        normed: Shared::new(&mut normed),
-        low: low.each_mut().map(|low| Shared::new(low)),
-        norm: norms[0],
+        normed: Shared::new(&mut memory.normed),
+        low: memory.low.each_mut().map(|low| Shared::new(low)),
+        norm,
         layers: &layers,
-        projections: (0..3)
-            .flat_map(|index| layers[index].pieces(rows).map(move |panels| (index, panels)))
-            .collect(),
-        outputs: output.pieces(rows).collect(),
-        written: (sequences.iter().enumerate())
-            .flat_map(|(index, sequence)| sequence.written_pages().map(move |page| (index, page)))
-            .collect(),
-        queries: (sequences.iter().enumerate())
-            .flat_map(|(index, sequence)| Queries::of(index, sequence.tokens, layout.kv_heads))
-            .collect(),
         sequences: &sequences,
         attend,
         forms: [Forms::new(&layers[..3], rows), Forms::new(&layers[3..], rows)],
@@ -190,7 +158,48 @@ fn compute(x: &mut [f32], inputs: &Inputs, angles: (&[f32], &[f32]), plan: &Cach
     work.run();
 }
 
-/// The operation, and how each of its phases is cut.
+/// The sequences' rows one behind the other, and their pages, as many as they will need.
+fn open<'a>(parts: &[Part], guards: &'a mut [MutexGuard<'_, Pages>]) -> Vec<Sequence<'a>> {
+    let mut row = 0;
+    let sequence = |(part, pages): (&Part, &'a mut MutexGuard<'_, Pages>)| {
+        row += part.tokens;
+        Sequence {
+            row: row - part.tokens,
+            tokens: part.tokens,
+            start: part.start,
+            pages: pages.open(part.start, part.start + part.tokens),
+        }
+    };
+    parts.iter().zip(guards).map(sequence).collect()
+}
+
+/// What lies between the phases, as rows.
+struct Memory {
+    normed: Buffer,
+    query: Buffer,
+    key: Buffer,
+    value: Buffer,
+    context: Buffer,
+    /// `x A` of each layer.
+    low: [Buffer; 4],
+}
+
+impl Memory {
+    fn new(layers: &[Layer<'_>; 4], rows: usize, is_normed: bool) -> Self {
+        let [query, key, value, output] = layers;
+        let of = |width: usize| Buffer::take(rows * width);
+        Self {
+            normed: of(if is_normed { query.input } else { 0 }),
+            query: of(query.output),
+            key: of(key.output),
+            value: of(value.output),
+            context: of(output.input),
+            low: layers.each_ref().map(|layer| of(layer.rank())),
+        }
+    }
+}
+
+/// The operation over slices.
 struct Work<'a> {
     rows: usize,
     /// The input; in the last phase, the output.
@@ -201,11 +210,6 @@ struct Work<'a> {
     low: [Shared<'a, f32>; 4],
     norm: attend::Norm<'a>,
     layers: &'a [Layer<'a>; 4],
-    projections: Vec<Piece>,
-    outputs: Vec<Range<usize>>,
-    /// Sequences and pages.
-    written: Vec<(usize, usize)>,
-    queries: Vec<Queries>,
     sequences: &'a [Sequence<'a>],
     attend: Attend<'a>,
     /// Those of the normed input and of the context.
@@ -217,6 +221,8 @@ impl Work<'_> {
     /// The shapes that the pieces rely on.
     fn check(&self) {
         let heads = self.attend.settings.heads;
+        let tokens: usize = self.sequences.iter().map(|sequence| sequence.tokens).sum();
+        assert_eq!(self.rows, tokens, "rows of the sequences");
         let [query, key, value, output] = self.layers;
         let (queries, keys) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
         assert_eq!(
@@ -241,22 +247,28 @@ impl Work<'_> {
     }
 
     fn run(&self) {
+        let rows = self.rows;
         let [forms, forms_behind] = &self.forms;
-        let normed = if self.norm.is_some() {
-            self.rows.div_ceil(FORM_ROWS)
-        } else {
-            forms.pieces()
+        let normed = match self.norm {
+            Some(_) => rows.div_ceil(FORM_ROWS),
+            None => forms.pieces(),
         };
-        let before = low_pieces(&self.layers[..3], self.rows);
-        let behind = low_pieces(&self.layers[3..], self.rows);
+        let (before, behind) = (
+            low_pieces(&self.layers[..3], rows),
+            low_pieces(&self.layers[3..], rows),
+        );
+        let of_layer = |index: usize| self.layers[index].pieces(rows).map(move |panels| (index, panels));
+        let projections: Vec<Piece> = (0..3).flat_map(of_layer).collect();
+        let outputs: Vec<Piece> = of_layer(3).collect();
+        let (written, queries) = (self.written(), self.queries());
         let pieces = [
             normed,
             before.len(),
-            self.projections.len(),
-            self.written.len(),
-            self.queries.len(),
+            projections.len(),
+            written.len(),
+            queries.len(),
             behind.len() + forms_behind.pieces(),
-            self.outputs.len(),
+            outputs.len(),
         ];
         team::run(&pieces, |phase, piece| {
             // SAFETY: a phase reads what those before it wrote; within one, pieces write different rows, different columns of
@@ -264,25 +276,48 @@ impl Work<'_> {
             // the input when nobody reads that any more.
             unsafe {
                 match phase {
-                    0 => {
-                        norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece);
-                        if piece < forms.pieces() {
-                            forms.make(self.source(0), piece);
-                        }
-                    }
+                    0 => self.begin(piece),
                     1 => self.low(before[piece].clone()),
-                    2 => self.project(&self.projections[piece]),
+                    2 => self.project(&projections[piece]),
                     3 => {
-                        let (sequence, page) = self.written[piece];
+                        let (sequence, page) = written[piece];
                         self.attend.append(&self.sequences[sequence], page);
                     }
-                    4 => self.attend.attend(self.sequences, self.queries[piece]),
+                    4 => self.attend.attend(self.sequences, queries[piece]),
                     5 if piece < behind.len() => self.low((3, behind[piece].1.clone())),
                     5 => forms_behind.make(self.source(3), piece - behind.len()),
-                    _ => self.output(self.outputs[piece].clone()),
+                    _ => self.project(&outputs[piece]),
                 }
             }
         });
+    }
+
+    /// Sequences and those of their pages that are written.
+    fn written(&self) -> Vec<(usize, usize)> {
+        let of = |(index, sequence): (usize, &Sequence<'_>)| {
+            sequence.written_pages().map(move |page| (index, page))
+        };
+        self.sequences.iter().enumerate().flat_map(of).collect()
+    }
+
+    fn queries(&self) -> Vec<Queries> {
+        let kv_heads = self.attend.layout.kv_heads;
+        let of = |(index, sequence): (usize, &Sequence<'_>)| Queries::of(index, sequence.tokens, kv_heads);
+        self.sequences.iter().enumerate().flat_map(of).collect()
+    }
+
+    /// Norm and forms of a piece of the input.
+    ///
+    /// # Safety
+    /// Nobody writes these rows of the input, and nobody else touches the normed ones.
+    unsafe fn begin(&self, piece: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece);
+            if piece < self.forms[0].pieces() {
+                self.forms[0].make(self.source(0), piece);
+            }
+        }
     }
 
     /// Where the rows lie that a layer multiplies.
@@ -322,28 +357,19 @@ impl Work<'_> {
     }
 
     /// # Safety
-    /// As [`input`](Self::input), and nobody else writes these columns.
-    unsafe fn project(&self, (layer, panels): &Piece) {
-        let outputs = [self.attend.query, self.attend.key, self.attend.value];
-        let (out, layer_of) = (outputs[*layer], &self.layers[*layer]);
+    /// As [`input`](Self::input), nobody else touches these columns, and of the last layer nobody reads the input.
+    unsafe fn project(&self, (index, panels): &Piece) {
+        let outputs = [self.attend.query, self.attend.key, self.attend.value, self.x];
+        let (out, layer, add) = (
+            outputs[*index],
+            &self.layers[*index],
+            *index == 3 && self.residual,
+        );
         // SAFETY: the caller's promise.
         unsafe {
-            let input = self.input(*layer);
-            layer_of.compute(input, panels.clone(), |panel, first, tile| {
-                store_tile(out, layer_of, (panel, first), tile, false);
-            });
-        }
-    }
-
-    /// # Safety
-    /// As [`project`](Self::project), and nobody reads the input.
-    unsafe fn output(&self, panels: Range<usize>) {
-        let layer = &self.layers[3];
-        // SAFETY: the caller's promise.
-        unsafe {
-            let input = self.input(3);
-            layer.compute(input, panels, |panel, first, tile| {
-                store_tile(self.x, layer, (panel, first), tile, self.residual);
+            let input = self.input(*index);
+            layer.compute(input, panels.clone(), |panel, first, tile| {
+                store_tile(out, layer, (panel, first), tile, add);
             });
         }
     }

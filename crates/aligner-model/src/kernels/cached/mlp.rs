@@ -150,12 +150,7 @@ impl Work<'_> {
             // of a layer's output, and the output takes the place of the input when nobody reads that any more.
             unsafe {
                 match phase {
-                    0 => {
-                        norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece);
-                        if piece < forms.pieces() {
-                            forms.make(self.source(0), piece);
-                        }
-                    }
+                    0 => self.begin(piece),
                     1 => self.low(before[piece].clone()),
                     2 => self.gate(gates[piece].clone()),
                     3 if piece < behind.len() => self.low((2, behind[piece].1.clone())),
@@ -164,6 +159,20 @@ impl Work<'_> {
                 }
             }
         });
+    }
+
+    /// Norm and forms of a piece of the input.
+    ///
+    /// # Safety
+    /// Nobody writes these rows of the input, and nobody else touches the normed ones.
+    unsafe fn begin(&self, piece: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece);
+            if piece < self.forms[0].pieces() {
+                self.forms[0].make(self.source(0), piece);
+            }
+        }
     }
 
     /// Where the rows lie that a layer multiplies.

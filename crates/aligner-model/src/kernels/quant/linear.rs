@@ -11,10 +11,10 @@ use crate::kernels::{reference, runs_fused};
 
 /// Weights of a piece: enough to be worth handing over, few enough to share out a small matrix.
 const PIECE_WEIGHTS: usize = 1 << 16;
-/// Rows from which they are shared out instead of the weights: each thread then reads all weights for its rows.
-const MANY_ROWS: usize = 48;
-/// Rows of a piece, whole tiles of them.
-const PIECE_ROWS: usize = 24;
+/// Rows from which a quarter of that is enough.
+const MANY_ROWS: usize = 16;
+/// Rows that share a reading of the weights: as many as a cache holds beside a panel.
+const MOST_ROWS_AT_ONCE: usize = 192;
 
 /// `x · weight + bias`, for models that run: on a device that computes gradients, and on any but the CPU, it is
 /// [`reference::quantized_linear`], which makes an f32 weight for each call.
@@ -52,7 +52,19 @@ impl QuantizedLinearOps for Flex {
     }
 }
 
-/// The product on all threads.
+/// Memory that is written to by all threads, each its own columns.
+struct Output(*mut f32);
+
+// SAFETY: a piece of work writes to columns of its own alone.
+unsafe impl Sync for Output {}
+
+impl Output {
+    fn at(&self, index: usize) -> *mut f32 {
+        self.0.wrapping_add(index)
+    }
+}
+
+/// The product on all threads: pieces of columns, so that each weight is read by one of them.
 fn multiply(x: &[f32], rows: usize, weight: &QuantizedWeight) -> Vec<f32> {
     let [input, output] = weight.dims();
     if rows == 0 {
@@ -60,37 +72,18 @@ fn multiply(x: &[f32], rows: usize, weight: &QuantizedWeight) -> Vec<f32> {
     }
     let x = weight.prepare(x, rows);
     let mut out = vec![0.0; rows * output];
-    if rows >= MANY_ROWS {
-        out.par_chunks_mut(PIECE_ROWS * output)
-            .enumerate()
-            .for_each(|(piece, out)| {
-                let first = piece * PIECE_ROWS;
-                weight.product(&x, first..first + out.len() / output, 0..output, (out, output));
-            });
-        return out;
-    }
-    let width = (PIECE_WEIGHTS / input).max(1).next_multiple_of(PANEL);
-    if rows == 1 {
-        out.par_chunks_mut(width).enumerate().for_each(|(piece, out)| {
-            let first = piece * width;
-            weight.columns(&x, first..first + out.len(), out);
-        });
-        return out;
-    }
-    let pieces: Vec<Vec<f32>> = (0..output.div_ceil(width))
-        .into_par_iter()
-        .map(|piece| {
+    let memory = Output(out.as_mut_ptr());
+    for first in (0..rows).step_by(MOST_ROWS_AT_ONCE) {
+        let rows = first..rows.min(first + MOST_ROWS_AT_ONCE);
+        let weights = PIECE_WEIGHTS / if rows.len() < MANY_ROWS { 1 } else { 4 };
+        let width = (weights / input).max(1).next_multiple_of(PANEL);
+        (0..output.div_ceil(width)).into_par_iter().for_each(|piece| {
             let columns = piece * width..output.min((piece + 1) * width);
-            let mut part = vec![0.0; rows * columns.len()];
-            weight.columns(&x, columns, &mut part);
-            part
-        })
-        .collect();
-    for (piece, part) in pieces.iter().enumerate() {
-        let columns = part.len() / rows;
-        for (out, part) in out.chunks_exact_mut(output).zip(part.chunks_exact(columns)) {
-            out[piece * width..][..columns].copy_from_slice(part);
-        }
+            let place = (memory.at(first * output + columns.start), output);
+            // SAFETY: rows and columns are those of the output, whose rows are `output` apart, and no other piece writes to
+            // these columns.
+            unsafe { weight.product_into(&x, rows.clone(), columns, place) };
+        });
     }
     out
 }

@@ -209,6 +209,22 @@ impl QuantizedWeight {
             columns.len() <= stride && (rows.len() - 1) * stride + columns.len() <= out.len(),
             "the output is too short"
         );
+        // SAFETY: the last element that is written lies inside of the output, which is borrowed for writing.
+        unsafe { self.product_into(x, rows, columns, (out.as_mut_ptr(), stride)) };
+    }
+
+    /// [`product`](Self::product) into memory of which other threads write other parts.
+    ///
+    /// # Safety
+    /// Rows and columns are those of the product; the elements of the output that they name are there, and nobody else reads or
+    /// writes them meanwhile.
+    unsafe fn product_into(
+        &self,
+        x: &Prepared,
+        rows: Range<usize>,
+        columns: Range<usize>,
+        (out, stride): (*mut f32, usize),
+    ) {
         let isa = Isa::here();
         let panels = self.bytes().chunks_exact(self.0.panel).enumerate();
         for (index, panel) in panels
@@ -221,8 +237,9 @@ impl QuantizedWeight {
                 self.tile(isa, x, tile_rows.clone(), panel, &mut tile);
                 for (row, sums) in tile_rows.zip(&tile) {
                     let at = (row - rows.start) * stride + of_panel.start - columns.start;
-                    let first = of_panel.start - index * PANEL;
-                    out[at..at + of_panel.len()].copy_from_slice(&sums[first..][..of_panel.len()]);
+                    let sums = &sums[of_panel.start - index * PANEL..][..of_panel.len()];
+                    // SAFETY: the caller's promise.
+                    unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), out.add(at), sums.len()) };
                 }
             }
         }

@@ -48,12 +48,12 @@ pub(super) fn round_q8(weights: &[f32; BLOCK]) -> ([i8; BLOCK], u16) {
 
 /// Integers from −8 to 7 and their scale in bf16, whose sign may be either.
 ///
-/// The scale is the best of several: for each guess the integers are rounded, the scale that suits these integers best (by least
-/// squares) is rounded to bf16, and the integers once more for that. Guesses put the largest element between 6.5 and 9 steps
-/// from zero, on either side, as only one side has an eighth.
+/// The scale is the best of eight: for each guess the integers are rounded, the scale that suits these integers best (by least
+/// squares) is rounded to bf16, and the integers once more for that. Guesses put the largest element between 7 and 8.5 steps from
+/// zero, on either side, as only one side has an eighth.
 #[inline(always)]
 pub(super) fn round_q4(weights: &[f32; BLOCK]) -> ([i8; BLOCK], u16) {
-    const GUESSES: usize = 22;
+    const GUESSES: [f32; 8] = [-7.0, 7.0, -7.5, 7.5, -8.0, 8.0, -8.5, 8.5];
     let largest = weights.iter().fold(0.0f32, |largest, &weight| {
         if weight.abs() > largest.abs() {
             weight
@@ -65,18 +65,9 @@ pub(super) fn round_q4(weights: &[f32; BLOCK]) -> ([i8; BLOCK], u16) {
         return ([0; BLOCK], 0);
     }
     let mut best = (f32::INFINITY, 0u16);
-    for guess in 0..GUESSES {
-        let steps = 6.5 + (guess / 2) as f32 * 0.25;
-        let inverse = if guess % 2 == 0 { -steps } else { steps } / largest;
-        let (mut products, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
-        for i in 0..BLOCK {
-            let exact = weights[i] * inverse;
-            let rounded = nearest(exact);
-            products[i % LANES] += exact * rounded;
-            squares[i % LANES] += rounded * rounded;
-        }
-        let suited = products.iter().sum::<f32>() / squares.iter().sum::<f32>();
-        let scale = round_bf16(suited / inverse);
+    for steps in GUESSES {
+        let inverse = steps / largest;
+        let scale = round_bf16(suited(weights, inverse) / inverse);
         let error = error_of(weights, from_bf16(scale), largest);
         if error < best.0 {
             best = (error, scale);
@@ -95,15 +86,32 @@ fn nearest(value: f32) -> f32 {
     (value + ROUND - ROUND).clamp(-8.0, 7.0)
 }
 
+/// What the integers that a block is rounded to, once multiplied by `inverse`, are to be multiplied by to be nearest to it.
+#[inline(always)]
+fn suited(weights: &[f32; BLOCK], inverse: f32) -> f32 {
+    let (mut products, mut squares) = ([0.0f32; LANES], [0.0f32; LANES]);
+    for weights in weights.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            let exact = weights[i] * inverse;
+            let rounded = nearest(exact);
+            products[i] += exact * rounded;
+            squares[i] += rounded * rounded;
+        }
+    }
+    products.iter().sum::<f32>() / squares.iter().sum::<f32>()
+}
+
 /// Sum of the squares that a block is off by with a scale, over the square of its largest element.
 #[inline(always)]
 fn error_of(weights: &[f32; BLOCK], scale: f32, largest: f32) -> f32 {
     let inverse = 1.0 / scale;
     let mut squares = [0.0f32; LANES];
-    for (i, weight) in weights.iter().enumerate() {
-        let exact = weight * inverse;
-        let off = exact - nearest(exact);
-        squares[i % LANES] += off * off;
+    for weights in weights.as_chunks::<LANES>().0 {
+        for i in 0..LANES {
+            let exact = weights[i] * inverse;
+            let off = exact - nearest(exact);
+            squares[i] += off * off;
+        }
     }
     squares.iter().sum::<f32>() * (scale / largest).powi(2)
 }

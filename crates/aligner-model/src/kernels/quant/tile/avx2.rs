@@ -11,8 +11,8 @@ use std::arch::x86_64::{
 use super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
 use super::{Blocks, Tile};
 
-/// Bytes that a tile of one row, which memory sets the speed of, asks for ahead: panels lie one behind the other, and the
-/// processor by itself does not look beyond a page of memory.
+/// Bytes that are asked for ahead: panels lie one behind the other, and the processor by itself does not look beyond a page of
+/// memory.
 const AHEAD: usize = 4096;
 const LINE: usize = 64;
 
@@ -100,9 +100,7 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
         unsafe {
             let block = panel.as_ptr().add(index * Q8_BLOCK);
             let values = x.values.as_ptr().add(index * BLOCK);
-            if ROWS == 1 {
-                prefetch::<Q8_BLOCK>(block);
-            }
+            prefetch::<Q8_BLOCK>(block);
             let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
             for step in 0..BLOCK / 2 {
                 let at = block.add(step * 2 * PANEL);
@@ -143,9 +141,7 @@ pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], p
         unsafe {
             let block = panel.as_ptr().add(index * Q4_BLOCK);
             let values = x.values.as_ptr().add(index * BLOCK);
-            if ROWS == 1 {
-                prefetch::<Q4_BLOCK>(block);
-            }
+            prefetch::<Q4_BLOCK>(block);
             let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
             for step in 0..BLOCK / 8 {
                 let pairs = load(block.add(step * 4 * PANEL));
@@ -189,9 +185,7 @@ pub(super) unsafe fn bf16<const ROWS: usize>(x: &[f32], panel: &[u8], out: &mut 
         unsafe {
             let at = panel.as_ptr().add(pair * 4 * PANEL);
             let x = x.as_ptr().add(2 * pair);
-            if ROWS == 1 {
-                prefetch::<LINE>(at);
-            }
+            prefetch::<LINE>(at);
             let words = load(at);
             let even = words.map(|word| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(word)));
             for (r, sums) in sums.iter_mut().enumerate() {
