@@ -1,51 +1,201 @@
-//! Inference on SmolLM2-135M's shape in f32: a decode step behind contexts of several lengths, and prefill.
+//! Inference on SmolLM2-135M's shape in f32: halves of a layer beside their reference compositions, decode steps behind contexts
+//! of several lengths and for several sequences at once, and prefill.
 //!
-//! Reported as tokens a second. Both run through the cache, as the engine does.
+//! Reported as tokens a second. Everything runs through the cache, as the engine does.
 
-use aligner_bench::{ids, model};
-use burn::tensor::{Device, Tensor};
+use std::sync::{Arc, Mutex};
+
+use aligner_bench::{HIDDEN, INTERMEDIATE, model, tokens};
+use aligner_model::kernels::{
+    self, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Gate,
+    Heads, Linear, LinearWeight, MlpInputs, MlpSettings, Norm, Pages, PanelWeight, reference,
+};
+use aligner_model::{CachedRun, CausalDecoder, KvCache};
+use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-fn read(tensor: Tensor<3>) -> f32 {
+const HEADS: Heads = Heads {
+    heads: 9,
+    kv_heads: 3,
+    head_dim: 64,
+};
+/// Tokens in the cache of the halves of a layer.
+const CONTEXT: usize = 256;
+
+fn random<const D: usize>(shape: [usize; D]) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 0.05), &Device::flex())
+}
+
+fn read<const D: usize>(tensor: Tensor<D>) -> f32 {
     // Reading one value waits for the device.
     tensor.sum().into_scalar::<f32>()
 }
 
-fn decode(criterion: &mut Criterion) {
-    let device = Device::flex();
-    let model = model(&device);
-    let mut group = criterion.benchmark_group("decode_step");
-    group.sample_size(20).throughput(Throughput::Elements(1));
-    for context in [32, 256, 1024] {
-        let mut cache = model.new_cache(1, context + 1);
-        model.forward(ids(context, &device), Some(&mut cache));
-        let next = ids(1, &device);
-        group.bench_function(BenchmarkId::new("context", context), |bencher| {
+/// A layer without bias, in the order in which inference reads it, and as a tensor.
+fn linear(input: usize, output: usize) -> [Linear; 2] {
+    let weight: Tensor<2> = random([input, output]);
+    let panels = PanelWeight::of(&weight).map(LinearWeight::Panels);
+    let dense = LinearWeight::Dense(weight);
+    [panels.unwrap_or_else(|| dense.clone()), dense].map(|weight| Linear {
+        weight,
+        bias: None,
+        lora: None,
+    })
+}
+
+fn norm() -> Option<Norm> {
+    Some(Norm {
+        weight: random([HIDDEN]),
+        epsilon: 1e-5,
+    })
+}
+
+fn attention_half(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("attention_half");
+    let width = HEADS.heads * HEADS.head_dim;
+    let key_width = HEADS.kv_heads * HEADS.head_dim;
+    let layers = [
+        (HIDDEN, width),
+        (HIDDEN, key_width),
+        (HIDDEN, key_width),
+        (width, HIDDEN),
+    ];
+    let layers = layers.map(|(input, output)| linear(input, output));
+    let norm = norm();
+    let settings = CachedAttentionSettings {
+        attention: AttentionSettings {
+            heads: HEADS,
+            scale: 0.125,
+            window: None,
+            softcap: None,
+        },
+        residual: true,
+    };
+    for rows in [1usize, 12, 128] {
+        group.throughput(Throughput::Elements(rows as u64));
+        let (x, angle): (Tensor<2>, Tensor<2>) = (random([rows, HIDDEN]), random([rows, HEADS.head_dim / 2]));
+        let inputs = |kind: usize| {
+            let [query, key, value, output] = layers.each_ref().map(|layer| layer[kind].clone());
+            CachedAttentionInputs {
+                norm: norm.clone(),
+                query,
+                key,
+                value,
+                output,
+                query_norm: None,
+                key_norm: None,
+                rotation: (angle.clone().cos(), angle.clone().sin()),
+            }
+        };
+        let sequence = |cache| CachedSequence {
+            tokens: rows,
+            start: CONTEXT,
+            cache,
+        };
+        let pages = Arc::new(Mutex::new(Pages::new(HEADS)));
+        group.bench_function(BenchmarkId::new("fused", rows), |bencher| {
             bencher.iter(|| {
-                cache.truncate(context);
-                read(model.logits(model.forward(next.clone(), Some(&mut cache))))
+                let sequences = vec![sequence(CacheMut::Pages(&pages))];
+                read(kernels::cached_attention(
+                    x.clone(),
+                    inputs(0),
+                    sequences,
+                    settings,
+                ))
+            });
+        });
+        let shape = [1, HEADS.kv_heads, CONTEXT + rows, HEADS.head_dim];
+        let (mut keys, mut values): (Tensor<4>, Tensor<4>) = (random(shape), random(shape));
+        group.bench_function(BenchmarkId::new("composed", rows), |bencher| {
+            bencher.iter(|| {
+                let (keys, values) = (&mut keys, &mut values);
+                let sequences = vec![sequence(CacheMut::Tensors { keys, values })];
+                read(reference::cached_attention(
+                    x.clone(),
+                    inputs(1),
+                    sequences,
+                    settings,
+                ))
+            });
+        });
+    }
+}
+
+fn mlp_half(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("mlp_half");
+    let layers = [
+        (HIDDEN, INTERMEDIATE),
+        (HIDDEN, INTERMEDIATE),
+        (INTERMEDIATE, HIDDEN),
+    ];
+    let layers = layers.map(|(input, output)| linear(input, output));
+    let norm = norm();
+    let settings = MlpSettings {
+        activation: Gate::Silu,
+        residual: true,
+        recompute: false,
+    };
+    for rows in [1usize, 12, 128] {
+        group.throughput(Throughput::Elements(rows as u64));
+        let x: Tensor<2> = random([rows, HIDDEN]);
+        let inputs = |kind: usize| {
+            let [gate, up, down] = layers.each_ref().map(|layer| layer[kind].clone());
+            MlpInputs {
+                norm: norm.clone(),
+                gate,
+                up,
+                down,
+            }
+        };
+        group.bench_function(BenchmarkId::new("fused", rows), |bencher| {
+            bencher.iter(|| read(kernels::inference_mlp(x.clone(), inputs(0), Gate::Silu, true)));
+        });
+        group.bench_function(BenchmarkId::new("composed", rows), |bencher| {
+            bencher.iter(|| read(reference::mlp(x.clone(), inputs(1), settings)));
+        });
+    }
+}
+
+/// One pass; scores of the last token of each run.
+fn pass(model: &CausalDecoder, ids: &[u32], caches: &mut [KvCache]) -> f32 {
+    let mut runs: Vec<CachedRun<'_>> = caches
+        .iter_mut()
+        .map(|cache| CachedRun { ids, cache, keep: 1 })
+        .collect();
+    read(model.logits_of_rows(model.forward_cached(&mut runs)))
+}
+
+fn decode(criterion: &mut Criterion) {
+    let model = model(&Device::flex()).into_panels();
+    let mut group = criterion.benchmark_group("decode_step");
+    group.sample_size(20);
+    for (context, sequences) in [(32usize, 1usize), (256, 1), (1024, 1), (256, 8), (256, 32)] {
+        group.throughput(Throughput::Elements(sequences as u64));
+        let mut first = [model.new_cache(1, context + 1)];
+        pass(&model, &tokens(context), &mut first);
+        let mut caches: Vec<KvCache> = (0..sequences).map(|_| first[0].clone()).collect();
+        let id = BenchmarkId::new(format!("{sequences} sequences, context"), context);
+        group.bench_function(id, |bencher| {
+            bencher.iter(|| {
+                caches.iter_mut().for_each(|cache| cache.truncate(context));
+                pass(&model, &[13], &mut caches)
             });
         });
     }
 }
 
 fn prefill(criterion: &mut Criterion) {
-    let device = Device::flex();
-    let model = model(&device);
+    let model = model(&Device::flex()).into_panels();
     let mut group = criterion.benchmark_group("prefill");
     group.sample_size(10);
-    for length in [128, 512] {
+    for length in [16usize, 128, 512] {
         group.throughput(Throughput::Elements(length as u64));
-        let prompt = ids(length, &device);
+        let prompt = tokens(length);
         group.bench_function(BenchmarkId::new("tokens", length), |bencher| {
-            bencher.iter(|| {
-                let mut cache = model.new_cache(1, length);
-                let hidden = model.forward(prompt.clone(), Some(&mut cache));
-                read(model.logits(hidden.narrow(1, length - 1, 1)))
-            });
+            bencher.iter(|| pass(&model, &prompt, &mut [model.new_cache(1, length)]));
         });
     }
 }
 
-criterion_group!(benches, decode, prefill);
+criterion_group!(benches, attention_half, mlp_half, decode, prefill);
 criterion_main!(benches);

@@ -3,7 +3,9 @@
 //! Reported as bytes a second of the tensors that must be read and written once; `fused` and `composed` do the same work.
 
 use aligner_bench::{HIDDEN, INTERMEDIATE, VOCABULARY};
-use aligner_model::kernels::{self, AdamWStep, AttentionSettings, Heads, Sequences, reference};
+use aligner_model::kernels::{
+    self, AdamWStep, AttentionSettings, Heads, Linear, LinearWeight, PanelWeight, Sequences, reference,
+};
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{
     BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
@@ -64,9 +66,20 @@ fn linear_of_one_row(criterion: &mut Criterion) {
     ] {
         let (x, weight) = (random([1, input]), random([input, output]));
         group.throughput(Throughput::Bytes((input * output * size_of::<f32>()) as u64));
+        let layer = |weight: LinearWeight| Linear {
+            weight,
+            bias: None,
+            lora: None,
+        };
         group.bench_function(format!("{name}/fused"), |bencher| {
-            bencher.iter(|| kernels::linear(x.clone(), weight.clone(), None));
+            bencher.iter(|| kernels::linear(x.clone(), layer(weight.clone().into())));
         });
+        let panels = PanelWeight::of(&weight).map(LinearWeight::Panels);
+        if let Some(panels) = panels {
+            group.bench_function(format!("{name}/fused, in panels"), |bencher| {
+                bencher.iter(|| kernels::linear(x.clone(), layer(panels.clone())));
+            });
+        }
         group.bench_function(format!("{name}/composed"), |bencher| {
             bencher.iter(|| x.clone().matmul(weight.clone()));
         });

@@ -88,6 +88,7 @@ impl CliError {
                     | InferError::Export(_)
                     | InferError::WrongTemplate { .. }
                     | InferError::Sampling { .. }
+                    | InferError::KvMemory { .. }
             ),
             Self::Train(error) => matches!(
                 error,

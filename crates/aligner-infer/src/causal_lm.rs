@@ -38,6 +38,22 @@ pub trait CausalLm: Send + Sync {
     /// Forgets all but the first `len` tokens.
     fn truncate(&self, cache: &mut Self::Cache, len: usize);
 
+    /// Bytes that [`new_cache`](Self::new_cache) takes at most for `capacity` tokens; 0 where that is not accounted.
+    fn cache_bytes(&self, capacity: usize) -> usize {
+        let _ = capacity;
+        0
+    }
+
+    /// A cache of its own for up to `capacity` tokens that begins with the first `len` of `cache`; `None` where that cannot be
+    /// done, and the tokens are computed again.
+    ///
+    /// # Errors
+    /// When the device has no room for it.
+    fn fork(&self, cache: &Self::Cache, len: usize, capacity: usize) -> Result<Option<Self::Cache>> {
+        let _ = (cache, len, capacity);
+        Ok(None)
+    }
+
     /// Appends `ids` to the cache and returns the scores behind each of the last `keep` of them, row-major
     /// `[keep, vocab_size]`.
     ///

@@ -6,15 +6,18 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-use aligner_data::{Encoder, PromptTemplate, Tokenizer, Turn};
+use aligner_data::{PromptTemplate, Tokenizer, Turn};
 use serde::{Deserialize, Serialize};
 
 use crate::builder::CorrectorBuilder;
 use crate::causal_lm::CausalLm;
 use crate::decoder::DecoderLm;
-use crate::engine::{CancelToken, FinishReason, Generated, Request, Timings, generate, log_probabilities};
+use crate::engine::{CancelToken, FinishReason, Timings, generate, log_probabilities};
 use crate::error::{InferError, Result};
+use crate::policy::Draft;
 use crate::sampler::SamplingParams;
+use crate::voice::Transcript;
+pub(crate) use crate::voice::Voice;
 
 /// Corrects answers with one model; cheap to clone, usable from many threads.
 ///
@@ -38,34 +41,6 @@ impl<L: CausalLm> Clone for Corrector<L> {
             voice: Arc::clone(&self.voice),
             adapters: Arc::clone(&self.adapters),
         }
-    }
-}
-
-/// A model, or a base with one of its adapters, and how it is prompted.
-#[derive(Debug)]
-pub(crate) struct Voice<L> {
-    model: L,
-    encoder: Encoder,
-}
-
-impl<L: CausalLm> Voice<L> {
-    pub fn new(model: L, tokenizer: Tokenizer, template: PromptTemplate) -> Result<Self> {
-        if tokenizer.eos_id() as usize >= model.vocab_size() {
-            return Err(InferError::UnknownToken {
-                id: tokenizer.eos_id(),
-                vocab_size: model.vocab_size(),
-            });
-        }
-        // Padding tokens are often added behind the vocabulary that a model was trained with: no text has them.
-        if tokenizer.vocab_size() > model.vocab_size() {
-            tracing::warn!(
-                tokenizer = tokenizer.vocab_size(),
-                model = model.vocab_size(),
-                "the tokenizer has more tokens than the model; texts that use them cannot be corrected"
-            );
-        }
-        let encoder = Encoder::new(tokenizer, template, model.max_positions());
-        Ok(Self { model, encoder })
     }
 }
 
@@ -98,6 +73,10 @@ pub struct CorrectOptions {
     pub max_new_tokens: usize,
     /// How tokens are chosen; greedy by default.
     pub sampling: SamplingParams,
+    /// Whether tokens are drafted from the answer and verified many at a time. The correction does not depend on it.
+    pub draft: Draft,
+    /// What the correction will perhaps be, as another source of drafts: an earlier correction, or that of another model.
+    pub prediction: Option<String>,
     /// Cancels the correction from any thread.
     pub cancel: CancelToken,
 }
@@ -107,6 +86,8 @@ impl Default for CorrectOptions {
         Self {
             max_new_tokens: 1024,
             sampling: SamplingParams::default(),
+            draft: Draft::default(),
+            prediction: None,
             cancel: CancelToken::default(),
         }
     }
@@ -119,6 +100,12 @@ pub struct Usage {
     pub prompt_tokens: usize,
     /// Tokens generated, the end of sequence included.
     pub completion_tokens: usize,
+    /// Tokens that were drafted and verified.
+    #[serde(default)]
+    pub draft_proposed: usize,
+    /// Drafted tokens that were right: each saved a pass through the model.
+    #[serde(default)]
+    pub draft_accepted: usize,
 }
 
 /// A corrected answer.
@@ -164,6 +151,29 @@ pub struct CorrectionStream {
     pieces: Receiver<Result<Piece>>,
     cancel: CancelToken,
     ended: bool,
+}
+
+impl CorrectionStream {
+    pub(crate) fn new(pieces: Receiver<Result<Piece>>, cancel: CancelToken) -> Self {
+        Self {
+            pieces,
+            cancel,
+            ended: false,
+        }
+    }
+
+    /// Waits for the end.
+    ///
+    /// # Errors
+    /// As [`Corrector::correct`].
+    pub fn wait(mut self) -> Result<Correction> {
+        let end = self.find_map(|piece| match piece {
+            Ok(Piece::Text(_)) => None,
+            Ok(Piece::Done(correction)) => Some(Ok(correction)),
+            Err(error) => Some(Err(error)),
+        });
+        end.unwrap_or(Err(InferError::BrokenOff))
+    }
 }
 
 impl Iterator for CorrectionStream {
@@ -237,6 +247,10 @@ impl<L: CausalLm> Corrector<L> {
         })
     }
 
+    pub(crate) fn voice(&self) -> &Arc<Voice<L>> {
+        &self.voice
+    }
+
     /// The names of the adapters that [`adapter`](Self::adapter) knows.
     pub fn adapters(&self) -> impl Iterator<Item = &str> {
         self.adapters.keys().map(String::as_str)
@@ -277,45 +291,13 @@ impl<L: CausalLm> Corrector<L> {
         options: &CorrectOptions,
         mut on_text: impl FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Correction> {
-        let Voice { model, encoder } = &*self.voice;
-        let tokenizer = encoder.tokenizer();
-        let prompt = self.prompt(input)?;
-        let mut stream = tokenizer.stream();
-        let mut text = String::new();
-        let request = Request {
-            prompt: &prompt,
-            sampling: options.sampling,
-            stop_ids: tokenizer.stop_ids(),
-            max_new_tokens: options.max_new_tokens,
-            cancel: options.cancel.clone(),
-        };
-        let generated = generate(model, &request, |token| {
-            let Some(piece) = stream.push(token)? else {
-                return Ok(ControlFlow::Continue(()));
-            };
-            text.push_str(&piece);
-            Ok(on_text(&piece))
+        let voice = &*self.voice;
+        let prepared = voice.prepare(input, options)?;
+        let mut transcript = Transcript::new(self.tokenizer());
+        let generated = generate(&voice.model, &voice.request(&prepared), |token| {
+            transcript.push(token, &mut on_text)
         })?;
-        if let Some(rest) = stream.finish()? {
-            text.push_str(&rest);
-            let _ = on_text(&rest);
-        }
-        let Generated {
-            ids,
-            finish_reason,
-            timings,
-        } = generated;
-        let usage = Usage {
-            prompt_tokens: prompt.len(),
-            completion_tokens: ids.len(),
-        };
-        Ok(Correction {
-            text,
-            ids,
-            finish_reason,
-            usage,
-            timings,
-        })
+        transcript.finish(prepared.prompt.len(), generated, on_text)
     }
 
     /// Log-probability of a given correction, the end of sequence included.
@@ -323,11 +305,11 @@ impl<L: CausalLm> Corrector<L> {
     /// # Errors
     /// As [`correct`](Self::correct).
     pub fn score(&self, input: Input<'_>, correction: &str) -> Result<Score> {
-        let Voice { model, encoder } = &*self.voice;
-        let prompt = self.prompt(input)?;
+        let Voice { model, encoder, .. } = &*self.voice;
+        let prompt = self.voice.prompt(input)?;
         let mut target = encoder.tokenizer().encode_target(correction)?;
         target.push(encoder.tokenizer().eos_id());
-        self.check_ids(&target)?;
+        self.voice.check_ids(&target)?;
         let token_logprobs = log_probabilities(model, &prompt, &target)?;
         Ok(Score {
             logprob: token_logprobs.iter().sum(),
@@ -350,24 +332,6 @@ impl<L: CausalLm> Corrector<L> {
         inputs
             .into_iter()
             .map(move |input| self.correct_with(input, options, |_| ControlFlow::Continue(())))
-    }
-
-    fn prompt(&self, input: Input<'_>) -> Result<Vec<u32>> {
-        let prompt = self
-            .voice
-            .encoder
-            .encode_prompt(input.question, input.answer, input.chat_history)?;
-        self.check_ids(&prompt)?;
-        Ok(prompt)
-    }
-
-    /// An id beyond the embedding would read memory that is not there.
-    fn check_ids(&self, ids: &[u32]) -> Result<()> {
-        let vocab_size = self.voice.model.vocab_size();
-        match ids.iter().find(|&&id| id as usize >= vocab_size) {
-            None => Ok(()),
-            Some(&id) => Err(InferError::UnknownToken { id, vocab_size }),
-        }
     }
 }
 
@@ -396,10 +360,6 @@ impl<L: CausalLm + 'static> Corrector<L> {
             // Nobody listens any more: nothing is lost.
             let _ = sender.send(done.map(Piece::Done));
         });
-        CorrectionStream {
-            pieces,
-            cancel,
-            ended: false,
-        }
+        CorrectionStream::new(pieces, cancel)
     }
 }

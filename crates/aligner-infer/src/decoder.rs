@@ -1,9 +1,9 @@
 //! [`CausalLm`] by Burn's decoder.
 
-use aligner_model::{CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError, on_pool};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use aligner_model::{CachedRun, CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError, on_pool};
+use burn::tensor::Device;
 
-use crate::causal_lm::CausalLm;
+use crate::causal_lm::{CausalLm, Run};
 use crate::error::Result;
 
 /// A decoder on a device.
@@ -55,6 +55,14 @@ impl CausalLm for DecoderLm {
         Ok(self.decoder.new_cache(1, capacity))
     }
 
+    fn cache_bytes(&self, capacity: usize) -> usize {
+        self.decoder.cache_bytes(capacity)
+    }
+
+    fn fork(&self, cache: &KvCache, len: usize, capacity: usize) -> Result<Option<KvCache>> {
+        Ok(cache.fork(len, capacity))
+    }
+
     fn cache_len(&self, cache: &KvCache) -> usize {
         cache.len()
     }
@@ -64,21 +72,51 @@ impl CausalLm for DecoderLm {
     }
 
     fn forward(&self, ids: &[u32], cache: &mut KvCache, keep: usize) -> Result<Vec<f32>> {
-        on_pool(|| self.logits(ids, cache, keep))
+        self.logits(vec![CachedRun { ids, cache, keep }])
+    }
+
+    fn forward_batch(&self, runs: &mut [Run<'_, KvCache>]) -> Result<Vec<Vec<f32>>> {
+        let kept: Vec<usize> = runs.iter().map(|run| run.keep.min(run.ids.len())).collect();
+        let cached = runs.iter_mut().map(|run| CachedRun {
+            ids: run.ids,
+            cache: &mut *run.cache,
+            keep: run.keep,
+        });
+        let mut logits = self.logits(cached.collect())?;
+        if let [_] = kept[..] {
+            return Ok(vec![logits]);
+        }
+        // From the last to the first, so that each is cut off the end.
+        let mut parts: Vec<Vec<f32>> = (kept.iter().rev())
+            .map(|kept| logits.split_off(logits.len() - kept * self.vocab_size))
+            .collect();
+        parts.reverse();
+        Ok(parts)
     }
 }
 
 impl DecoderLm {
-    fn logits(&self, ids: &[u32], cache: &mut KvCache, keep: usize) -> Result<Vec<f32>> {
-        let values: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        let input = Tensor::<2, Int>::from_data(TensorData::new(values, [1, ids.len()]), &self.device);
-        let hidden = self.decoder.forward(input, Some(cache));
-        if keep == 0 {
+    /// Scores of all kept tokens, one behind the other.
+    fn logits(&self, mut runs: Vec<CachedRun<'_>>) -> Result<Vec<f32>> {
+        runs.retain(|run| !run.ids.is_empty());
+        if runs.is_empty() {
             return Ok(Vec::new());
         }
-        let keep = keep.min(ids.len());
-        let logits = self.decoder.logits(hidden.narrow(1, ids.len() - keep, keep));
-        let values = logits.try_into_vec_as::<f32>();
-        Ok(values.map_err(|error| ModelError::Execution(error.to_string()))?)
+        let keeps = runs.iter().any(|run| run.keep > 0);
+        let mut compute = || {
+            let hidden = self.decoder.forward_cached(&mut runs);
+            if !keeps {
+                return Ok(Vec::new());
+            }
+            let logits = self.decoder.logits_of_rows(hidden);
+            let values = logits.try_into_vec_as::<f32>();
+            Ok(values.map_err(|error| ModelError::Execution(error.to_string()))?)
+        };
+        // The CPU's operations are shared out by threads of their own.
+        if self.device == Device::flex() {
+            compute()
+        } else {
+            on_pool(compute)
+        }
     }
 }

@@ -9,10 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::causal_lm::CausalLm;
 use crate::error::{InferError, Result};
-use crate::sampler::{Sampler, SamplingParams};
+use crate::policy::{Company, Draft, DraftMemory};
+use crate::sampler::SamplingParams;
+use crate::sequence::Sequence;
 
 /// Prompt tokens that go through the model at once; a request can be cancelled between two such runs.
-const PREFILL_CHUNK: usize = 512;
+pub(crate) const PREFILL_CHUNK: usize = 512;
 
 /// Why a correction ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +70,21 @@ pub struct Request<'a> {
     pub max_new_tokens: usize,
     /// Cancels the request.
     pub cancel: CancelToken,
+    /// What is drafted; it changes how fast tokens come, not which.
+    pub drafting: Drafting<'a>,
+}
+
+/// Whether tokens are drafted, and from what: from prompt and output always, and from what is given here.
+#[derive(Debug, Clone, Default)]
+pub struct Drafting<'a> {
+    /// Whether, and how many.
+    pub mode: Draft,
+    /// The answer that is corrected, with the token that ends a text.
+    pub answer: &'a [u32],
+    /// What the correction is thought to be, with the token that ends a text; may be empty.
+    pub prediction: &'a [u32],
+    /// What the model was seen to do. Requests that share it need not find out anew.
+    pub memory: Arc<DraftMemory>,
 }
 
 /// Time spent on a request, in seconds.
@@ -86,6 +103,10 @@ pub struct Generated {
     pub ids: Vec<u32>,
     /// Why it ended.
     pub finish_reason: FinishReason,
+    /// Drafted tokens that were verified.
+    pub draft_proposed: usize,
+    /// Those of them that were right.
+    pub draft_accepted: usize,
     /// How long it took.
     pub timings: Timings,
 }
@@ -100,66 +121,48 @@ pub fn generate<L: CausalLm>(
     request: &Request<'_>,
     mut on_token: impl FnMut(u32) -> Result<ControlFlow<()>>,
 ) -> Result<Generated> {
-    let prompt_tokens = request.prompt.len();
-    let max_positions = model.max_positions();
-    if prompt_tokens == 0 {
-        return Err(InferError::EmptyPrompt);
-    }
-    if prompt_tokens >= max_positions {
-        return Err(InferError::PromptTooLong {
-            prompt_tokens,
-            max_positions,
-        });
-    }
-    let mut sampler = Sampler::new(request.sampling)?;
-    let limit = request.max_new_tokens.min(max_positions - prompt_tokens);
-    let mut out = Generated {
-        ids: Vec::new(),
-        finish_reason: FinishReason::Length,
-        timings: Timings::default(),
+    let mut sequence = Sequence::new(request, model.max_positions())?;
+    let memory = &request.drafting.memory;
+    let mut timings = Timings::default();
+    let mut started = Instant::now();
+    let mut cache = model.new_cache(sequence.capacity())?;
+    let mut is_prompt = true;
+    let finish_reason = loop {
+        if is_prompt && sequence.is_cancelled() {
+            break FinishReason::Cancelled;
+        }
+        sequence.plan(PREFILL_CHUNK, Company::ALONE);
+        let (ids, keep) = sequence.run();
+        let pass = Instant::now();
+        let mut scores = model.forward(ids, &mut cache, keep)?;
+        let (rows, seconds) = (ids.len(), pass.elapsed().as_secs_f64());
+        if is_prompt {
+            memory.record_prefill(rows, seconds);
+            timings.prefill_seconds = started.elapsed().as_secs_f64();
+            if keep > 0 {
+                (is_prompt, started) = (false, Instant::now());
+            }
+        } else {
+            memory.record_pass(rows, seconds);
+        }
+        if let Some(reason) = sequence.take(&mut scores, &mut on_token)? {
+            break reason;
+        }
+        model.truncate(&mut cache, sequence.cached());
     };
-    let started = Instant::now();
-    let mut cache = model.new_cache(prompt_tokens + limit)?;
-    let logits = prefill(model, request, &mut cache)?;
-    out.timings.prefill_seconds = started.elapsed().as_secs_f64();
-    let Some(mut logits) = logits else {
-        out.finish_reason = FinishReason::Cancelled;
-        return Ok(out);
-    };
-    let started = Instant::now();
-    let mut seen = request.prompt.to_vec();
-    while out.ids.len() < limit {
-        let token = sampler.sample(&mut logits, &seen)?;
-        out.ids.push(token);
-        seen.push(token);
-        if request.stop_ids.contains(&token) {
-            out.finish_reason = FinishReason::Stop;
-            break;
-        }
-        if on_token(token)?.is_break() || request.cancel.is_cancelled() {
-            out.finish_reason = FinishReason::Cancelled;
-            break;
-        }
-        if out.ids.len() < limit {
-            logits = model.forward(&[token], &mut cache, 1)?;
-        }
+    if is_prompt {
+        timings.prefill_seconds = started.elapsed().as_secs_f64();
+    } else {
+        timings.decode_seconds = started.elapsed().as_secs_f64();
     }
-    out.timings.decode_seconds = started.elapsed().as_secs_f64();
-    Ok(out)
-}
-
-/// Scores behind the prompt's last token; `None` when cancelled.
-fn prefill<L: CausalLm>(model: &L, request: &Request<'_>, cache: &mut L::Cache) -> Result<Option<Vec<f32>>> {
-    let mut logits = Vec::new();
-    let chunks = request.prompt.chunks(PREFILL_CHUNK);
-    let last = chunks.len() - 1;
-    for (index, chunk) in chunks.enumerate() {
-        if request.cancel.is_cancelled() {
-            return Ok(None);
-        }
-        logits = model.forward(chunk, cache, usize::from(index == last))?;
-    }
-    Ok(Some(logits))
+    let counts = sequence.draft_counts();
+    Ok(Generated {
+        ids: sequence.output().to_vec(),
+        finish_reason,
+        draft_proposed: counts.proposed,
+        draft_accepted: counts.accepted,
+        timings,
+    })
 }
 
 /// Log-probability of each of `target` after `prompt`, in nats.

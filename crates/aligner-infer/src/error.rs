@@ -1,5 +1,7 @@
 //! What can go wrong when an answer is corrected.
 
+use std::sync::Arc;
+
 use aligner_data::DataError;
 use aligner_model::{DeviceSpec, ModelError, RuntimeWeights};
 
@@ -99,6 +101,22 @@ pub enum InferError {
         "the correction broke off: the thread that computed it panicked, see its message on standard error"
     )]
     BrokenOff,
+    /// A pass that computed several corrections at once failed, and with it each of them.
+    #[error("the pass through the model that this correction was part of failed: {0}")]
+    Pass(#[source] Arc<InferError>),
+    /// A request needs more memory for its keys and values than all requests together may have.
+    #[error(
+        "prompt and correction of up to {tokens} tokens need {needed} bytes for keys and values, but all requests together may \
+         have {allowed} (--kv-memory); allow more, or fewer new tokens"
+    )]
+    KvMemory {
+        /// Tokens of the prompt and new tokens at most.
+        tokens: usize,
+        /// Bytes they need.
+        needed: usize,
+        /// Bytes there are.
+        allowed: usize,
+    },
     /// A sampling parameter has a value that cannot be used.
     #[error("{name} is {value}; it must be {rule}")]
     Sampling {

@@ -28,21 +28,37 @@
 //! # Ok::<(), aligner_infer::InferError>(())
 //! ```
 
+mod acceptance;
+mod batcher;
 mod builder;
 mod causal_lm;
 mod corrector;
+mod cost;
 mod decoder;
 mod diff;
+pub mod draft;
 mod engine;
 mod error;
 pub mod export;
+mod policy;
+pub mod replay;
 mod sampler;
+mod scheduler;
+mod sequence;
+mod verify;
+mod voice;
 
+pub use batcher::{BatchLoad, Batcher};
 pub use builder::CorrectorBuilder;
 pub use causal_lm::{CausalLm, Run};
 pub use corrector::{CorrectOptions, Correction, CorrectionStream, Corrector, Input, Piece, Score, Usage};
 pub use decoder::DecoderLm;
 pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};
-pub use engine::{CancelToken, FinishReason, Generated, Request, Timings, generate, log_probabilities};
+pub use engine::{
+    CancelToken, Drafting, FinishReason, Generated, Request, Timings, generate, log_probabilities,
+};
 pub use error::{InferError, Result};
+pub use policy::{Draft, DraftMemory};
 pub use sampler::{Sampler, SamplingParams};
+pub use scheduler::BatchOptions;
+pub use verify::{Verified, verify};

@@ -109,16 +109,18 @@ impl Sampler {
         if params.temperature == 0.0 {
             return Ok(best as u32);
         }
-        let candidates = filtered(logits, params);
-        let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
-        let mut left = self.uniform() * total;
-        for &(token, weight) in &candidates {
+        let mut candidates = filtered(logits, params);
+        let mut left = self.uniform() * candidates.total;
+        let mut chosen = best as u32;
+        for index in 0..candidates.tokens.len() {
+            let (token, weight) = candidates.nth(index);
+            chosen = token;
             left -= weight;
             if left < 0.0 {
-                return Ok(token);
+                break;
             }
         }
-        Ok(candidates.last().map_or(best as u32, |&(token, _)| token))
+        Ok(chosen)
     }
 
     /// SplitMix64 into `[0, 1)`: the same choices on every platform.
@@ -160,34 +162,84 @@ fn penalise(logits: &mut [f32], seen: &[u32], penalty: f32) {
     }
 }
 
-/// The tokens that survive the filters, most probable first, with weights that need not sum to 1.
-fn filtered(logits: &[f32], params: SamplingParams) -> Vec<(u32, f64)> {
-    let mut order: Vec<u32> = (0..logits.len() as u32).collect();
-    let score = |token: &u32| logits[*token as usize];
-    let by_score = |a: &u32, b: &u32| score(b).total_cmp(&score(a)).then(a.cmp(b));
-    if params.top_k > 0 && params.top_k < order.len() {
-        let (_, kth, _) = order.select_nth_unstable_by(params.top_k - 1, by_score);
-        let lowest = score(kth);
-        // Tokens that tie with the k-th stay, as under transformers.
-        order.retain(|token| score(token) >= lowest);
+/// The tokens that survive the filters, with weights that need not sum to 1.
+struct Candidates {
+    /// The first `sorted` are the most probable ones in order.
+    tokens: Vec<(u32, f64)>,
+    sorted: usize,
+    /// The sum of all weights.
+    total: f64,
+}
+
+impl Candidates {
+    /// The candidate of this rank. A draw looks at few of tens of thousands, so only those are sorted.
+    fn nth(&mut self, rank: usize) -> (u32, f64) {
+        while rank >= self.sorted {
+            let rest = &mut self.tokens[self.sorted..];
+            let next = self.sorted.max(32).min(rest.len());
+            let by_weight = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+            if next < rest.len() {
+                rest.select_nth_unstable_by(next - 1, by_weight);
+            }
+            rest[..next].sort_unstable_by(by_weight);
+            self.sorted += next;
+        }
+        self.tokens[rank]
     }
-    order.sort_unstable_by(by_score);
-    let highest = order.first().map_or(0.0, |token| f64::from(score(token)));
-    let weight = |token: &u32| ((f64::from(score(token)) - highest) / f64::from(params.temperature)).exp();
-    let mut weighed: Vec<(u32, f64)> = order.iter().map(|token| (*token, weight(token))).collect();
-    let total: f64 = weighed.iter().map(|(_, weight)| weight).sum();
-    if params.top_p < 1.0 {
+
+    /// Keeps the most probable ones that together reach this share of the weight.
+    fn keep_share(&mut self, share: f64) {
         let mut mass = 0.0;
-        let reached = weighed.iter().position(|(_, weight)| {
-            mass += weight / total;
-            mass >= f64::from(params.top_p)
-        });
-        // The token that reaches the mass stays.
-        weighed.truncate(reached.map_or(weighed.len(), |index| index + 1));
+        for rank in 0..self.tokens.len() {
+            mass += self.nth(rank).1 / self.total;
+            if mass >= share {
+                // The token that reaches it stays.
+                self.tokens.truncate(rank + 1);
+                self.sorted = self.sorted.min(rank + 1);
+                break;
+            }
+        }
     }
-    // The most probable token has weight 1.
-    weighed.retain(|(_, weight)| *weight >= f64::from(params.min_p));
-    weighed
+
+    /// Keeps those with this weight at least.
+    fn keep_weight(&mut self, least: f64) {
+        let kept = |token: &(u32, f64)| token.1 >= least;
+        self.sorted = self.tokens[..self.sorted]
+            .iter()
+            .filter(|token| kept(token))
+            .count();
+        self.tokens.retain(kept);
+    }
+
+    fn sum(&mut self) {
+        self.total = self.tokens.iter().map(|(_, weight)| weight).sum();
+    }
+}
+
+/// Applies top-k, top-p and min-p in this order. The most probable token has weight 1.
+fn filtered(logits: &[f32], params: SamplingParams) -> Candidates {
+    let mut lowest = f32::NEG_INFINITY;
+    if params.top_k > 0 && params.top_k < logits.len() {
+        let mut scores = logits.to_vec();
+        let (_, kth, _) = scores.select_nth_unstable_by(params.top_k - 1, |a, b| b.total_cmp(a));
+        // Tokens that tie with the k-th stay, as under transformers.
+        lowest = *kth;
+    }
+    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let weight = |score: f32| ((f64::from(score) - highest) / f64::from(params.temperature)).exp();
+    let kept = (0..).zip(logits).filter(|(_, score)| **score >= lowest);
+    let mut candidates = Candidates {
+        tokens: kept.map(|(token, &score)| (token, weight(score))).collect(),
+        sorted: 0,
+        total: 0.0,
+    };
+    if params.top_p < 1.0 {
+        candidates.sum();
+        candidates.keep_share(f64::from(params.top_p));
+    }
+    candidates.keep_weight(f64::from(params.min_p));
+    candidates.sum();
+    candidates
 }
 
 #[cfg(test)]
@@ -195,9 +247,9 @@ mod tests {
     use super::*;
 
     fn kept(logits: &[f32], params: SamplingParams) -> Vec<u32> {
-        filtered(logits, params)
-            .into_iter()
-            .map(|(token, _)| token)
+        let mut candidates = filtered(logits, params);
+        (0..candidates.tokens.len())
+            .map(|rank| candidates.nth(rank).0)
             .collect()
     }
 
@@ -281,6 +333,31 @@ mod tests {
             kept(&logits(), cold),
             [1, 3],
             "at temperature 1/4 the first two hold 95 % of the mass, the first 72 %"
+        );
+    }
+
+    #[test]
+    fn many_candidates_come_in_order_though_few_are_sorted() {
+        let logits: Vec<f32> = (0..1_000).map(|token| (token * 37 % 100) as f32 / 10.0).collect();
+        let mut expected: Vec<u32> = (0..1_000).collect();
+        expected.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        assert_eq!(kept(&logits, sampling()), expected);
+        let half = SamplingParams {
+            top_p: 0.5,
+            ..sampling()
+        };
+        let half = kept(&logits, half);
+        assert_eq!(half, expected[..half.len()]);
+        let mass = |tokens: &[u32]| {
+            tokens
+                .iter()
+                .map(|&token| f64::from(logits[token as usize]).exp())
+                .sum::<f64>()
+        };
+        let reached = mass(&half) / mass(&expected);
+        assert!(
+            reached >= 0.5 && mass(&half[1..]) / mass(&expected) < 0.5,
+            "{reached}"
         );
     }
 

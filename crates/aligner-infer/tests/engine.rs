@@ -9,8 +9,8 @@ use std::sync::mpsc::channel;
 use std::thread;
 
 use aligner_infer::{
-    CancelToken, CausalLm, FinishReason, Generated, InferError, Request, Result, SamplingParams, generate,
-    log_probabilities,
+    CancelToken, CausalLm, Draft, Drafting, FinishReason, Generated, InferError, Request, Result,
+    SamplingParams, generate, log_probabilities,
 };
 use common::{Call, MockCache, MockLm, hashed_scores, log_softmax, one_hot};
 
@@ -23,6 +23,10 @@ fn request(prompt: &[u32], max_new_tokens: usize) -> Request<'_> {
         stop_ids: &[],
         max_new_tokens,
         cancel: CancelToken::default(),
+        drafting: Drafting {
+            mode: Draft::Off,
+            ..Drafting::default()
+        },
     }
 }
 

@@ -107,6 +107,7 @@ fn a_cancelled_prompt_took_time() {
         stop_ids: &[],
         max_new_tokens: 5,
         cancel: token,
+        drafting: aligner_infer::Drafting::default(),
     };
     let out = aligner_infer::generate(&model, &request, |_| Ok(std::ops::ControlFlow::Continue(()))).unwrap();
     assert!(out.timings.prefill_seconds > 0.0);

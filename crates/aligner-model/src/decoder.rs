@@ -6,11 +6,11 @@ use burn::tensor::{Device, Int, Tensor};
 use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
 use crate::kernels::{
-    self, HeadLayout, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
+    self, HeadLayout, Heads, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
 };
 use crate::nn::{
-    Block, CausalMask, KvCache, Packed, Projection, ProjectionWeight, RmsNorm, RmsNormConfig, Rope, Rotation,
-    Rotations, Step, TokenEmbedding,
+    Block, CacheShape, KvCache, Packed, Projection, ProjectionWeight, RmsNorm, RmsNormConfig, Rope, Rotation,
+    Rotations, TokenEmbedding,
 };
 use crate::weights;
 
@@ -35,8 +35,20 @@ pub struct CausalDecoder {
     #[module(skip)]
     scales: Scales,
     recompute: bool,
+    heads: usize,
     kv_heads: usize,
     head_dim: usize,
+}
+
+/// New tokens of one sequence, for [`CausalDecoder::forward_cached`].
+#[derive(Debug)]
+pub struct CachedRun<'a> {
+    /// The tokens; at least one.
+    pub ids: &'a [u32],
+    /// The sequence's own cache, of a batch of one.
+    pub cache: &'a mut KvCache,
+    /// Tokens, counted from the end of `ids`, whose hidden states are wanted.
+    pub keep: usize,
 }
 
 impl ModuleDisplay for CausalDecoder {}
@@ -75,6 +87,7 @@ impl CausalDecoder {
                 has_layer_without_rope: config.layer_kinds.iter().any(|kind| kind.rope == LayerRope::None),
             },
             recompute: false,
+            heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
         }
@@ -92,12 +105,30 @@ impl CausalDecoder {
 
     /// An empty cache for `batch` sequences of up to `capacity` tokens, on the decoder's device.
     pub fn new_cache(&self, batch: usize, capacity: usize) -> KvCache {
-        let device = self.norm.weight.val().device().inner();
-        KvCache::new(
-            self.layers.len(),
-            [batch, self.kv_heads, capacity, self.head_dim],
-            &device,
-        )
+        let weight = self.norm.weight.val().inner();
+        let shape = self.cache_shape(capacity);
+        if kernels::runs_fused(&weight) {
+            KvCache::of_pages(batch, shape)
+        } else {
+            KvCache::of_tensors(batch, shape, &weight.device())
+        }
+    }
+
+    /// Bytes that a [cache](Self::new_cache) of one sequence takes at most when it holds `capacity` tokens.
+    pub fn cache_bytes(&self, capacity: usize) -> usize {
+        self.cache_shape(capacity).bytes()
+    }
+
+    fn cache_shape(&self, capacity: usize) -> CacheShape {
+        CacheShape {
+            layers: self.layers.len(),
+            heads: Heads {
+                heads: self.heads,
+                kv_heads: self.kv_heads,
+                head_dim: self.head_dim,
+            },
+            capacity,
+        }
     }
 
     /// Computes each layer's activations again in the backward pass instead of keeping them: a fifth more time for a fraction
@@ -126,23 +157,72 @@ impl CausalDecoder {
             let hidden = self.forward_packed(ids, &Sequences::equal(batch, tokens));
             return hidden.reshape([batch as i64, tokens as i64, -1]);
         };
-        let device = ids.device();
-        let start = cache.len();
-        assert!(
-            start + tokens <= cache.capacity(),
-            "the cache holds {} tokens",
-            cache.capacity()
-        );
-        let step = Step {
-            rotations: self.rotations(start, tokens, &device),
-            mask: CausalMask::new(start, tokens, &device),
-            start,
-        };
-        let mut x = self.embed(ids);
-        for (block, cache) in self.layers.iter().zip(cache.layers_mut()) {
-            x = block.forward(x, &step, cache);
+        assert_eq!(cache.batch(), batch, "sequences of the cache");
+        let ids = ids.reshape([batch * tokens]);
+        let hidden = self.cached_rows(ids, &mut [(tokens, cache)], None);
+        hidden.reshape([batch as i64, tokens as i64, -1])
+    }
+
+    /// Runs the blocks over new tokens of several sequences, each behind its own cache, and the final norm over those that are
+    /// kept: the last MLP computes those alone. Weights are read once for all of them.
+    ///
+    /// On the CPU a sequence gives the same hidden states, to the last bit, whatever runs beside it and however its tokens are
+    /// cut into runs.
+    ///
+    /// # Shapes
+    /// - output: `[kept tokens of all runs, hidden_size]`, in order
+    ///
+    /// # Panics
+    /// When there is no run, one without tokens, one whose cache has no room for its tokens or is of a batch, or when no token
+    /// is kept that there is. All are errors of the caller, which knows the lengths.
+    pub fn forward_cached(&self, runs: &mut [CachedRun<'_>]) -> Tensor<2> {
+        let device = self.norm.weight.val().device();
+        let ids: Vec<i32> = runs.iter().flat_map(|run| run.ids).map(|&id| id as i32).collect();
+        let rows = kept_rows(runs);
+        let rows = (rows.len() < ids.len()).then(|| Tensor::from_ints(rows.as_slice(), &device));
+        let ids = Tensor::from_ints(ids.as_slice(), &device);
+        let mut caches: Vec<(usize, &mut KvCache)> = Vec::with_capacity(runs.len());
+        for run in runs {
+            assert_eq!(run.cache.batch(), 1, "sequences of a run's cache");
+            caches.push((run.ids.len(), &mut *run.cache));
         }
-        cache.advance(tokens);
+        self.cached_rows(ids, &mut caches, rows)
+    }
+
+    /// The tokens of all caches' sequences, as many of each as is said; where there are `rows`, those alone are returned.
+    fn cached_rows(
+        &self,
+        ids: Tensor<1, Int>,
+        caches: &mut [(usize, &mut KvCache)],
+        mut rows: Option<Tensor<1, Int>>,
+    ) -> Tensor<2> {
+        let mut runs = Vec::new();
+        for (tokens, cache) in &*caches {
+            assert!(*tokens > 0, "a run without tokens");
+            assert!(
+                cache.len() + tokens <= cache.capacity(),
+                "the cache holds {} tokens",
+                cache.capacity()
+            );
+            runs.extend(std::iter::repeat_n((cache.len(), *tokens), cache.batch()));
+        }
+        let rotations = self.rotations(&runs, &ids.device());
+        let mut x = self.scaled(self.embed_tokens.forward_rows(ids));
+        for (index, block) in self.layers.iter().enumerate() {
+            let last = index + 1 == self.layers.len();
+            let sequences = caches
+                .iter_mut()
+                .flat_map(|(tokens, cache)| cache.layer_mut(index, *tokens))
+                .collect();
+            x = block.forward_cached(x, &rotations, sequences, if last { rows.take() } else { None });
+        }
+        for (tokens, cache) in caches {
+            cache.advance(*tokens);
+        }
+        // A decoder without layers.
+        if let Some(rows) = rows {
+            x = x.select(0, rows);
+        }
         self.norm.forward(x)
     }
 
@@ -169,7 +249,7 @@ impl CausalDecoder {
         let [tokens] = ids.dims();
         assert_eq!(sequences.tokens(), tokens, "tokens of the sequences");
         let packed = Packed {
-            rotations: self.rotations(0, sequences.longest(), &ids.device()),
+            rotations: self.rotations(&[(0, sequences.longest())], &ids.device()),
             sequences: sequences.clone(),
             recompute: self.recompute,
         };
@@ -185,23 +265,18 @@ impl CausalDecoder {
         self.norm.forward(x)
     }
 
-    fn rotations(&self, start: usize, tokens: usize, device: &Device) -> Rotations {
+    /// The rotations of runs of positions: each the first one and how many there are.
+    fn rotations(&self, runs: &[(usize, usize)], device: &Device) -> Rotations {
         let none = self.scales.has_layer_without_rope;
+        let tokens = runs.iter().map(|(_, tokens)| tokens).sum();
         Rotations {
-            global: self.rope.rotation(start, tokens, device),
+            global: self.rope.rotation_of(runs, device),
             local: self
                 .local_rope
                 .as_ref()
-                .map(|rope| rope.rotation(start, tokens, device)),
+                .map(|rope| rope.rotation_of(runs, device)),
             none: none.then(|| Rotation::none(tokens, device)),
         }
-    }
-
-    /// # Shapes
-    /// - `ids`: `[batch, tokens]`
-    /// - output: `[batch, tokens, hidden_size]`
-    fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
-        self.scaled(self.embed_tokens.forward(ids))
     }
 
     fn scaled<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
@@ -288,11 +363,26 @@ impl CausalDecoder {
         }
     }
 
+    /// Puts the weights of the linear layers in the order in which inference reads them, one after the other, where the decoder
+    /// lies in memory of the CPU without gradients; elsewhere nothing changes.
+    ///
+    /// It computes the same, but is not trained any more, nor written.
+    #[must_use]
+    pub fn into_panels(mut self) -> Self {
+        for (_, projection) in self.projections_mut() {
+            projection.put_into_panels();
+        }
+        if let Some(head) = &mut self.lm_head {
+            head.put_into_panels();
+        }
+        self
+    }
+
     /// How the weights are held of a model that runs.
     pub fn runtime_weights(&self) -> RuntimeWeights {
         let format = |(_, projection): (String, &Projection)| match &projection.weight {
             ProjectionWeight::Quantized(weight) => Some(weight.format()),
-            ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) => None,
+            ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) => None,
         };
         match self.projections().find_map(format) {
             None => RuntimeWeights::F32,
@@ -302,10 +392,15 @@ impl CausalDecoder {
         }
     }
 
-    /// The format of the weights, where they are not those of the model's files.
+    /// The format of the weights, where they are not those of the model's files, or not as files have them.
     pub(crate) fn rounded_to(&self) -> Option<String> {
+        let in_panels =
+            |(_, projection): (String, &Projection)| matches!(projection.weight, ProjectionWeight::Panels(_));
         match (self.weight_format(), self.runtime_weights()) {
-            (WeightFormat::F32, RuntimeWeights::F32) => None,
+            (WeightFormat::F32, RuntimeWeights::F32) => self
+                .projections()
+                .any(in_panels)
+                .then(|| "panels for inference".into()),
             (WeightFormat::F32, format) => Some(format.to_string()),
             (format, _) => Some(format.to_string()),
         }
@@ -321,7 +416,7 @@ impl CausalDecoder {
         let all = std::iter::once(embedding).chain(head).chain(layers);
         all.filter_map(|(name, weight)| match weight {
             ProjectionWeight::Quantized(weight) => Some((name, weight.clone())),
-            ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) => None,
+            ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) => None,
         })
         .collect()
     }
@@ -341,6 +436,16 @@ impl CausalDecoder {
             projection_names(index).into_iter().zip(projections)
         })
     }
+}
+
+/// The rows of the tokens that are kept, of those of all runs.
+fn kept_rows(runs: &[CachedRun<'_>]) -> Vec<i32> {
+    let mut end = 0;
+    let of_run = |run: &CachedRun<'_>| {
+        end += run.ids.len();
+        end - run.keep.min(run.ids.len())..end
+    };
+    runs.iter().map(of_run).flatten().map(|row| row as i32).collect()
 }
 
 fn projection_names(layer: usize) -> [String; 7] {

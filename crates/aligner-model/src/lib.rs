@@ -52,10 +52,12 @@ pub use config::{
     Activation, LayerKind, LayerRope, LlamaShape, ModelConfig, NormPlacement, Packing, QkNorm, RopeConfig,
     RopeScaling, architectures,
 };
-pub use decoder::CausalDecoder;
+pub use decoder::{CachedRun, CausalDecoder};
 pub use device::{DeviceSpec, compiled_devices};
 pub use error::{ModelError, Result};
-pub use kernels::{Int8Weight, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat};
+pub use kernels::{
+    Int8Weight, PanelWeight, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
+};
 pub use lora::{LoraAdapter, LoraConfig, TargetModules};
 pub use loss::Targets;
 pub use nn::KvCache;

@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use aligner_infer::SamplingParams;
+use aligner_infer::{BatchOptions, Draft, SamplingParams};
+use aligner_train::MemorySize;
 use clap::Args;
 
 use super::{ModelArgs, RowArgs};
@@ -39,6 +40,12 @@ pub struct CorrectArgs {
     /// Start --output anew.
     #[arg(long, requires = "output")]
     pub overwrite: bool,
+    /// Rows that are corrected at once.
+    #[arg(long, value_name = "N", default_value_t = 1, requires = "input")]
+    pub parallel: usize,
+    /// Memory for keys and values of all rows that are corrected at once; further rows wait: 2GB, 500MB.
+    #[arg(long, value_name = "SIZE", default_value = "2GB", requires = "input")]
+    pub kv_memory: MemorySize,
     /// How rows are read.
     #[command(flatten)]
     pub rows: RowArgs,
@@ -63,9 +70,26 @@ pub struct CorrectArgs {
     /// Seed of the choices.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Write one token at a time; otherwise tokens are drafted from the answer where that is faster. The text is the same.
+    #[arg(long)]
+    pub no_draft: bool,
 }
 
 impl CorrectArgs {
+    /// Whether tokens are drafted.
+    pub fn draft(&self) -> Draft {
+        if self.no_draft { Draft::Off } else { Draft::Auto }
+    }
+
+    /// How many rows are corrected at once.
+    pub fn batch(&self) -> BatchOptions {
+        BatchOptions {
+            max_running: self.parallel.max(1),
+            kv_memory_bytes: usize::try_from(self.kv_memory.0).unwrap_or(usize::MAX),
+            ..BatchOptions::default()
+        }
+    }
+
     /// How tokens are chosen.
     pub fn sampling(&self) -> SamplingParams {
         SamplingParams {

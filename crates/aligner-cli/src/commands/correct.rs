@@ -2,15 +2,15 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
-use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Instant;
 
-use aligner_data::{Fields, ReadOptions, Record, RowReader};
-use aligner_infer::{CancelToken, CorrectOptions, Correction, Corrector, FinishReason, Input, Piece, diff};
+use aligner_data::{DataError, Fields, ReadOptions, Record, RowReader};
+use aligner_infer::{CancelToken, CorrectOptions, Correction, Corrector, FinishReason, Piece, diff};
+use indicatif::ProgressBar;
 use serde_json::{Map, Value};
 
 use super::open;
+use super::rows::{ADDED, Rows};
 use crate::args::CorrectArgs;
 use crate::error::{CliError, Result, stdout_error};
 use crate::terminal::{progress, render_diff, say, stdout_is_coloured};
@@ -20,6 +20,8 @@ pub fn run(args: &CorrectArgs) -> Result<()> {
     let options = CorrectOptions {
         max_new_tokens: args.max_new_tokens,
         sampling: args.sampling(),
+        draft: args.draft(),
+        prediction: None,
         cancel: CancelToken::default(),
     };
     options.sampling.validate()?;
@@ -75,10 +77,24 @@ fn stream(corrector: &Corrector, question: &str, answer: &str, options: &Correct
             Piece::Done(correction) => {
                 writeln!(stdout).map_err(stdout_error)?;
                 warn_if_cut(&correction);
+                say(account(&correction));
             }
         }
     }
     Ok(())
+}
+
+/// What a correction took, for people.
+fn account(correction: &Correction) -> String {
+    let Correction { usage, timings, .. } = correction;
+    let drafted = match usage.draft_proposed {
+        0 => String::new(),
+        proposed => format!(", {} of {proposed} drafted tokens right", usage.draft_accepted),
+    };
+    format!(
+        "{} tokens of prompt in {:.2} s, {} tokens in {:.2} s{drafted}",
+        usage.prompt_tokens, timings.prefill_seconds, usage.completion_tokens, timings.decode_seconds
+    )
 }
 
 fn warn_if_cut(correction: &Correction) {
@@ -112,22 +128,10 @@ fn batch(corrector: &Corrector, input: &Path, args: &CorrectArgs, options: &Corr
         )));
     }
     let bar = progress(args.rows.limit.map(|limit| limit as u64), "correcting");
-    for (index, record) in reader.by_ref().take(limit).enumerate() {
-        let record = record?;
-        bar.inc(1);
-        if let Some(done) = output.done.get(index) {
-            check_same(done, &record)?;
-            continue;
-        }
-        let Some(row) = corrected(corrector, &record, options)? else {
-            bar.finish_and_clear();
-            return Err(CliError::Failed(
-                "cancelled; run the same command again to go on".into(),
-            ));
-        };
-        output.write(&row)?;
-    }
+    let mut rows = Rows::new(corrector, args, options);
+    let corrected = correct_rows(&mut reader.by_ref().take(limit), &mut rows, &mut output, &bar);
     bar.finish_and_clear();
+    corrected?;
     if reader.skipped().count() > 0 {
         say(format!(
             "{} rows left out, the first: {}",
@@ -138,35 +142,36 @@ fn batch(corrector: &Corrector, input: &Path, args: &CorrectArgs, options: &Corr
     Ok(())
 }
 
-/// The row with its correction; `None` when cancelled.
-fn corrected(
-    corrector: &Corrector,
-    record: &Record,
-    options: &CorrectOptions,
-) -> Result<Option<Map<String, Value>>> {
-    let started = Instant::now();
-    let input = Input {
-        question: &record.question,
-        answer: &record.answer,
-        chat_history: &record.chat_history,
-    };
-    let correction = corrector
-        .correct_with(input, options, |_| ControlFlow::Continue(()))
-        .map_err(|error| CliError::Failed(format!("{}: {error}", record.origin)))?;
-    if correction.finish_reason == FinishReason::Cancelled {
-        return Ok(None);
+/// Writes each row with its correction, in order, behind those that are written already.
+fn correct_rows(
+    records: &mut dyn Iterator<Item = Result<Record, DataError>>,
+    rows: &mut Rows<'_>,
+    output: &mut Output,
+    bar: &ProgressBar,
+) -> Result<()> {
+    let mut unreadable = None;
+    for (index, record) in records.enumerate() {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => {
+                // What was read before it is still corrected.
+                unreadable = Some(error);
+                break;
+            }
+        };
+        if let Some(done) = output.done.get(index) {
+            check_same(done, &record)?;
+            bar.inc(1);
+        } else if let Some(row) = rows.take(record)? {
+            output.write(&row)?;
+            bar.inc(1);
+        }
     }
-    let added = serde_json::json!({
-        "corrected": correction.text,
-        "finish_reason": correction.finish_reason,
-        "usage": correction.usage,
-        "seconds": (started.elapsed().as_secs_f64() * 1e6).round() / 1e6,
-    });
-    let mut row = record.raw.clone();
-    if let Value::Object(added) = added {
-        row.extend(added);
+    while let Some(row) = rows.next()? {
+        output.write(&row)?;
+        bar.inc(1);
     }
-    Ok(Some(row))
+    unreadable.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// The rows already written must be those of this input, or the file would mix two.
@@ -181,9 +186,6 @@ fn check_same(done: &Map<String, Value>, record: &Record) -> Result<()> {
     let reason = "the output holds another row there; give another --output, or --overwrite";
     Err(CliError::Usage(format!("{}: {reason}", record.origin)))
 }
-
-/// Fields that a corrected row has and its input has not.
-const ADDED: [&str; 4] = ["corrected", "finish_reason", "usage", "seconds"];
 
 /// Where corrected rows go, and those that are there already.
 struct Output {

@@ -9,6 +9,7 @@ mod fit;
 pub mod import;
 pub mod plan;
 pub mod report;
+mod rows;
 pub mod score;
 pub mod train;
 

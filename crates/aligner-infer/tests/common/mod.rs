@@ -1,6 +1,8 @@
 //! A model without weights and a tokenizer of bytes, shared by the tests of this crate.
 #![allow(dead_code)]
 
+pub mod batch;
+
 use std::sync::{Arc, Mutex};
 
 use aligner_data::synthetic::train_tokenizer;
@@ -57,6 +59,16 @@ pub struct MockLm {
 pub struct MockCache {
     ids: Vec<u32>,
     capacity: usize,
+}
+
+impl MockCache {
+    /// A cache of its own that begins with the first `len` tokens of this one.
+    pub fn fork(&self, len: usize, capacity: usize) -> Self {
+        Self {
+            ids: self.ids[..len].to_vec(),
+            capacity,
+        }
+    }
 }
 
 impl MockLm {

@@ -6,6 +6,7 @@ use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
+use super::cached::PanelWeight;
 use super::int8::Int8Weight;
 use super::matmul::Matrix;
 use super::panels::{
@@ -38,6 +39,8 @@ pub enum LinearWeight {
     Dense(Tensor<2>),
     /// One that is not trained.
     Int8(Int8Weight),
+    /// One that is not trained, as inference reads it.
+    Panels(PanelWeight),
     /// One of a model that runs.
     Quantized(QuantizedWeight),
 }
@@ -53,10 +56,15 @@ impl LinearWeight {
     pub(super) fn runs_fused(&self) -> bool {
         match self {
             Self::Dense(weight) => runs_fused(weight),
-            Self::Int8(_) => true,
+            Self::Int8(_) | Self::Panels(_) => true,
             // Their kernels are for models that run, not for those that are trained.
             Self::Quantized(_) => false,
         }
+    }
+
+    /// Whether inference's operations on the CPU can take it.
+    pub(super) fn runs_cached(&self) -> bool {
+        matches!(self, Self::Quantized(_)) || self.runs_fused()
     }
 
     /// `[input, output]`, whatever it was.
@@ -64,6 +72,7 @@ impl LinearWeight {
         match self {
             Self::Dense(weight) => weight,
             Self::Int8(weight) => weight.tensor(device),
+            Self::Panels(weight) => weight.tensor(device),
             Self::Quantized(weight) => weight.tensor(device),
         }
     }
@@ -98,6 +107,8 @@ impl Linear {
         let (weight, int8) = match self.weight {
             LinearWeight::Dense(weight) => (Some(weight), None),
             LinearWeight::Int8(weight) => (None, Some(weight)),
+            // Where training's operations meet it, it becomes what they know.
+            LinearWeight::Panels(weight) => (Some(weight.tensor(&Device::flex())), None),
             LinearWeight::Quantized(weight) => (Some(weight.tensor(&Device::flex())), None),
         };
         slots.push(weight);

@@ -373,7 +373,7 @@ impl<'a> Work<'a> {
 }
 
 /// `out = activation(gate) · up`
-fn activate(activation: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
+pub(super) fn activate(activation: Gate, gate: &[f32], up: &[f32], out: &mut [f32]) {
     vectorized!((activation: Gate, out: &'a mut [f32], gate: &'a [f32], up: &'a [f32]) -> () {
         match activation {
             Gate::Silu => for i in 0..out.len() {

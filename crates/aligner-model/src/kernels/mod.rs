@@ -10,8 +10,8 @@
 mod adamw;
 mod attention;
 mod buffers;
+mod cached;
 mod embedding;
-mod few_rows;
 mod flex;
 mod int8;
 mod linear;
@@ -26,13 +26,17 @@ mod self_attention;
 mod sequences;
 mod slots;
 mod swiglu;
+mod team;
 mod token_nll;
 
 pub use adamw::{AdamWStep, adamw, squared_norm};
 pub use attention::{AttentionSettings, Heads, causal_attention};
 pub use buffers::release_buffers;
+pub use cached::{
+    CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Pages, PanelWeight,
+    cached_attention, inference_mlp, linear, linear_transposed,
+};
 pub use embedding::embedding;
-pub use few_rows::{linear, linear_transposed};
 pub use int8::{Int8Weight, WeightFormat, int8_linear};
 pub use linear::{Linear, LinearWeight, LowRank};
 pub use mlp::{Gate, MlpInputs, MlpSettings, mlp};

@@ -6,8 +6,9 @@ use burn::tensor::{
 };
 
 use super::{
-    AdamWStep, AttentionSettings, Gate, HeadLayout, MlpInputs, MlpSettings, Norm, QuantizedWeight,
-    SelfAttentionInputs, SelfAttentionSettings, Sequences,
+    AdamWStep, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence,
+    Gate, HeadLayout, MlpInputs, MlpSettings, Norm, QuantizedWeight, SelfAttentionInputs,
+    SelfAttentionSettings, Sequences,
 };
 
 /// See [`super::embedding`].
@@ -88,6 +89,69 @@ pub fn self_attention(
     );
     let out = inputs.output.forward(context);
     if settings.residual { x + out } else { out }
+}
+
+/// `x + output(attention(…))` behind caches, see [`cached_attention`](super::cached_attention); one sequence after the other.
+///
+/// # Shapes
+/// - `x`, output: `[rows, hidden]`
+///
+/// # Panics
+/// When a cache is not made of tensors, or has no room for the new tokens.
+#[expect(clippy::panic, reason = "the caller chose the kind of cache for this device")]
+pub fn cached_attention(
+    x: Tensor<2>,
+    inputs: CachedAttentionInputs,
+    sequences: Vec<CachedSequence<'_>>,
+    settings: CachedAttentionSettings,
+) -> Tensor<2> {
+    let heads = settings.attention.heads;
+    let normed = through(inputs.norm, x.clone());
+    let query = through_rows(inputs.query_norm, inputs.query.forward(normed.clone()));
+    let key = through_rows(inputs.key_norm, inputs.key.forward(normed.clone()));
+    let value = inputs.value.forward(normed);
+    let (cos, sin) = inputs.rotation;
+    let mut row = 0;
+    let mut contexts = Vec::with_capacity(sequences.len());
+    for CachedSequence { tokens, start, cache } in sequences {
+        let CacheMut::Tensors { keys, values } = cache else {
+            panic!("a cache of pages where the operation that knows them does not run");
+        };
+        let rows = |x: &Tensor<2>| x.clone().narrow(0, row, tokens);
+        let split = |x: &Tensor<2>, heads| split_heads(rows(x).unsqueeze(), heads);
+        let turn = |x| rotate(x, rows(&cos), rows(&sin));
+        write(keys, start, turn(split(&key, heads.kv_heads)));
+        write(values, start, split(&value, heads.kv_heads));
+        let end = start + tokens;
+        let context = attention(
+            turn(split(&query, heads.heads)),
+            keys.clone().narrow(2, 0, end),
+            values.clone().narrow(2, 0, end),
+            causal_mask((start, tokens), settings.attention.window, &x.device()),
+            settings.attention,
+        );
+        contexts.push(merge_heads(context).squeeze_dim::<2>(0));
+        row += tokens;
+    }
+    assert_eq!(x.dims()[0], row, "rows of the sequences");
+    let out = inputs.output.forward(Tensor::cat(contexts, 0));
+    if settings.residual { x + out } else { out }
+}
+
+/// Puts `new` at positions `start ..` of a cache.
+fn write(store: &mut Tensor<4>, start: usize, new: Tensor<4>) {
+    let [batch, heads, tokens, width] = new.dims();
+    store.inplace(|store| store.slice_assign([0..batch, 0..heads, start..start + tokens, 0..width], new));
+}
+
+/// A norm of as many elements as its weight has, of which a row may hold several.
+fn through_rows(norm: Option<Norm>, x: Tensor<2>) -> Tensor<2> {
+    let Some(Norm { weight, epsilon }) = norm else {
+        return x;
+    };
+    let ([rows, width], [norm_width]) = (x.dims(), weight.dims());
+    let x = x.reshape([rows * width / norm_width, norm_width]);
+    rms_norm(x, weight, epsilon).reshape([rows, width])
 }
 
 /// [`causal_attention`](super::causal_attention) of Burn's own operations; all scores of a sequence exist at once.

@@ -67,8 +67,9 @@ fn rows_per_piece(width: usize) -> usize {
     (PIECE / width.max(1)).max(1)
 }
 
+/// `1 / sqrt(mean(x²) + epsilon)`
 #[inline(always)]
-fn inverse_root(row: &[f32], epsilon: f32) -> f32 {
+pub(super) fn inverse_root(row: &[f32], epsilon: f32) -> f32 {
     1.0 / (sum2(row, row, |a, b| a * b) / row.len() as f32 + epsilon).sqrt()
 }
 

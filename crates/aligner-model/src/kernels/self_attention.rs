@@ -9,7 +9,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, Flex, backend_extension, tensor
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::attention::{self, Angles, AttentionSettings};
+use super::attention::{self, Angles, AttentionSettings, Note};
 use super::buffers::Buffer;
 use super::flex::{contiguous, copied, elements, tensor};
 use super::linear::{Linear, LinearPlan, SLOTS, Weights, input_gradient};
@@ -146,7 +146,7 @@ struct Inner {
     /// The attention's output.
     context: Buffer,
     /// Logarithms of the softmaxes' denominators, `[heads, tokens]`.
-    log_sums: Vec<f32>,
+    notes: Vec<Note>,
 }
 
 impl<'a> Work<'a> {
@@ -208,14 +208,14 @@ impl<'a> Work<'a> {
                 }
             });
         let work = self.attention([&query, &key, &value]);
-        let (mut context, mut log_sums) = (Buffer::take(query.len()), vec![0.0; work.notes()]);
-        attention::forward(&work, &mut context, &mut log_sums);
+        let (mut context, mut notes) = (Buffer::take(query.len()), vec![Note::default(); work.notes()]);
+        attention::forward(&work, &mut context, &mut notes);
         Inner {
             query,
             key,
             value,
             context,
-            log_sums,
+            notes,
         }
     }
 
@@ -268,7 +268,7 @@ impl<'a> Work<'a> {
         let mut gradients = parts.map(|part| Buffer::take(part.len()));
         let given = attention::Given {
             out: &inner.context,
-            log_sums: &inner.log_sums,
+            notes: &inner.notes,
             dy: &context_gradient,
         };
         attention::backward(

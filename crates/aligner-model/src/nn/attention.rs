@@ -1,17 +1,16 @@
 //! Grouped-query attention.
 
-use std::cell::RefCell;
-
 use burn::config::Config;
 use burn::module::Module;
-use burn::tensor::{Bool, Device, Tensor};
+use burn::tensor::{Device, Tensor};
 
 use super::block::Packed;
-use super::{LayerCache, Projection, RmsNorm, RmsNormConfig, Rotation};
+use super::{Projection, RmsNorm, RmsNormConfig, Rotation};
 use crate::config::{LayerKind, ModelConfig, QkNorm};
 use crate::kernels::{
-    AttentionSettings, Heads, SelfAttentionInputs, SelfAttentionSettings, Sequences, causal_attention,
-    reference, self_attention,
+    AttentionSettings, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Heads,
+    SelfAttentionInputs, SelfAttentionSettings, Sequences, cached_attention, causal_attention,
+    self_attention,
 };
 
 /// Configuration of [`Attention`].
@@ -50,49 +49,6 @@ pub struct Attention {
     pub k_norm: Option<RmsNorm>,
     #[module(skip)]
     settings: AttentionSettings,
-}
-
-/// Which keys are hidden from a run of new tokens: those after the token itself, and those before its window.
-///
-/// Each is made when it is first asked for: the fused attention has no use for them.
-#[derive(Debug, Clone)]
-pub struct CausalMask {
-    start: usize,
-    tokens: usize,
-    device: Device,
-    made: RefCell<Vec<WindowMask>>,
-}
-
-/// The mask of one width of window.
-#[derive(Debug, Clone)]
-struct WindowMask {
-    window: Option<usize>,
-    hidden: Option<Tensor<2, Bool>>,
-}
-
-impl CausalMask {
-    /// The masks of `tokens` new tokens behind `start` old ones.
-    pub fn new(start: usize, tokens: usize, device: &Device) -> Self {
-        Self {
-            start,
-            tokens,
-            device: device.clone(),
-            made: RefCell::default(),
-        }
-    }
-
-    fn get(&self, window: Option<usize>) -> Option<Tensor<2, Bool>> {
-        let mut made = self.made.borrow_mut();
-        if let Some(known) = made.iter().find(|known| known.window == window) {
-            return known.hidden.clone();
-        }
-        let hidden = reference::causal_mask((self.start, self.tokens), window, &self.device);
-        made.push(WindowMask {
-            window,
-            hidden: hidden.clone(),
-        });
-        hidden
-    }
 }
 
 impl AttentionConfig {
@@ -181,29 +137,33 @@ impl Attention {
         self.o_proj.forward(context)
     }
 
-    /// Attends from each token of `x` to itself, the tokens before it in `x`, and the `start` tokens of `cache`.
+    /// `x + attention(norm(x))`, or without `x`, for new tokens of sequences with caches.
     ///
     /// # Shapes
-    /// - `x`: `[batch, tokens, hidden_size]`
+    /// - `x`: `[rows, hidden_size]`, the new tokens of one sequence after the other
     /// - output: as `x`
-    pub fn forward(
+    pub fn forward_cached(
         &self,
-        x: Tensor<3>,
-        rotation: &Rotation,
-        mask: &CausalMask,
-        (start, cache): (usize, &mut LayerCache),
-    ) -> Tensor<3> {
-        let settings = self.settings;
-        let query = self.normed(&self.q_norm, self.q_proj.forward_sequences(x.clone()));
-        let key = self.normed(&self.k_norm, self.k_proj.forward_sequences(x.clone()));
-        let value = self.v_proj.forward_sequences(x);
-        let query = rotation.apply(reference::split_heads(query, settings.heads.heads));
-        let key = rotation.apply(reference::split_heads(key, settings.heads.kv_heads));
-        let value = reference::split_heads(value, settings.heads.kv_heads);
-        let (key, value) = cache.append(start, key, value);
-        let hidden = mask.get(settings.window);
-        let context = reference::merge_heads(reference::attention(query, key, value, hidden, settings));
-        self.o_proj.forward_sequences(context)
+        x: Tensor<2>,
+        norm: Option<&RmsNorm>,
+        residual: bool,
+        (rotation, sequences): (&Rotation, Vec<CachedSequence<'_>>),
+    ) -> Tensor<2> {
+        let inputs = CachedAttentionInputs {
+            norm: norm.map(RmsNorm::as_input),
+            query: self.q_proj.to_linear(),
+            key: self.k_proj.to_linear(),
+            value: self.v_proj.to_linear(),
+            output: self.o_proj.to_linear(),
+            query_norm: self.q_norm.as_ref().map(RmsNorm::as_input),
+            key_norm: self.k_norm.as_ref().map(RmsNorm::as_input),
+            rotation: rotation.clone().into_parts(),
+        };
+        let settings = CachedAttentionSettings {
+            attention: self.settings,
+            residual,
+        };
+        cached_attention(x, inputs, sequences, settings)
     }
 
     /// # Shapes
@@ -214,13 +174,5 @@ impl Attention {
         let [norm_width] = norm.weight.dims();
         norm.forward(x.reshape([tokens * width / norm_width, norm_width]))
             .reshape([tokens, width])
-    }
-
-    /// # Shapes
-    /// - `x`, output: `[batch, tokens, heads · head_dim]`
-    fn normed(&self, norm: &Option<RmsNorm>, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        self.normed_rows(norm, x.reshape([batch * tokens, width]))
-            .reshape([batch, tokens, width])
     }
 }

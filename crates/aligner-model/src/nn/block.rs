@@ -3,11 +3,9 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 
-use super::{
-    Attention, AttentionConfig, CausalMask, LayerCache, Mlp, MlpConfig, RmsNorm, RmsNormConfig, Rotation,
-};
+use super::{Attention, AttentionConfig, Mlp, MlpConfig, RmsNorm, RmsNormConfig, Rotation};
 use crate::config::{LayerKind, LayerRope, ModelConfig, NormPlacement};
-use crate::kernels::Sequences;
+use crate::kernels::{CachedSequence, Sequences};
 
 /// The rotations of one forward pass.
 #[derive(Debug, Clone)]
@@ -40,17 +38,6 @@ pub struct Packed {
     pub sequences: Sequences,
     /// Keep each layer's inputs alone for the backward pass.
     pub recompute: bool,
-}
-
-/// What all layers of a pass over new tokens behind a cache share.
-#[derive(Debug, Clone)]
-pub struct Step {
-    /// The rotations of the new tokens.
-    pub rotations: Rotations,
-    /// Which tokens see which.
-    pub mask: CausalMask,
-    /// Tokens already in the cache.
-    pub start: usize,
 }
 
 /// Attention and MLP, each added to the residual stream, with norms before, after or around them.
@@ -105,23 +92,42 @@ impl Block {
         }
     }
 
+    /// New tokens of sequences with caches; of the chosen rows alone, where there are `rows`.
+    ///
     /// # Shapes
-    /// - `x`: `[batch, tokens, hidden_size]`
-    /// - output: as `x`
-    pub fn forward(&self, x: Tensor<3>, step: &Step, cache: &mut LayerCache) -> Tensor<3> {
-        let after = self.post_feedforward_layernorm.as_ref();
+    /// - `x`: `[rows, hidden_size]`, the new tokens of one sequence after the other
+    /// - `rows`: `[chosen]`
+    /// - output: as `x`, or `[chosen, hidden_size]`
+    pub fn forward_cached(
+        &self,
+        x: Tensor<2>,
+        rotations: &Rotations,
+        sequences: Vec<CachedSequence<'_>>,
+        rows: Option<Tensor<1, Int>>,
+    ) -> Tensor<2> {
         let (behind_attention, before_mlp) = self.middle_norms();
-        let normed = through(self.input_layernorm.as_ref(), x.clone());
-        let rotation = step.rotations.of(self.rope);
-        let attended = self
-            .self_attn
-            .forward(normed, rotation, &step.mask, (step.start, cache));
-        let x = x + through(behind_attention, attended);
-        let inner = self.mlp.forward(through(before_mlp, x.clone()));
-        x + through(after, inner)
+        let rotation = rotations.of(self.rope);
+        let before = self.input_layernorm.as_ref();
+        let attend = |x, residual| {
+            self.self_attn
+                .forward_cached(x, before, residual, (rotation, sequences))
+        };
+        let x = match behind_attention {
+            None => attend(x, true),
+            Some(norm) => x.clone() + norm.forward(attend(x, false)),
+        };
+        // An MLP sees one token at a time: what nobody reads need not go through it.
+        let x = match rows {
+            Some(rows) => x.select(0, rows),
+            None => x,
+        };
+        match self.post_feedforward_layernorm.as_ref() {
+            None => self.mlp.inference(x, before_mlp, true),
+            Some(norm) => x.clone() + norm.forward(self.mlp.inference(x, before_mlp, false)),
+        }
     }
 
-    /// [`forward`](Self::forward) over packed sequences without a cache; of the chosen rows alone, where there are `rows`.
+    /// Packed sequences without a cache; of the chosen rows alone, where there are `rows`.
     ///
     /// # Shapes
     /// - `x`: `[tokens, hidden_size]`

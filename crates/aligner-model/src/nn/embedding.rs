@@ -5,7 +5,7 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::ProjectionWeight;
-use crate::kernels::{self, QuantizedWeight, reference};
+use crate::kernels::{self, Linear, LinearWeight, QuantizedWeight, reference};
 
 /// A row for each token of the vocabulary.
 #[derive(Module, Debug)]
@@ -34,6 +34,10 @@ impl TokenEmbedding {
                 let weight = weight.tensor(&ids.device());
                 reference::embedding(weight.transpose(), ids)
             }
+            ProjectionWeight::Panels(weight) => {
+                let weight = weight.tensor(&ids.device());
+                reference::embedding(weight.transpose(), ids)
+            }
             ProjectionWeight::Quantized(weight) => rows_of(weight, ids),
         }
     }
@@ -53,18 +57,21 @@ impl TokenEmbedding {
     /// - `rows`: `[rows, hidden_size]`
     /// - output: `[rows, vocab_size]`
     pub fn logits(&self, rows: Tensor<2>) -> Tensor<2> {
-        match &self.weight {
-            ProjectionWeight::Dense(weight) => kernels::linear_transposed(rows, weight.val()),
-            ProjectionWeight::Int8(weight) => kernels::int8_linear(rows, weight, None),
-            ProjectionWeight::Quantized(weight) => kernels::quantized_linear(rows, weight, None),
-        }
+        let weight = match &self.weight {
+            ProjectionWeight::Dense(weight) => return kernels::linear_transposed(rows, weight.val()),
+            ProjectionWeight::Int8(weight) => LinearWeight::Int8(weight.clone()),
+            ProjectionWeight::Panels(weight) => LinearWeight::Panels(weight.clone()),
+            ProjectionWeight::Quantized(weight) => LinearWeight::Quantized(weight.clone()),
+        };
+        let (bias, lora) = (None, None);
+        kernels::linear(rows, Linear { weight, bias, lora })
     }
 
     /// The parameter, where it is one: `[vocab_size, hidden_size]`.
     pub fn dense(&self) -> Option<&Param<Tensor<2>>> {
         match &self.weight {
             ProjectionWeight::Dense(weight) => Some(weight),
-            ProjectionWeight::Int8(_) | ProjectionWeight::Quantized(_) => None,
+            ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) | ProjectionWeight::Quantized(_) => None,
         }
     }
 }

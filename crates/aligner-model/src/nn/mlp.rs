@@ -68,11 +68,7 @@ impl Mlp {
         residual: bool,
         recompute: bool,
     ) -> Option<Tensor<2>> {
-        let activation = match self.activation {
-            Activation::Silu => Gate::Silu,
-            Activation::GeluTanh => Gate::GeluTanh,
-            Activation::Gelu => return None,
-        };
+        let activation = self.gate()?;
         let inputs = MlpInputs {
             norm: norm.map(RmsNorm::as_input),
             gate: self.gate_proj.as_linear()?,
@@ -87,13 +83,33 @@ impl Mlp {
         Some(kernels::mlp(x.clone(), inputs, settings))
     }
 
+    /// The activation, where operations know it.
+    fn gate(&self) -> Option<Gate> {
+        match self.activation {
+            Activation::Silu => Some(Gate::Silu),
+            Activation::GeluTanh => Some(Gate::GeluTanh),
+            Activation::Gelu => None,
+        }
+    }
+
+    /// `x + mlp(norm(x))`, or without `x`, each row as if it were alone.
+    ///
     /// # Shapes
-    /// - `x`: `[batch, tokens, hidden_size]`
+    /// - `x`: `[rows, hidden_size]`
     /// - output: as `x`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        self.forward_rows(x.reshape([batch * tokens, width]))
-            .reshape([batch, tokens, width])
+    pub fn inference(&self, x: Tensor<2>, norm: Option<&RmsNorm>, residual: bool) -> Tensor<2> {
+        let Some(activation) = self.gate() else {
+            let normed = norm.map_or_else(|| x.clone(), |norm| norm.forward(x.clone()));
+            let out = self.forward_rows(normed);
+            return if residual { x + out } else { out };
+        };
+        let inputs = MlpInputs {
+            norm: norm.map(RmsNorm::as_input),
+            gate: self.gate_proj.to_linear(),
+            up: self.up_proj.to_linear(),
+            down: self.down_proj.to_linear(),
+        };
+        kernels::inference_mlp(x, inputs, activation, residual)
     }
 
     /// # Shapes

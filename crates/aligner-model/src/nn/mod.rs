@@ -10,9 +10,10 @@ mod norm;
 mod projection;
 mod rope;
 
-pub use attention::{Attention, AttentionConfig, CausalMask};
-pub use block::{Block, Packed, Rotations, Step};
-pub use cache::{KvCache, LayerCache};
+pub use attention::{Attention, AttentionConfig};
+pub use block::{Block, Packed, Rotations};
+pub(crate) use cache::CacheShape;
+pub use cache::KvCache;
 pub use dropout::{Dropout, with_dropout_seed};
 pub use embedding::TokenEmbedding;
 pub use mlp::{Mlp, MlpConfig};

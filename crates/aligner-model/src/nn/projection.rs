@@ -4,10 +4,11 @@ use burn::module::{
     Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
 };
 use burn::nn::Initializer;
+use burn::tensor::module::linear;
 use burn::tensor::{Device, Tensor};
 
 use super::Dropout;
-use crate::kernels::{self, Int8Weight, LinearWeight, QuantizedWeight};
+use crate::kernels::{self, Int8Weight, LinearWeight, PanelWeight, QuantizedWeight};
 
 /// `x W + b`, and with an adapter `+ scale · dropout(x) A B`.
 #[derive(Module, Debug)]
@@ -28,6 +29,8 @@ pub enum ProjectionWeight {
     Dense(Param<Tensor<2>>),
     /// One that is not trained.
     Int8(Int8Weight),
+    /// One that is not trained, in single precision as inference reads it.
+    Panels(PanelWeight),
     /// One of a model that runs.
     Quantized(QuantizedWeight),
 }
@@ -61,14 +64,18 @@ impl Projection {
     /// - `x`: `[rows, input]`
     /// - output: `[rows, output]`
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        if !x.device().is_autodiff() {
+            return kernels::linear(x, self.to_linear());
+        }
         let update = self.lora.as_ref().map(|lora| {
             let low = lora.dropout.forward(x.clone()).matmul(lora.a.val());
             low.matmul(lora.b.val()) * lora.scale
         });
         let bias = self.bias.as_ref().map(Param::val);
         let out = match &self.weight {
-            ProjectionWeight::Dense(weight) => kernels::linear(x, weight.val(), bias),
+            ProjectionWeight::Dense(weight) => linear(x, weight.val(), bias),
             ProjectionWeight::Int8(weight) => kernels::int8_linear(x, weight, bias),
+            ProjectionWeight::Panels(weight) => linear(x.clone(), weight.tensor(&x.device()), bias),
             ProjectionWeight::Quantized(weight) => kernels::quantized_linear(x, weight, bias),
         };
         match update {
@@ -81,7 +88,11 @@ impl Projection {
     /// and when its weight is one of a model that runs, which such an operation would bring into f32 first.
     pub fn as_linear(&self) -> Option<kernels::Linear> {
         let drops = |lora: &Lora| lora.dropout.prob > 0.0 && lora.a.val().device().is_autodiff();
-        if self.lora.as_ref().is_some_and(drops) || matches!(self.weight, ProjectionWeight::Quantized(_)) {
+        let runs_only = matches!(
+            self.weight,
+            ProjectionWeight::Quantized(_) | ProjectionWeight::Panels(_)
+        );
+        if self.lora.as_ref().is_some_and(drops) || runs_only {
             return None;
         }
         Some(self.to_linear())
@@ -93,6 +104,7 @@ impl Projection {
             weight: match &self.weight {
                 ProjectionWeight::Dense(weight) => LinearWeight::Dense(weight.val()),
                 ProjectionWeight::Int8(weight) => LinearWeight::Int8(weight.clone()),
+                ProjectionWeight::Panels(weight) => LinearWeight::Panels(weight.clone()),
                 ProjectionWeight::Quantized(weight) => LinearWeight::Quantized(weight.clone()),
             },
             bias: self.bias.as_ref().map(Param::val),
@@ -104,17 +116,14 @@ impl Projection {
         }
     }
 
-    /// [`forward`](Self::forward) over the rows of all sequences at once.
-    ///
-    /// As one matrix the weight's gradient is one product; by sequences it would be a product each and a sum over them.
-    ///
-    /// # Shapes
-    /// - `x`: `[batch, tokens, input]`
-    /// - output: `[batch, tokens, output]`
-    pub fn forward_sequences(&self, x: Tensor<3>) -> Tensor<3> {
-        let [batch, tokens, width] = x.dims();
-        self.forward(x.reshape([batch * tokens, width]))
-            .reshape([batch as i64, tokens as i64, -1])
+    /// See [`CausalDecoder::into_panels`](crate::CausalDecoder::into_panels).
+    pub(crate) fn put_into_panels(&mut self) {
+        let ProjectionWeight::Dense(weight) = &self.weight else {
+            return;
+        };
+        if let Some(weight) = PanelWeight::of(&weight.val()) {
+            self.weight = ProjectionWeight::Panels(weight);
+        }
     }
 
     /// Input and output width.
@@ -130,6 +139,7 @@ impl ProjectionWeight {
             // Which does not make one that is still to be loaded.
             Self::Dense(weight) => weight.lazy_shape().dims(),
             Self::Int8(weight) => weight.dims(),
+            Self::Panels(weight) => weight.dims(),
             Self::Quantized(weight) => weight.dims(),
         }
     }
@@ -138,7 +148,7 @@ impl ProjectionWeight {
     fn map_param(self, change: impl FnOnce(Param<Tensor<2>>) -> Param<Tensor<2>>) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(change(weight)),
-            Self::Int8(_) | Self::Quantized(_) => self,
+            Self::Int8(_) | Self::Panels(_) | Self::Quantized(_) => self,
         }
     }
 }
@@ -147,7 +157,7 @@ impl Module for ProjectionWeight {
     fn collect_devices(&self, devices: Devices) -> Devices {
         match self {
             Self::Dense(weight) => weight.collect_devices(devices),
-            Self::Int8(_) | Self::Quantized(_) => devices,
+            Self::Int8(_) | Self::Panels(_) | Self::Quantized(_) => devices,
         }
     }
 
@@ -175,6 +185,7 @@ impl Module for ProjectionWeight {
         match self {
             Self::Dense(weight) => Module::num_params(weight),
             Self::Int8(weight) => weight.dims().iter().product(),
+            Self::Panels(weight) => weight.dims().iter().product(),
             Self::Quantized(weight) => weight.dims().iter().product(),
         }
     }
@@ -195,6 +206,7 @@ impl ModuleDisplayDefault for ProjectionWeight {
         match self {
             Self::Dense(weight) => content.add_single(weight).optional(),
             Self::Int8(weight) => content.add_debug_attribute("int8", weight).optional(),
+            Self::Panels(weight) => content.add_debug_attribute("panels", weight).optional(),
             Self::Quantized(weight) => content.add_debug_attribute("quantized", weight).optional(),
         }
     }

@@ -3,7 +3,6 @@
 use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::config::RopeConfig;
-use crate::kernels::reference;
 
 /// The rotary embedding of a model or of some of its layers.
 #[derive(Debug, Clone)]
@@ -35,22 +34,30 @@ impl Rope {
     /// Angles are computed on the host in f32, as the reference implementation does; for the few thousand positions of a
     /// pass this costs less than keeping a table of the whole context.
     pub fn rotation(&self, start: usize, tokens: usize, device: &Device) -> Rotation {
-        let changed = self
-            .config
-            .depends_on_length()
-            .then(|| self.config.inverse_frequencies(start + tokens));
-        let frequencies = changed.as_ref().unwrap_or(&self.inverse_frequencies);
+        self.rotation_of(&[(start, tokens)], device)
+    }
+
+    /// The rotations of several runs of positions, one behind the other: each the first one and how many there are.
+    pub fn rotation_of(&self, runs: &[(usize, usize)], device: &Device) -> Rotation {
         let factor = self.config.attention_factor() as f32;
-        let half = frequencies.len();
+        let tokens: usize = runs.iter().map(|(_, tokens)| tokens).sum();
+        let half = self.inverse_frequencies.len();
         let (mut cos, mut sin) = (
             Vec::with_capacity(tokens * half),
             Vec::with_capacity(tokens * half),
         );
-        for position in start..start + tokens {
-            for frequency in frequencies {
-                let (s, c) = (position as f32 * frequency).sin_cos();
-                cos.push(c * factor);
-                sin.push(s * factor);
+        for &(start, tokens) in runs {
+            let changed = self
+                .config
+                .depends_on_length()
+                .then(|| self.config.inverse_frequencies(start + tokens));
+            let frequencies = changed.as_ref().unwrap_or(&self.inverse_frequencies);
+            for position in start..start + tokens {
+                for frequency in frequencies {
+                    let (s, c) = (position as f32 * frequency).sin_cos();
+                    cos.push(c * factor);
+                    sin.push(s * factor);
+                }
             }
         }
         let upload = |values| Tensor::from_data(TensorData::new(values, [tokens, half]), device);
@@ -70,16 +77,6 @@ impl Rotation {
         }
     }
 
-    /// Turns each pair `(x[i], x[i + rotary_dim / 2])` by its position's angle; dimensions behind `rotary_dim` stay.
-    ///
-    /// # Shapes
-    /// - `x`: `[batch, heads, tokens, head_dim]`
-    /// - output: as `x`
-    pub fn apply(&self, x: Tensor<4>) -> Tensor<4> {
-        let (cos, sin) = self.clone().into_parts();
-        reference::rotate(x, cos, sin)
-    }
-
     /// Cosines and sines, each `[tokens, rotary_dim / 2]`.
     pub fn into_parts(self) -> (Tensor<2>, Tensor<2>) {
         (self.cos, self.sin)
@@ -90,6 +87,7 @@ impl Rotation {
 mod tests {
     use super::*;
     use crate::config::RopeScaling;
+    use crate::kernels::reference;
 
     fn rotate(x: [f32; 4], position: usize) -> Vec<f32> {
         let device = Device::flex();
@@ -99,10 +97,8 @@ mod tests {
             scaling: RopeScaling::None,
         });
         let x = Tensor::<1>::from_floats(x, &device).reshape([1, 1, 1, 4]);
-        rope.rotation(position, 1, &device)
-            .apply(x)
-            .try_into_vec_as()
-            .unwrap()
+        let (cos, sin) = rope.rotation(position, 1, &device).into_parts();
+        reference::rotate(x, cos, sin).try_into_vec_as().unwrap()
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{HostTensor, NamedTensor, TensorSource};
 use crate::config::ModelConfig;
 use crate::decoder::{CausalDecoder, EMBEDDING, HEAD};
 use crate::error::{ModelError, Result};
-use crate::kernels::{Int8Weight, QuantizedWeight, WeightFormat};
+use crate::kernels::{Int8Weight, PanelWeight, QuantizedWeight, WeightFormat};
 use crate::nn::ProjectionWeight;
 
 /// Where a walk stands: the path and whether the innermost module stores its weight transposed.
@@ -49,6 +49,8 @@ pub(super) enum Storage<'a> {
     F32,
     /// Those of the blocks, for training.
     Int8,
+    /// f32, those of the blocks and the output projection as inference on the CPU reads them.
+    Panels,
     /// Those of the blocks, embedding and output projection, for a model that runs.
     Quantized(&'a mut Quantizer),
 }
@@ -82,6 +84,7 @@ pub(super) fn load(
     match storage {
         Storage::F32 => {}
         Storage::Int8 => loader.round_to_int8(&mut decoder)?,
+        Storage::Panels => loader.put_into_panels(&mut decoder)?,
         Storage::Quantized(quantizer) => loader.quantize(&mut decoder, quantizer)?,
     }
     let decoder = decoder.map(&mut loader);
@@ -142,6 +145,25 @@ impl Loader<'_> {
                 let weight = Int8Weight::quantize(&weight).map_err(|error| self.named(&name, &error))?;
                 projection.weight = ProjectionWeight::Int8(weight);
             }
+        }
+        Ok(())
+    }
+
+    /// Puts the weights of linear layers in their places in panels: no parameters are left there for the walk.
+    fn put_into_panels(&mut self, decoder: &mut CausalDecoder) -> Result<()> {
+        if let Some(head) = &mut decoder.lm_head {
+            self.panels(HEAD.to_string(), &mut head.weight)?;
+        }
+        for (layer, projection) in decoder.projections_mut() {
+            self.panels(format!("{layer}.weight"), &mut projection.weight)?;
+        }
+        Ok(())
+    }
+
+    fn panels(&mut self, name: String, weight: &mut ProjectionWeight) -> Result<()> {
+        let [input, output] = weight.dims();
+        if let Some(tensor) = self.fetch_host(name, false, &[output, input])? {
+            *weight = ProjectionWeight::Panels(PanelWeight::from_outputs(&tensor.values, [input, output]));
         }
         Ok(())
     }

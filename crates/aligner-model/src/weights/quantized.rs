@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 
 use self::cache::CacheFile;
-use super::{Loaded, bind, load_dir, open_dir};
+use super::{Loaded, bind, open_dir};
 use crate::config::ModelConfig;
 use crate::decoder::CausalDecoder;
 use crate::error::Result;
@@ -28,7 +28,7 @@ pub enum WeightsCache {
 }
 
 /// [`load_dir`], with the weights held as a model that runs needs them: linear layers, embedding and output projection in a
-/// format, norms and biases in f32.
+/// format, norms and biases in f32. In f32 on the CPU linear layers are [`PanelWeight`](crate::PanelWeight)s.
 ///
 /// Weights are quantised one after the other as they are read, so that the model is never there as f32. They are kept in a file
 /// that later starts map into memory. It names the sizes and times of the model's files and a hash of parts of them, and holds a
@@ -42,10 +42,17 @@ pub fn load_dir_quantized(
     cache: &WeightsCache,
     device: &Device,
 ) -> Result<Loaded> {
-    let Some(format) = format.quantized() else {
-        return load_dir(dir, device);
-    };
     let config = ModelConfig::read(dir)?;
+    let Some(format) = format.quantized() else {
+        let runs_here = *device == Device::flex();
+        let storage = if runs_here {
+            bind::Storage::Panels
+        } else {
+            bind::Storage::F32
+        };
+        let decoder = bind::load(&config, open_dir(dir)?.as_mut(), storage, device)?;
+        return Ok(Loaded { config, decoder });
+    };
     let places = cache.places(dir, format);
     let fingerprint = match places.is_empty() {
         true => String::new(),

@@ -177,9 +177,14 @@ fn highest(
     } else {
         0.0
     };
-    // The output projection's gradient comes with the loss. The embedding's is made at the end, as a table of zeros and its
-    // sum with the rows' gradients; where both are one matrix, the first one is still beside them.
-    let tables = if config.tie_embeddings { 2.0 } else { 1.0 };
+    // The output projection's gradient comes with the loss. The kernel adds the embedding's to it, or to a table of its own.
+    // Composed, it is made at the end, as a table of zeros and its sum with the rows' gradients; where both are one matrix,
+    // the first one is still beside them.
+    let tables = match (shape.fused, config.tie_embeddings) {
+        (true, _) => 0.0,
+        (false, true) => 2.0,
+        (false, false) => 1.0,
+    };
     let layers = config.layers as f64;
     let one_layer = shape.kept_of_layer().max(shape.computed_again());
     let forward = [earlier + table, shape.tokens * layers * shape.kept_of_layer()];

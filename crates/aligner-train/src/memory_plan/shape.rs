@@ -78,7 +78,7 @@ pub(super) struct Shape<'a> {
     drops: bool,
     checkpointing: bool,
     /// Whether the device has the fused operations; on any other each of Burn's operations keeps what it needs.
-    fused: bool,
+    pub fused: bool,
 }
 
 impl<'a> Shape<'a> {
@@ -115,7 +115,7 @@ impl<'a> Shape<'a> {
 
     /// Queries, keys, values, the attention's output and its softmaxes' denominators.
     fn inside_attention(&self) -> f64 {
-        2.0 * self.queries + 2.0 * self.keys + self.config.heads as f64
+        2.0 * self.queries + 2.0 * self.keys + 2.0 * self.config.heads as f64
     }
 
     /// Each half keeps its input; what lies inside is kept too unless it is computed again. A half that is not one

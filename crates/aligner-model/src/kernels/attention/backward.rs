@@ -3,7 +3,7 @@
 use super::super::buffers::Buffer;
 use super::super::math::{exp, sum2, vectorized};
 use super::super::matmul::{Matrix, matmul};
-use super::inputs::{BLOCK, Inputs, Output, Scratch, Work, blocks, scores, seen};
+use super::inputs::{BLOCK, Inputs, Note, Output, Scratch, Work, blocks, scores, seen};
 
 /// What the forward pass gave, and the gradient of its output.
 #[derive(Clone, Copy)]
@@ -11,7 +11,7 @@ pub(in super::super) struct Given<'a> {
     /// As long as the queries.
     pub out: &'a [f32],
     /// `[heads, tokens]`
-    pub log_sums: &'a [f32],
+    pub notes: &'a [Note],
     /// As long as the queries.
     pub dy: &'a [f32],
 }
@@ -20,7 +20,7 @@ pub(in super::super) struct Given<'a> {
 pub(in super::super) fn backward(work: &Work<'_>, given: Given<'_>, [dq, dk, dv]: [&mut [f32]; 3]) {
     assert_eq!(given.dy.len(), work.query.len(), "gradient");
     assert_eq!(given.out.len(), work.query.len(), "output");
-    assert_eq!(given.log_sums.len(), work.notes(), "log sums");
+    assert_eq!(given.notes.len(), work.notes(), "notes");
     assert_eq!(
         (dq.len(), dk.len(), dv.len()),
         (work.query.len(), work.key.len(), work.value.len()),
@@ -63,9 +63,9 @@ impl HeadGradients {
         }
     }
 
-    fn write(&self, inputs: &Inputs<'_>, kv_head: usize, [dq, dk, dv]: [Output; 3]) {
+    fn write(&self, inputs: &Inputs<'_>, kv_head: usize, [dq, dk, dv]: [Output<f32>; 3]) {
         let (width, group) = (inputs.heads.head_dim, inputs.group());
-        let scatter = |rows: &[f32], out: Output, at: usize, stride: usize| {
+        let scatter = |rows: &[f32], out: Output<f32>, at: usize, stride: usize| {
             for (index, row) in rows.chunks_exact(width).enumerate() {
                 // SAFETY: `check` made sure that this row of this head lies inside the gradient, which is as long as its
                 // input; no other job has this sequence and head, and `row` is scratch.
@@ -84,8 +84,8 @@ impl HeadGradients {
 
 /// With `P` the probabilities: `dV = Pᵀ dY`, `dP = dY Vᵀ`, `dS = P ∘ (dP − rowsum(dY ∘ Y))`, `dQ = dS K`, `dK = dSᵀ Q`.
 ///
-/// `P = e^(S − log_sums)` needs neither the highest score nor the sum of a row; `rowsum(P ∘ dP) = rowsum(dY ∘ Y)` is a sum
-/// over a head's width instead of over all keys (Dao 2023, arXiv 2307.08691, algorithm 2).
+/// `P` comes from the notes; `rowsum(P ∘ dP) = rowsum(dY ∘ Y)` is a sum over a head's width instead of over all keys (Dao 2023,
+/// arXiv 2307.08691, algorithm 2).
 fn backward_head(
     inputs: &Inputs<'_>,
     given: Given<'_>,
@@ -103,7 +103,7 @@ fn backward_head(
     for (index, dq) in grads.query.chunks_exact_mut(tokens * width).enumerate() {
         let head = kv_head * group + index;
         let query_at = inputs.query_at(head);
-        let log_sums = &given.log_sums[inputs.notes_at(head)..][..tokens];
+        let notes = &given.notes[inputs.notes_at(head)..][..tokens];
         inputs.rotated(
             &inputs.query[query_at..],
             query_stride,
@@ -119,13 +119,13 @@ fn backward_head(
             let values = Matrix::new(&inputs.value[key_at..], end, width, key_stride);
             let gradients = &mut grads.scores[..rows * end];
             matmul(gradients, end, dy, values.transposed(), false);
-            let notes = Notes {
+            let block = Block {
                 first_row: first,
                 window: inputs.window,
-                log_sums: &log_sums[first..end],
+                notes: &notes[first..end],
                 means: &means[..rows],
             };
-            softmax_backward(gradients, weights, end, notes);
+            softmax_backward(gradients, weights, end, block);
             matmul(
                 &mut grads.value,
                 width,
@@ -160,18 +160,18 @@ fn row_dots(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
 }
 
 /// What is known of the rows of a block.
-struct Notes<'a> {
+struct Block<'a> {
     first_row: usize,
     window: usize,
-    log_sums: &'a [f32],
+    notes: &'a [Note],
     /// `rowsum(dY ∘ Y)`
     means: &'a [f32],
 }
 
 /// Turns scores into probabilities, and gradients of probabilities into those of scores, both in place.
-fn softmax_backward(gradient: &mut [f32], scores: &mut [f32], columns: usize, notes: Notes<'_>) {
-    vectorized!((gradient: &'a mut [f32], scores: &'a mut [f32], columns: usize, notes: Notes<'a>) -> () {
-        let Notes { first_row, window, log_sums, means } = notes;
+fn softmax_backward(gradient: &mut [f32], scores: &mut [f32], columns: usize, block: Block<'_>) {
+    vectorized!((gradient: &'a mut [f32], scores: &'a mut [f32], columns: usize, block: Block<'a>) -> () {
+        let Block { first_row, window, notes, means } = block;
         let rows = gradient.chunks_exact_mut(columns).zip(scores.chunks_exact_mut(columns)).enumerate();
         for (index, (gradient, scores)) in rows {
             let seen = seen(first_row, index, window);
@@ -179,9 +179,9 @@ fn softmax_backward(gradient: &mut [f32], scores: &mut [f32], columns: usize, no
                 row[..seen.start].fill(0.0);
                 row[seen.end..].fill(0.0);
             }
-            let (log_sum, mean) = (log_sums[index], means[index]);
+            let ([highest, inverse_sum], mean) = (notes[index], means[index]);
             for (gradient, score) in gradient[seen.clone()].iter_mut().zip(&mut scores[seen]) {
-                *score = exp(*score - log_sum);
+                *score = exp(*score - highest) * inverse_sum;
                 *gradient = *score * (*gradient - mean);
             }
         }

@@ -136,12 +136,15 @@ pub(super) fn seen(first_row: usize, index: usize, window: usize) -> std::ops::R
     end.saturating_sub(window)..end
 }
 
-/// Turns each row of scores into `e^(score − highest)` where it sees, and 0 elsewhere; notes the logarithm of the sum of
-/// `e^score` and one over the sum of what it wrote.
+/// What a softmax is computed from again: the highest score, and one over the sum of `e^(score − highest)`. Their logarithmic sum
+/// in one number would cost digits where scores are large.
+pub(in super::super) type Note = [f32; 2];
+
+/// Turns each row of scores into `e^(score − highest)` where it sees, and 0 elsewhere.
 fn exponentials(scores: &mut [f32], columns: usize, block: Block<'_>) {
     vectorized!((scores: &'a mut [f32], columns: usize, block: Block<'a>) -> () {
-        let Block { first_row, window, log_sums, inverse_sums } = block;
-        for (index, row) in scores.chunks_exact_mut(columns).enumerate() {
+        let Block { first_row, window, notes } = block;
+        for ((index, row), note) in scores.chunks_exact_mut(columns).enumerate().zip(notes) {
             let seen = seen(first_row, index, window);
             row[..seen.start].fill(0.0);
             row[seen.end..].fill(0.0);
@@ -151,8 +154,7 @@ fn exponentials(scores: &mut [f32], columns: usize, block: Block<'_>) {
                 *x = exp(*x - highest);
             }
             let sum = sum2(row, row, |x, _| x);
-            log_sums[index] = highest + sum.ln();
-            inverse_sums[index] = 1.0 / sum;
+            *note = [highest, 1.0 / sum];
         }
     });
 }
@@ -161,8 +163,7 @@ fn exponentials(scores: &mut [f32], columns: usize, block: Block<'_>) {
 struct Block<'a> {
     first_row: usize,
     window: usize,
-    log_sums: &'a mut [f32],
-    inverse_sums: &'a mut [f32],
+    notes: &'a mut [Note],
 }
 
 /// Scratch of one thread's work on one sequence.
@@ -204,18 +205,17 @@ pub(super) fn scores<'a>(
     scores
 }
 
-/// [`scores`] as weights that are not divided by their sums yet; `log_sums` and `inverse_sums` are those of the block.
+/// [`scores`] as weights that are not divided by their sums yet; `notes` are those of the block.
 pub(super) fn weights<'a>(
     inputs: &Inputs<'_>,
     scratch: &'a mut Scratch,
     (first, end): (usize, usize),
-    [log_sums, inverse_sums]: [&mut [f32]; 2],
+    notes: &mut [Note],
 ) -> &'a mut [f32] {
     let block = Block {
         first_row: first,
         window: inputs.window,
-        log_sums,
-        inverse_sums,
+        notes,
     };
     let scores = scores(inputs, scratch, (first, end));
     exponentials(scores, end, block);
@@ -223,17 +223,24 @@ pub(super) fn weights<'a>(
 }
 
 /// An output of which several threads write disjoint parts.
-#[derive(Clone, Copy)]
-pub(super) struct Output(pub *mut f32);
+pub(super) struct Output<T>(pub *mut T);
+
+impl<T> Clone for Output<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Output<T> {}
 
 // SAFETY: every element is written by one job only, and read by none until all have ended.
-unsafe impl Send for Output {}
+unsafe impl<T: Send> Send for Output<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Output {}
+unsafe impl<T: Send> Sync for Output<T> {}
 
-impl Output {
+impl<T> Output<T> {
     /// A pointer to element `at`, taken by a method so that closures capture the whole, which is `Send`.
-    pub fn at(self, at: usize) -> *mut f32 {
+    pub fn at(self, at: usize) -> *mut T {
         self.0.wrapping_add(at)
     }
 }

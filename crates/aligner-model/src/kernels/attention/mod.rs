@@ -19,7 +19,7 @@ use burn::tensor::Tensor;
 
 pub(super) use self::backward::{Given, backward};
 pub(super) use self::forward::forward;
-pub(super) use self::inputs::{Angles, Work};
+pub(super) use self::inputs::{Angles, Note, Work};
 use super::flex::{contiguous, elements, tensor};
 use super::sequences::Sequences;
 use super::{reference, runs_fused};
@@ -128,11 +128,11 @@ fn output(
     inputs: &[FloatTensor<Flex>; 3],
     angles: &Angles,
     plan: &(Sequences, AttentionSettings),
-) -> (FloatTensor<Flex>, Vec<f32>) {
+) -> (FloatTensor<Flex>, Vec<Note>) {
     let work = work(inputs, angles, plan);
-    let (mut out, mut log_sums) = (vec![0.0; work.query.len()], vec![0.0; work.notes()]);
-    forward(&work, &mut out, &mut log_sums);
-    (tensor(out, inputs[0].shape()), log_sums)
+    let (mut out, mut notes) = (vec![0.0; work.query.len()], vec![Note::default(); work.notes()]);
+    forward(&work, &mut out, &mut notes);
+    (tensor(out, inputs[0].shape()), notes)
 }
 
 #[derive(Debug)]
@@ -144,7 +144,7 @@ struct State {
     inputs: [NodeId; 3],
     angles: Angles,
     out: FloatTensor<Flex>,
-    log_sums: Vec<f32>,
+    notes: Vec<Note>,
     plan: (Sequences, AttentionSettings),
 }
 
@@ -157,7 +157,7 @@ impl Backward<Flex, 3> for AttentionBackward {
             inputs,
             angles,
             out,
-            log_sums,
+            notes,
             plan,
         } = ops.state;
         let inputs: [FloatTensor<Flex>; 3] =
@@ -167,7 +167,7 @@ impl Backward<Flex, 3> for AttentionBackward {
         let [dq, dk, dv] = &mut gradients;
         let given = Given {
             out: elements(Some(&out)).unwrap_or_default(),
-            log_sums: &log_sums,
+            notes: &notes,
             dy: elements(Some(&dy)).unwrap_or_default(),
         };
         backward(&work, given, [dq, dk, dv]);
@@ -204,12 +204,12 @@ impl<C: CheckpointStrategy> AttentionOps for Autodiff<Flex, C> {
         {
             OpsKind::Tracked(mut prep) => {
                 let nodes = [&query, &key, &value].map(|tensor| prep.checkpoint(tensor));
-                let (out, log_sums) = run([query, key, value], &angles);
+                let (out, notes) = run([query, key, value], &angles);
                 let state = State {
                     inputs: nodes,
                     angles,
                     out: out.clone(),
-                    log_sums,
+                    notes,
                     plan: plan.clone(),
                 };
                 prep.finish(state, out)

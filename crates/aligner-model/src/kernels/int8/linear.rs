@@ -12,12 +12,14 @@ use burn::tensor::{Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{BLOCK, Int8Weight, rows_of_a_piece};
-use crate::kernels::few_rows::MOST_ROWS;
 use crate::kernels::flex::{contiguous, elements, tensor};
 use crate::kernels::linear::{Weights, input_gradient};
 use crate::kernels::math::vectorized;
 use crate::kernels::panels::{Grid, Panels};
 use crate::kernels::runs_fused;
+
+/// Rows up to which the weight is read as it is stored.
+const MOST_ROWS: usize = 4;
 
 /// `x · weight + bias`; there is a gradient of `x` and of `bias`, and none of the weight.
 ///

@@ -225,6 +225,14 @@ impl Int8Weight {
         }
     }
 
+    /// The weights of one output, as many as there are inputs.
+    pub(super) fn dequantize_output(&self, output: usize, out: &mut [f32]) {
+        let [input, _] = self.dims();
+        let blocks = input.div_ceil(BLOCK);
+        let values = &self.values()[output * input..][..input];
+        dequantize_row(values, &self.scales()[output * blocks..][..blocks], out);
+    }
+
     /// A part of the weight, `[outputs, inputs]`; the inputs begin with a block.
     fn dequantize_into(&self, outputs: Range<usize>, inputs: Range<usize>, out: &mut [f32]) {
         let [input, _] = self.dims();

@@ -1,0 +1,218 @@
+//! Many corrections at once, from many threads: a thread that owns the passes, and handles that send it requests.
+
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::causal_lm::CausalLm;
+use crate::corrector::{CorrectOptions, Correction, CorrectionStream, Corrector, Input, Piece};
+use crate::decoder::DecoderLm;
+use crate::error::{InferError, Result};
+use crate::scheduler::{BatchOptions, Job, Reply, Scheduler};
+use crate::sequence::Sequence;
+use crate::voice::Transcript;
+
+/// Corrects many answers at once; cheap to clone, usable from many threads.
+///
+/// All requests share each pass through the model: one that comes while others are computed joins them with the next pass, and
+/// leaves when it is done. What is written for a request does not depend on the others.
+///
+/// Its thread ends when the last handle is dropped and what was asked until then is done.
+///
+/// ```no_run
+/// use aligner_infer::{BatchOptions, CorrectOptions, Corrector, Input};
+///
+/// let batcher = Corrector::open("runs/first/final")?.batcher(BatchOptions::default());
+/// let threads: Vec<_> = [("Is the earth flat?", "Yes."), ("What is 2 + 2?", "5")]
+///     .map(|(question, answer)| {
+///         let batcher = batcher.clone();
+///         std::thread::spawn(move || batcher.correct(Input::new(question, answer), &CorrectOptions::default()))
+///     })
+///     .into();
+/// for correction in threads.into_iter().filter_map(|thread| thread.join().ok()) {
+///     println!("{}", correction?.text);
+/// }
+/// # Ok::<(), aligner_infer::InferError>(())
+/// ```
+#[derive(Debug)]
+pub struct Batcher<L: CausalLm + 'static = DecoderLm> {
+    corrector: Corrector<L>,
+    jobs: Sender<Job<L>>,
+    options: BatchOptions,
+    load: Arc<Mutex<BatchLoad>>,
+}
+
+impl<L: CausalLm + 'static> Clone for Batcher<L> {
+    fn clone(&self) -> Self {
+        Self {
+            corrector: self.corrector.clone(),
+            jobs: self.jobs.clone(),
+            load: Arc::clone(&self.load),
+            ..*self
+        }
+    }
+}
+
+/// What a [`Batcher`] was doing when it last began a pass.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BatchLoad {
+    /// Requests that are computed.
+    pub running: usize,
+    /// Requests that wait for a place or for memory.
+    pub waiting: usize,
+    /// Bytes reserved for keys and values.
+    pub kv_bytes: usize,
+}
+
+impl<L: CausalLm + 'static> Corrector<L> {
+    /// A thread that corrects many answers at once with this corrector's model and its adapters.
+    pub fn batcher(&self, options: BatchOptions) -> Batcher<L> {
+        let (jobs, received) = channel();
+        let load = Arc::<Mutex<BatchLoad>>::default();
+        let shown = Arc::clone(&load);
+        std::thread::spawn(move || work(&received, Scheduler::new(options), &shown));
+        Batcher {
+            corrector: self.clone(),
+            jobs,
+            options,
+            load,
+        }
+    }
+
+    /// Corrects answers many at a time; the corrections come in the order of the inputs, as the iterator is drawn.
+    ///
+    /// Some inputs beyond those that are computed are taken ahead, so that a long one does not hold up those behind it.
+    pub fn correct_many<'a, I>(
+        &self,
+        inputs: I,
+        options: &CorrectOptions,
+        batch: BatchOptions,
+    ) -> impl Iterator<Item = Result<Correction>> + use<'a, I, L>
+    where
+        I: IntoIterator<Item = Input<'a>>,
+    {
+        let batcher = self.batcher(batch);
+        let ahead = batch.max_running.max(1).saturating_mul(3);
+        let mut inputs = inputs.into_iter();
+        let mut pending = VecDeque::new();
+        let options = options.clone();
+        std::iter::from_fn(move || {
+            while pending.len() < ahead
+                && let Some(input) = inputs.next()
+            {
+                pending.push_back(batcher.stream(input, &options));
+            }
+            pending.pop_front().map(CorrectionStream::wait)
+        })
+    }
+}
+
+impl<L: CausalLm + 'static> Batcher<L> {
+    /// This batcher with one of the adapters of its corrector: requests of several adapters are computed side by side, each
+    /// adapter in a pass of its own.
+    ///
+    /// # Errors
+    /// When there is no adapter of that name.
+    pub fn adapter(&self, name: &str) -> Result<Self> {
+        Ok(Self {
+            corrector: self.corrector.adapter(name)?,
+            ..self.clone()
+        })
+    }
+
+    /// The corrector behind it.
+    pub fn corrector(&self) -> &Corrector<L> {
+        &self.corrector
+    }
+
+    /// What it is doing.
+    pub fn load(&self) -> BatchLoad {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Corrects one answer beside others and waits for it.
+    ///
+    /// # Errors
+    /// As [`Corrector::correct`], and when the request alone would need more memory than all may have.
+    pub fn correct(&self, input: Input<'_>, options: &CorrectOptions) -> Result<Correction> {
+        self.stream(input, options).wait()
+    }
+
+    /// Corrects one answer beside others; the pieces come as an iterator. Dropping it cancels the request.
+    ///
+    /// A reader that is slow holds nobody up: what it has not read waits for it.
+    pub fn stream(&self, input: Input<'_>, options: &CorrectOptions) -> CorrectionStream {
+        let (sender, pieces) = channel();
+        // Dropping this stream must not cancel others that share the caller's token.
+        let cancel = options.cancel.child();
+        let options = CorrectOptions {
+            cancel: cancel.clone(),
+            ..options.clone()
+        };
+        let sent = self.job(input, &options, sender.clone()).and_then(|job| {
+            let gone = |_| InferError::BrokenOff;
+            self.jobs.send(job).map_err(gone)
+        });
+        if let Err(error) = sent {
+            // Its receiver is here.
+            let _ = sender.send(Err(error));
+        }
+        CorrectionStream::new(pieces, cancel)
+    }
+
+    fn job(
+        &self,
+        input: Input<'_>,
+        options: &CorrectOptions,
+        pieces: Sender<Result<Piece>>,
+    ) -> Result<Job<L>> {
+        let voice = self.corrector.voice();
+        let prepared = voice.prepare(input, options)?;
+        let sequence = Sequence::new(&voice.request(&prepared), voice.model.max_positions())?;
+        let job = Job {
+            voice: Arc::clone(voice),
+            sequence,
+            transcript: Transcript::new(self.corrector.tokenizer()),
+            reply: Box::new(pieces),
+        };
+        let (needed, allowed) = (job.bytes(), self.options.kv_memory_bytes);
+        if needed > allowed {
+            return Err(InferError::KvMemory {
+                tokens: job.sequence.capacity(),
+                needed,
+                allowed,
+            });
+        }
+        Ok(job)
+    }
+}
+
+impl Reply for Sender<Result<Piece>> {
+    fn text(&mut self, piece: &str) -> bool {
+        self.send(Ok(Piece::Text(piece.to_string()))).is_ok()
+    }
+
+    fn done(&mut self, result: Result<Correction>) {
+        // Nobody listens any more: nothing is lost.
+        let _ = self.send(result.map(Piece::Done));
+    }
+}
+
+/// Rounds as long as there is something to do, and until nobody can ask for more.
+fn work<L: CausalLm>(jobs: &Receiver<Job<L>>, mut scheduler: Scheduler<L>, load: &Mutex<BatchLoad>) {
+    loop {
+        if scheduler.is_idle() {
+            match jobs.recv() {
+                Ok(job) => scheduler.push(job),
+                Err(_) => return,
+            }
+        }
+        jobs.try_iter().for_each(|job| scheduler.push(job));
+        scheduler.round();
+        *load.lock().unwrap_or_else(PoisonError::into_inner) = BatchLoad {
+            running: scheduler.running(),
+            waiting: scheduler.waiting(),
+            kv_bytes: scheduler.kv_bytes(),
+        };
+    }
+}
