@@ -108,7 +108,7 @@ fn every_family_computes_what_it_computes_on_the_weights_that_are_stored() {
                 assert_close(&host(got.clone()), &host(want), 2e-5, variant);
             } else {
                 let off = off(got.clone(), want);
-                assert!(off < 0.05, "{variant} {format}: {off}");
+                assert!(off < 0.1, "{variant} {format}: {off}");
             }
             // The fewer bits, the further from what it computed before; some files hold bf16 as it is.
             let off = off(got, before.clone());

@@ -39,10 +39,9 @@ pub(super) fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], panel: &
             let (eights, _) = x.values[at * BLOCK..][..BLOCK].as_chunks::<8>();
             let mut sums = [offsets[at]; PANEL];
             for (x, weights) in eights.iter().zip(block.as_chunks::<{ 4 * PANEL }>().0) {
-                for output in 0..PANEL {
-                    for step in 0..4 {
-                        let pair = weights[4 * output + step];
-                        sums[output] += i32::from(x[step]) * i32::from(pair & 15)
+                for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
+                    for (step, &pair) in weights.iter().enumerate() {
+                        *sum += i32::from(x[step]) * i32::from(pair & 15)
                             + i32::from(x[4 + step]) * i32::from(pair >> 4);
                     }
                 }
@@ -60,14 +59,14 @@ pub(super) fn bf16<const ROWS: usize>(x: &[f32], panel: &[u8], out: &mut Tile) {
         let (pairs, _) = x.as_chunks::<2>();
         for (x, weights) in pairs.iter().zip(panel.as_chunks::<{ 4 * PANEL }>().0) {
             for (half, x) in x.iter().enumerate() {
-                for output in 0..PANEL {
+                for (output, sum) in sums.iter_mut().enumerate() {
                     let at = 4 * output + 2 * half;
                     let bits = u16::from_le_bytes([weights[at], weights[at + 1]]);
                     let weight = f32::from_bits(u32::from(bits) << 16);
-                    sums[output] = if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
-                        x.mul_add(weight, sums[output])
+                    *sum = if cfg!(any(target_feature = "fma", target_arch = "aarch64")) {
+                        x.mul_add(weight, *sum)
                     } else {
-                        sums[output] + x * weight
+                        *sum + x * weight
                     };
                 }
             }
