@@ -87,15 +87,17 @@ fn attention_half(criterion: &mut Criterion) {
                 rotation: (angle.clone().cos(), angle.clone().sin()),
             }
         };
-        let sequence = |cache| CachedSequence {
-            tokens: rows,
-            start: CONTEXT,
-            cache,
-        };
+        fn sequence(rows: usize, cache: CacheMut<'_>) -> Vec<CachedSequence<'_>> {
+            vec![CachedSequence {
+                tokens: rows,
+                start: CONTEXT,
+                cache,
+            }]
+        }
         let pages = Arc::new(Mutex::new(Pages::new(HEADS)));
         group.bench_function(BenchmarkId::new("fused", rows), |bencher| {
             bencher.iter(|| {
-                let sequences = vec![sequence(CacheMut::Pages(&pages))];
+                let sequences = sequence(rows, CacheMut::Pages(&pages));
                 read(kernels::cached_attention(
                     x.clone(),
                     inputs(0),
@@ -109,7 +111,7 @@ fn attention_half(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("composed", rows), |bencher| {
             bencher.iter(|| {
                 let (keys, values) = (&mut keys, &mut values);
-                let sequences = vec![sequence(CacheMut::Tensors { keys, values })];
+                let sequences = sequence(rows, CacheMut::Tensors { keys, values });
                 read(reference::cached_attention(
                     x.clone(),
                     inputs(1),
