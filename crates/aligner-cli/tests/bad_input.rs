@@ -155,14 +155,14 @@ fn long_answers_are_corrected_in_windows_when_asked() {
     // More prompts than one context could hold, and at most the limit for each.
     assert!(usage(0, "prompt_tokens") > 512, "{}", rows[0]["usage"]);
     assert!(usage(0, "completion_tokens") > 64);
-    // The short row is corrected as without windows.
+    // The short row is corrected as without windows; how much is drafted depends on the time that passes took.
     write(&lab, "short.jsonl", &["Short."]);
     let alone =
         lines(&lab.ok("correct --model base --template correction --max-new-tokens 64 --input short.jsonl"));
-    assert_eq!(
-        (&rows[1]["corrected"], &rows[1]["usage"]),
-        (&alone[0]["corrected"], &alone[0]["usage"])
-    );
+    assert_eq!(rows[1]["corrected"], alone[0]["corrected"]);
+    for count in ["prompt_tokens", "completion_tokens"] {
+        assert_eq!(rows[1]["usage"][count], alone[0]["usage"][count], "{count}");
+    }
     // One answer, streamed, is the same as the row.
     let mut command =
         lab.command("correct --model base --template correction --max-new-tokens 64 --long windows --stream");

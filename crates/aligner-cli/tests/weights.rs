@@ -44,7 +44,7 @@ fn correct_and_score_take_every_format_and_keep_the_weights_beside_the_model() {
     }
     assert_eq!(of("--weights f32").1, score);
     // The files are none of the model's: it is still what it was for everybody else.
-    lab.ok("export --model run --format hf --out copy");
+    lab.ok("export run --format hf --out copy");
     assert!(!lab.path("copy/model.q8.aligner").exists());
 }
 

@@ -197,7 +197,7 @@ mod tests {
         times.record(1, 0.010);
         assert_eq!(
             times.table(8)[7],
-            0.080_f64.min(1.0).max(0.080),
+            0.080,
             "no more than a pass a row"
         );
         (0..FORGOTTEN_AFTER + 1).for_each(|_| times.record(1, 0.010));

@@ -449,7 +449,7 @@ fn kept_rows(runs: &[CachedRun<'_>]) -> Vec<i32> {
         end += run.ids.len();
         end - run.keep.min(run.ids.len())..end
     };
-    runs.iter().map(of_run).flatten().map(|row| row as i32).collect()
+    runs.iter().flat_map(of_run).map(|row| row as i32).collect()
 }
 
 fn projection_names(layer: usize) -> [String; 7] {

@@ -21,6 +21,7 @@ pub struct KvCache {
 
 /// What one layer has of one sequence.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "a few dozen of them a sequence")]
 enum LayerCache {
     Pages(Arc<Mutex<Pages>>),
     /// Each `[1, kv_heads, capacity, head_dim]`.

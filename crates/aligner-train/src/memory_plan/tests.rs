@@ -37,8 +37,8 @@ fn parts_are_what_the_kernels_keep_and_add_up() {
     let plan = MemoryPlan::of(&smollm2(), &choices());
     assert_eq!(plan.weights_bytes, 134_515_008 * 4);
     assert_eq!(plan.moments_bytes, 2 * plan.weights_bytes);
-    // x, q, k, v, context, log sums; x, gate, up.
-    let a_token = 576 + 576 + 192 + 192 + 576 + 9 + 576 + 2 * 1536;
+    // x, q, k, v, context, highest score and sum; x, gate, up.
+    let a_token = 576 + 576 + 192 + 192 + 576 + 2 * 9 + 576 + 2 * 1536;
     assert_eq!(plan.activations_bytes, 2048 * 30 * a_token * 4);
     assert_eq!(plan.gradients_bytes, 49_152 * 576 * 4);
     let parts = plan.weights_bytes

@@ -156,7 +156,7 @@ mod tests {
                 x: &x[first * len..],
                 stride: len,
             };
-            let mut together = vec![0.0f32; 9];
+            let mut together = [0.0f32; 9];
             dots(rows(0), 9, &weight, |row, sum| together[row] = sum);
             for (row, together) in together.iter().enumerate() {
                 let mut alone = 0.0f32;

@@ -78,10 +78,6 @@ impl<'a, T> Shared<'a, T> {
     ///
     /// # Panics
     /// When the range reaches beyond the memory.
-    #[expect(
-        clippy::mut_from_ref,
-        reason = "the caller vouches for what the signature cannot say"
-    )]
     pub unsafe fn write(&self, range: Range<usize>) -> &'a mut [T] {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?}");
         // SAFETY: the range was just checked; the caller vouches that the elements are its own.

@@ -91,7 +91,7 @@ fn output(x: &[f32], layer: &Layer<'_>) -> FloatTensor<Flex> {
     let mut out = vec![0.0; rows * layer.output];
     let adapted = low_pieces(std::slice::from_ref(layer), rows);
     let pieces: Vec<_> = layer.pieces(rows).collect();
-    let (source, low, target) = (Shared::reading(x), Shared::new(&mut *low), Shared::new(&mut out));
+    let (source, low, target) = (Shared::reading(x), Shared::new(&mut low), Shared::new(&mut out));
     let forms = Forms::new(std::slice::from_ref(layer), rows);
     team::run(&[adapted.len() + forms.pieces(), pieces.len()], |phase, piece| {
         // SAFETY: the second phase reads what the first wrote; within one, pieces write different rows or columns.
