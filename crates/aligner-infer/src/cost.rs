@@ -195,11 +195,7 @@ mod tests {
         let mut times = PassTimes::default();
         times.record(8, 1.0);
         times.record(1, 0.010);
-        assert_eq!(
-            times.table(8)[7],
-            0.080,
-            "no more than a pass a row"
-        );
+        assert_eq!(times.table(8)[7], 0.080, "no more than a pass a row");
         (0..FORGOTTEN_AFTER + 1).for_each(|_| times.record(1, 0.010));
         times.record(2, 0.011);
         assert!(times.table(8)[7] < 0.08);

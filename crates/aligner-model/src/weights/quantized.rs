@@ -186,7 +186,12 @@ mod tests {
         let decoder = decoder.unwrap().decoder;
         // Below a file there is no directory.
         let (bad, good) = (dir.path().join("config.json/a"), dir.path().join("b/c"));
-        assert!(!keep(std::slice::from_ref(&bad), QuantFormat::Q8, "print", &decoder));
+        assert!(!keep(
+            std::slice::from_ref(&bad),
+            QuantFormat::Q8,
+            "print",
+            &decoder
+        ));
         assert!(keep(&[bad, good.clone()], QuantFormat::Q8, "print", &decoder));
         let file = CacheFile::open(&good, QuantFormat::Q8, "print").unwrap();
         for (name, weight) in decoder.quantized_weights() {
