@@ -60,7 +60,13 @@ fn gradients(
     std::iter::once(out.inner()).chain(gradients).collect()
 }
 
+/// For operations without a softmax over scores.
 const TOLERANCE: f32 = 2e-5;
+
+/// The backward pass of the attention takes the mean gradient of a row's probabilities as `rowsum(dY ∘ Y)`. Where a token sees few
+/// others, that and the gradients themselves nearly cancel, and their rounding stays; the composition takes the mean of what
+/// it subtracts it from. Differences of up to 2e-5 were seen beside gradients below 0.5.
+const ATTENTION_TOLERANCE: f32 = 1e-4;
 
 fn assert_all_alike(fused: Vec<Tensor<2>>, composed: Vec<Tensor<2>>, tolerance: f32) {
     assert_eq!(fused.len(), composed.len());
@@ -191,7 +197,7 @@ proptest! {
                 attention(query, key, value, (angle.clone().cos(), angle.clone().sin()), &sequences, settings)
             })
         };
-        assert_all_alike(run(kernels::causal_attention), run(reference::causal_attention), TOLERANCE);
+        assert_all_alike(run(kernels::causal_attention), run(reference::causal_attention), ATTENTION_TOLERANCE);
     }
 
     #[test]
@@ -248,8 +254,8 @@ proptest! {
             })
         };
         let composed = run(reference::self_attention, false);
-        assert_all_alike(run(kernels::self_attention, false), composed.clone(), TOLERANCE);
-        assert_all_alike(run(kernels::self_attention, true), composed, TOLERANCE);
+        assert_all_alike(run(kernels::self_attention, false), composed.clone(), ATTENTION_TOLERANCE);
+        assert_all_alike(run(kernels::self_attention, true), composed, ATTENTION_TOLERANCE);
     }
 
     #[test]
