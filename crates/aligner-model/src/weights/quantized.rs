@@ -27,7 +27,7 @@ pub enum WeightsCache {
     Off,
 }
 
-/// [`load_dir`], with the weights held as a model that runs needs them: linear layers, embedding and output projection in a
+/// [`load_dir`](crate::load_dir), with the weights held as a model that runs needs them: linear layers, embedding and output projection in a
 /// format, norms and biases in f32. In f32 on the CPU linear layers are [`PanelWeight`](crate::PanelWeight)s.
 ///
 /// Weights are quantised one after the other as they are read, so that the model is never there as f32. They are kept in a file
@@ -35,7 +35,7 @@ pub enum WeightsCache {
 /// CRC-32 of each weight; one that does not fit, or is damaged, is made anew. A file that cannot be written is a warning.
 ///
 /// # Errors
-/// As [`load_dir`].
+/// As [`load_dir`](crate::load_dir).
 pub fn load_dir_quantized(
     dir: &Path,
     format: RuntimeWeights,
