@@ -325,21 +325,6 @@ impl<L: CausalLm> Corrector<L> {
             token_logprobs,
         })
     }
-
-    /// Corrects answers one after the other, in order, as the iterator is drawn.
-    pub fn correct_batch<'a, I>(
-        &'a self,
-        inputs: I,
-        options: &'a CorrectOptions,
-    ) -> impl Iterator<Item = Result<Correction>> + 'a
-    where
-        I: IntoIterator<Item = Input<'a>>,
-        I::IntoIter: 'a,
-    {
-        inputs
-            .into_iter()
-            .map(move |input| self.correct_with(input, options, |_| ControlFlow::Continue(())))
-    }
 }
 
 impl<L: CausalLm + 'static> Corrector<L> {

@@ -291,18 +291,24 @@ fn wait_until(done: impl Fn() -> bool) {
     }
 }
 
-#[test]
-fn a_dropped_stream_gives_its_place_back() {
+/// A batcher of one at a time, whose model writes on and on, and a request that lets it.
+fn one_endless_at_a_time() -> (Batcher<BatchLm>, Arc<Seen>, CorrectOptions) {
     let batch = BatchOptions {
         max_running: 1,
         ..BatchOptions::default()
     };
-    let (batcher, _) = batcher(MockLm::writing(&"z".repeat(3_000), &byte_tokenizer()), batch);
+    let (batcher, seen) = batcher(MockLm::writing(&"z".repeat(3_000), &byte_tokenizer()), batch);
     let endless = CorrectOptions {
         max_new_tokens: 4_000,
         draft: Draft::Off,
         ..CorrectOptions::default()
     };
+    (batcher, seen, endless)
+}
+
+#[test]
+fn a_dropped_stream_gives_its_place_back() {
+    let (batcher, _, endless) = one_endless_at_a_time();
     for _ in 0..20 {
         let mut stream = batcher.stream(Input::new("Q", "A"), &endless);
         // Some are dropped while they wait, some while they are written.
@@ -318,16 +324,7 @@ fn a_dropped_stream_gives_its_place_back() {
 
 #[test]
 fn cancellation_reaches_those_that_wait_and_those_that_are_computed() {
-    let batch = BatchOptions {
-        max_running: 1,
-        ..BatchOptions::default()
-    };
-    let (batcher, seen) = batcher(MockLm::writing(&"z".repeat(3_000), &byte_tokenizer()), batch);
-    let endless = CorrectOptions {
-        max_new_tokens: 4_000,
-        draft: Draft::Off,
-        ..CorrectOptions::default()
-    };
+    let (batcher, seen, endless) = one_endless_at_a_time();
     let mut running = batcher.stream(Input::new("Q", "A"), &endless);
     let waiting = batcher.stream(Input::new("Q", "A"), &endless);
     running.next().unwrap().unwrap();
@@ -457,9 +454,10 @@ fn errors_of_a_request_come_as_in_a_correction_alone() {
 }
 
 #[test]
-fn corrections_of_many_come_in_the_order_of_the_inputs() {
+fn corrections_of_many_come_in_the_order_of_the_inputs_and_survive_a_bad_row() {
     let corrector = corrector(babbling());
-    let all: Vec<_> = (0..30).map(texts).collect();
+    let mut all: Vec<_> = (0..30).map(texts).collect();
+    all[7].1 = "x".repeat(10_000);
     let inputs = || all.iter().map(|(question, answer)| Input::new(question, answer));
     let options = options(1);
     let batch = BatchOptions {
@@ -468,8 +466,18 @@ fn corrections_of_many_come_in_the_order_of_the_inputs() {
     };
     let many: Vec<_> = corrector.correct_many(inputs(), &options, batch).collect();
     assert_eq!(many.len(), 30);
-    for (many, one) in many.into_iter().zip(corrector.correct_batch(inputs(), &options)) {
-        assert_same(&many.unwrap(), &one.unwrap());
+    for (index, (many, input)) in many.into_iter().zip(inputs()).enumerate() {
+        let one = corrector.correct(input.question, input.answer, &options);
+        match (many, one) {
+            (Ok(many), Ok(one)) => assert_same(&many, &one),
+            (many, one) => {
+                let refused = |result: &Result<_, _>| matches!(result, Err(InferError::PromptTooLong { .. }));
+                assert!(
+                    index == 7 && refused(&many) && refused(&one),
+                    "{index}: {many:?} {one:?}"
+                );
+            }
+        }
     }
 }
 

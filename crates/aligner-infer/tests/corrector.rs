@@ -281,45 +281,6 @@ fn many_threads_get_what_one_gets() {
 }
 
 #[test]
-fn a_batch_is_one_by_one_in_order() {
-    let corrector = corrector(MockLm::hashed(common::BYTES_VOCAB));
-    let options = sampled(9);
-    let inputs = [("one", "1"), ("two", "22"), ("", ""), ("four", "4")].map(|(q, a)| Input::new(q, a));
-    let batch: Vec<_> = corrector
-        .correct_batch(inputs, &options)
-        .map(Result::unwrap)
-        .collect();
-    assert_eq!(batch.len(), inputs.len());
-    for (of_batch, input) in batch.iter().zip(inputs) {
-        assert_same(
-            of_batch,
-            &corrector.correct(input.question, input.answer, &options).unwrap(),
-        );
-    }
-}
-
-#[test]
-fn a_batch_is_computed_as_it_is_drawn_and_survives_a_bad_row() {
-    let model = MockLm::writing("ok", &byte_tokenizer()).with_max_positions(40);
-    let log = model.log.clone();
-    let corrector = corrector(model);
-    let (long, options) = ("x".repeat(50), CorrectOptions::default());
-    let inputs = [Input::new("Q", "A"), Input::new("Q", &long), Input::new("Q", "B")];
-    let mut batch = corrector.correct_batch(inputs, &options);
-    assert!(log.calls().is_empty());
-    assert_eq!(batch.next().unwrap().unwrap().text, "ok");
-    assert!(matches!(
-        batch.next().unwrap(),
-        Err(InferError::PromptTooLong {
-            prompt_tokens: 53,
-            ..
-        })
-    ));
-    assert_eq!(batch.next().unwrap().unwrap().text, "ok");
-    assert!(batch.next().is_none());
-}
-
-#[test]
 fn ids_that_the_model_does_not_have_never_reach_it() {
     // Bytes are ids below 258; this model has the first half.
     let model = MockLm::hashed(120);

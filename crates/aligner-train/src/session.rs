@@ -1,21 +1,22 @@
 //! The training loop: from a batch to a better model, a line of metrics, and now and then a checkpoint.
 
+mod validation;
+
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use aligner_data::Cursor;
+use aligner_model::on_pool;
 use aligner_model::weights::named_parameters;
-use aligner_model::{Loaded, on_pool};
-use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Device;
-use burn_train::{InferenceStep, Interrupter, TrainOutput};
+use burn_train::{Interrupter, TrainOutput};
 
 use crate::batches::StepBatch;
 use crate::checkpoint::{Best, CheckpointStore, RunState};
 use crate::config::TrainConfig;
 use crate::error::{Result, TrainError};
-use crate::evaluation::{Evaluation, ModelInMemory, TextMetrics};
+use crate::evaluation::Evaluation;
 use crate::learner::{StepOutput, TrainedModel};
 use crate::metrics::{Split, StepRecord, peak_rss_bytes};
 use crate::optimizer::{AdamW, gradient_norm};
@@ -365,80 +366,6 @@ impl Session {
             1.0
         };
         on_pool(|| self.optimizer.step(model, gradients, lr, scale))
-    }
-
-    fn validate(&mut self, model: &TrainedModel, valid: &[StepBatch], screen: &mut dyn Screen) -> Result<()> {
-        let started = Instant::now();
-        let model = model.valid();
-        let mut sum = StepOutput::default();
-        let mut last = None;
-        screen.validating(valid.len());
-        for (index, batch) in valid.iter().enumerate() {
-            let mut output = InferenceStep::step(&model, batch.clone());
-            if let Some(reason) = output.failure.take() {
-                return Err(self.device_failed(self.state.step, reason));
-            }
-            sum.loss_sum += output.loss_sum;
-            sum.tokens += output.tokens;
-            sum.target_tokens += output.target_tokens;
-            if let Some(output) = last.replace(output) {
-                screen.validated_batch(output, index, valid.len());
-            }
-        }
-        let record = self.record(Split::Valid, &sum, started.elapsed().as_secs_f64());
-        let text = self.evaluate(&model)?;
-        // burn-train's metrics are told of batches alone: what the model writes comes with the last one.
-        if let Some(output) = last {
-            screen.validated_batch(StepOutput { text, ..output }, valid.len(), valid.len());
-        }
-        screen.validated();
-        let record = StepRecord { text, ..record };
-        self.tell(&record)?;
-        self.judge(&record, &model)
-    }
-
-    /// What the model writes on the sample.
-    fn evaluate(&mut self, model: &TrainedModel) -> Result<Option<TextMetrics>> {
-        let Some(evaluation) = &mut self.evaluation else {
-            return Ok(None);
-        };
-        let stage = self.plan.stage_of(self.state.step).kind;
-        let model = ModelInMemory {
-            loaded: Loaded {
-                config: self.saver.form.config.clone(),
-                decoder: model.decoder.clone(),
-            },
-            device: self.device.clone(),
-            tokenizer: self.saver.tokenizer.clone(),
-            template: self.saver.manifest.template.clone(),
-        };
-        evaluation.run(model, stage, &mut self.state)
-    }
-
-    /// Whether a validation is the best so far. The stages before the last one choose none: the model that they end with,
-    /// like that of step 0, is what the last one has to beat, and is not kept.
-    fn judge(&mut self, record: &StepRecord, model: &TrainedModel) -> Result<()> {
-        let step = self.state.step;
-        if !self.plan.in_last_stage(step) {
-            return Ok(());
-        }
-        let this = Best {
-            step,
-            loss: record.loss,
-            exact_match: record.text.map(|text| text.exact_match),
-        };
-        let by = self.config.best_by;
-        if self.state.best.is_some_and(|best| !this.beats(&best, by)) {
-            self.state.validations_without_gain += 1;
-            return Ok(());
-        }
-        self.state.best = Some(this);
-        self.state.validations_without_gain = 0;
-        if self.plan.at(step).done > 0 {
-            self.saver
-                .save(&self.run.best(), &model.decoder, &self.plan, step)?;
-        }
-        Ok(())
     }
 
     fn record(&self, split: Split, output: &StepOutput, seconds: f64) -> StepRecord {

@@ -7,12 +7,11 @@ use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTen
 use burn::tensor::Tensor;
 
 use super::attend::{self, Attend, Queries, Sequence};
-use super::forms::{FORM_ROWS, Forms};
-use super::layer::{Input, Layer, LayerPlan, SLOTS};
+use super::half::Half;
+use super::layer::{Layer, LayerPlan, SLOTS};
 use super::memory::Shared;
 use super::pages::Pages;
-use super::rows::{low_pieces, low_rows, norm_rows, store_tile};
-use super::sums::Rows;
+use super::rows::store_tile;
 use super::{CachedAttentionInputs, CachedAttentionSettings};
 use crate::kernels::Norm;
 use crate::kernels::attention::Angles;
@@ -142,16 +141,20 @@ fn compute(x: &mut [f32], inputs: &Inputs, angles: (&[f32], &[f32]), plan: &Cach
         layout,
         settings: plan.settings.attention,
     };
-    let work = Work {
+    let half = Half {
         rows,
         x: Shared::new(x),
         normed: Shared::new(&mut memory.normed),
-        low: memory.low.each_mut().map(|low| Shared::new(low)),
+        inner: attend.context,
         norm,
         layers: &layers,
+        low: memory.low.iter_mut().map(|low| Shared::new(low)).collect(),
+        forms: Half::forms(&layers, rows),
+    };
+    let work = Work {
+        half,
         sequences: &sequences,
         attend,
-        forms: [Forms::new(&layers[..3], rows), Forms::new(&layers[3..], rows)],
         residual: plan.settings.residual,
     };
     work.check();
@@ -201,19 +204,9 @@ impl Memory {
 
 /// The operation over slices.
 struct Work<'a> {
-    rows: usize,
-    /// The input; in the last phase, the output.
-    x: Shared<'a, f32>,
-    /// The normed input, where there is a norm.
-    normed: Shared<'a, f32>,
-    /// `x A` of each layer.
-    low: [Shared<'a, f32>; 4],
-    norm: attend::Norm<'a>,
-    layers: &'a [Layer<'a>; 4],
+    half: Half<'a>,
     sequences: &'a [Sequence<'a>],
     attend: Attend<'a>,
-    /// Those of the normed input and of the context.
-    forms: [Forms<'a>; 2],
     residual: bool,
 }
 
@@ -222,8 +215,10 @@ impl Work<'_> {
     fn check(&self) {
         let heads = self.attend.settings.heads;
         let tokens: usize = self.sequences.iter().map(|sequence| sequence.tokens).sum();
-        assert_eq!(self.rows, tokens, "rows of the sequences");
-        let [query, key, value, output] = self.layers;
+        assert_eq!(self.half.rows, tokens, "rows of the sequences");
+        let [query, key, value, output] = self.half.layers else {
+            unreachable!("the operation has four layers")
+        };
         let (queries, keys) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
         assert_eq!(
             [query.output, key.output, value.output],
@@ -242,32 +237,28 @@ impl Work<'_> {
         );
         let half = self.attend.half;
         assert!(2 * half <= heads.head_dim, "rotary_dim");
-        assert_eq!(self.attend.angles.0.len(), half * self.rows, "cos");
-        assert_eq!(self.attend.angles.1.len(), half * self.rows, "sin");
+        assert_eq!(self.attend.angles.0.len(), half * self.half.rows, "cos");
+        assert_eq!(self.attend.angles.1.len(), half * self.half.rows, "sin");
     }
 
     fn run(&self) {
-        let rows = self.rows;
-        let [forms, forms_behind] = &self.forms;
-        let normed = match self.norm {
-            Some(_) => rows.div_ceil(FORM_ROWS),
-            None => forms.pieces(),
+        let rows = self.half.rows;
+        let [before, behind] = self.half.low_pieces();
+        let of_layer = |index: usize| {
+            self.half.layers[index]
+                .pieces(rows)
+                .map(move |panels| (index, panels))
         };
-        let (before, behind) = (
-            low_pieces(&self.layers[..3], rows),
-            low_pieces(&self.layers[3..], rows),
-        );
-        let of_layer = |index: usize| self.layers[index].pieces(rows).map(move |panels| (index, panels));
         let projections: Vec<Piece> = (0..3).flat_map(of_layer).collect();
         let outputs: Vec<Piece> = of_layer(3).collect();
         let (written, queries) = (self.written(), self.queries());
         let pieces = [
-            normed,
+            self.half.pieces(),
             before.len(),
             projections.len(),
             written.len(),
             queries.len(),
-            behind.len() + forms_behind.pieces(),
+            behind.len() + self.half.forms[1].pieces(),
             outputs.len(),
         ];
         team::run(&pieces, |phase, piece| {
@@ -276,16 +267,15 @@ impl Work<'_> {
             // the input when nobody reads that any more.
             unsafe {
                 match phase {
-                    0 => self.begin(piece),
-                    1 => self.low(before[piece].clone()),
+                    0 => self.half.begin(piece),
+                    1 => self.half.low(before[piece].clone()),
                     2 => self.project(&projections[piece]),
                     3 => {
                         let (sequence, page) = written[piece];
                         self.attend.append(&self.sequences[sequence], page);
                     }
                     4 => self.attend.attend(self.sequences, queries[piece]),
-                    5 if piece < behind.len() => self.low((3, behind[piece].1.clone())),
-                    5 => forms_behind.make(self.source(3), piece - behind.len()),
+                    5 => self.half.between(&behind, piece),
                     _ => self.project(&outputs[piece]),
                 }
             }
@@ -306,68 +296,18 @@ impl Work<'_> {
         self.sequences.iter().enumerate().flat_map(of).collect()
     }
 
-    /// Norm and forms of a piece of the input.
-    ///
     /// # Safety
-    /// Nobody writes these rows of the input, and nobody else touches the normed ones.
-    unsafe fn begin(&self, piece: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece);
-            if piece < self.forms[0].pieces() {
-                self.forms[0].make(self.source(0), piece);
-            }
-        }
-    }
-
-    /// Where the rows lie that a layer multiplies.
-    fn source(&self, layer: usize) -> Shared<'_, f32> {
-        match layer {
-            3 => self.attend.context,
-            _ if self.norm.is_some() => self.normed,
-            _ => self.x,
-        }
-    }
-
-    /// What a layer multiplies.
-    ///
-    /// # Safety
-    /// The phase that writes it has ended.
-    unsafe fn input(&self, layer: usize) -> Input<'_> {
-        let (memory, low) = (self.source(layer), &self.low[layer]);
-        // SAFETY: the caller's promise.
-        let (x, low) = unsafe { (memory.read(0..memory.len()), low.read(0..low.len())) };
-        Input {
-            rows: Rows {
-                x,
-                stride: self.layers[layer].input,
-            },
-            count: self.rows,
-            first: 0,
-            low,
-            forms: &self.forms[usize::from(layer == 3)],
-        }
-    }
-
-    /// # Safety
-    /// As [`input`](Self::input), and nobody else writes these rows.
-    unsafe fn low(&self, (layer, rows): (usize, Range<usize>)) {
-        // SAFETY: the caller's promise.
-        unsafe { low_rows(&self.layers[layer], self.source(layer), self.low[layer], rows) };
-    }
-
-    /// # Safety
-    /// As [`input`](Self::input), nobody else touches these columns, and of the last layer nobody reads the input.
+    /// As [`Half::input`], nobody else touches these columns, and of the last layer nobody reads the input.
     unsafe fn project(&self, (index, panels): &Piece) {
-        let outputs = [self.attend.query, self.attend.key, self.attend.value, self.x];
+        let outputs = [self.attend.query, self.attend.key, self.attend.value, self.half.x];
         let (out, layer, add) = (
             outputs[*index],
-            &self.layers[*index],
+            &self.half.layers[*index],
             *index == 3 && self.residual,
         );
         // SAFETY: the caller's promise.
         unsafe {
-            let input = self.input(*index);
+            let input = self.half.input(*index);
             layer.compute(input, panels.clone(), |panel, first, tile| {
                 store_tile(out, layer, (panel, first), tile, add);
             });

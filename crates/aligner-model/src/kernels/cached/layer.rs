@@ -10,12 +10,13 @@ use burn::backend::{Flex, TensorMetadata, tensor::FloatTensor};
 use super::dots::{dots, strided};
 use super::forms::{FORM_ROWS, Forms};
 use super::memory::Row;
-use super::panel_weight::{PanelWeight, pack};
+use super::panel_weight::PanelWeight;
 use super::sums::{Rows, product};
 use crate::kernels::flex::elements;
 use crate::kernels::int8::Int8Weight;
 use crate::kernels::linear::{Linear, LinearWeight, LowRank};
-use crate::kernels::panels::WIDTH;
+use crate::kernels::matmul::Matrix;
+use crate::kernels::panels::{WIDTH, pack_panel};
 use crate::kernels::quant::QuantizedWeight;
 use crate::kernels::slots::Slots;
 use crate::kernels::team;
@@ -261,9 +262,10 @@ impl<'a> Layer<'a> {
                 self.as_it_lies(weight, input, panels, finished);
             }
             Weight::ByInput(weight) => {
+                let matrix = Matrix::new(weight, self.input, self.output, self.output);
                 let mut packed = vec![Row([0.0; WIDTH]); self.input];
                 for panel in panels {
-                    pack(weight, self.output, panel * WIDTH, &mut packed);
+                    pack_panel(matrix, panel * WIDTH, Row::flattened(&mut packed));
                     by_blocks(input, |first, rows, tile| {
                         product(rows, &packed, tile);
                         finished(panel, first, tile);

@@ -10,6 +10,15 @@ use crate::kernels::panels::WIDTH;
 #[repr(C, align(64))]
 pub(super) struct Row(pub [f32; WIDTH]);
 
+impl Row {
+    /// The elements of rows, one behind the other.
+    pub fn flattened(rows: &mut [Self]) -> &mut [f32] {
+        const { assert!(size_of::<Self>() == WIDTH * size_of::<f32>(), "rows have no gaps") };
+        // SAFETY: rows are their elements and nothing else, and are borrowed for writing.
+        unsafe { std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast(), rows.len() * WIDTH) }
+    }
+}
+
 /// Memory that the pieces of an operation read and write, each its own part: what one phase wrote, the next may read.
 ///
 /// Within a phase no element is written by one piece and touched by another. `team::run` begins a phase when the one before has

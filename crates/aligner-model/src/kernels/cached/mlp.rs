@@ -5,12 +5,10 @@ use std::ops::Range;
 use burn::backend::{Backend, Dispatch, Flex, backend_extension, tensor::FloatTensor};
 use burn::tensor::Tensor;
 
-use super::attend::Norm;
-use super::forms::{FORM_ROWS, Forms};
-use super::layer::{BLOCK, Input, Layer, LayerPlan, SLOTS};
+use super::half::Half;
+use super::layer::{BLOCK, Layer, LayerPlan, SLOTS};
 use super::memory::Shared;
-use super::rows::{low_pieces, low_rows, norm_rows, store_tile};
-use super::sums::Rows;
+use super::rows::store_tile;
 use crate::kernels::buffers::Buffer;
 use crate::kernels::flex::{contiguous, elements, unique};
 use crate::kernels::mlp::{Gate, MlpInputs, activate};
@@ -98,15 +96,18 @@ fn compute(x: &mut [f32], inputs: &[Option<FloatTensor<Flex>>; INPUTS], plan: &I
     let mut normed = Buffer::take(if norm.is_some() { x.len() } else { 0 });
     let mut inner = Buffer::take(rows * gate.output);
     let mut low = layers.each_ref().map(|layer| Buffer::take(rows * layer.rank()));
-    let work = Work {
+    let half = Half {
         rows,
         x: Shared::new(x),
         normed: Shared::new(&mut normed),
         inner: Shared::new(&mut inner),
-        low: low.each_mut().map(|low| Shared::new(low)),
         norm,
         layers: &layers,
-        forms: [Forms::new(&layers[..2], rows), Forms::new(&layers[2..], rows)],
+        low: low.iter_mut().map(|low| Shared::new(low)).collect(),
+        forms: Half::forms(&layers, rows),
+    };
+    let work = Work {
+        half,
         activation: plan.activation,
         residual: plan.residual,
     };
@@ -114,115 +115,46 @@ fn compute(x: &mut [f32], inputs: &[Option<FloatTensor<Flex>>; INPUTS], plan: &I
 }
 
 struct Work<'a> {
-    rows: usize,
-    /// The input; in the last phase, the output.
-    x: Shared<'a, f32>,
-    /// The normed input, where there is a norm.
-    normed: Shared<'a, f32>,
-    /// `[rows, inner]`
-    inner: Shared<'a, f32>,
-    /// `x A` of each layer.
-    low: [Shared<'a, f32>; 3],
-    norm: Norm<'a>,
-    layers: &'a [Layer<'a>; 3],
-    /// Those of the normed input and of what is between the layers.
-    forms: [Forms<'a>; 2],
+    half: Half<'a>,
     activation: Gate,
     residual: bool,
 }
 
 impl Work<'_> {
     fn run(&self) {
-        let [forms, forms_behind] = &self.forms;
-        let normed = if self.norm.is_some() {
-            self.rows.div_ceil(FORM_ROWS)
-        } else {
-            forms.pieces()
-        };
-        let before = low_pieces(&self.layers[..2], self.rows);
-        let behind = low_pieces(&self.layers[2..], self.rows);
-        let gates: Vec<Range<usize>> = self.layers[0].pieces(self.rows).collect();
-        let outputs: Vec<Range<usize>> = self.layers[2].pieces(self.rows).collect();
-        let between = behind.len() + forms_behind.pieces();
-        let pieces = [normed, before.len(), gates.len(), between, outputs.len()];
+        let half = &self.half;
+        let [before, behind] = half.low_pieces();
+        let gates: Vec<Range<usize>> = half.layers[0].pieces(half.rows).collect();
+        let outputs: Vec<Range<usize>> = half.layers[2].pieces(half.rows).collect();
+        let between = behind.len() + half.forms[1].pieces();
+        let pieces = [half.pieces(), before.len(), gates.len(), between, outputs.len()];
         team::run(&pieces, |phase, piece| {
             // SAFETY: a phase reads what those before it wrote; within one, pieces write different rows, or different columns
             // of a layer's output, and the output takes the place of the input when nobody reads that any more.
             unsafe {
                 match phase {
-                    0 => self.begin(piece),
-                    1 => self.low(before[piece].clone()),
+                    0 => half.begin(piece),
+                    1 => half.low(before[piece].clone()),
                     2 => self.gate(gates[piece].clone()),
-                    3 if piece < behind.len() => self.low((2, behind[piece].1.clone())),
-                    3 => forms_behind.make(self.source(2), piece - behind.len()),
+                    3 => half.between(&behind, piece),
                     _ => self.down(outputs[piece].clone()),
                 }
             }
         });
     }
 
-    /// Norm and forms of a piece of the input.
-    ///
-    /// # Safety
-    /// Nobody writes these rows of the input, and nobody else touches the normed ones.
-    unsafe fn begin(&self, piece: usize) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            norm_rows(self.x, self.norm, self.normed, self.layers[0].input, piece);
-            if piece < self.forms[0].pieces() {
-                self.forms[0].make(self.source(0), piece);
-            }
-        }
-    }
-
-    /// Where the rows lie that a layer multiplies.
-    fn source(&self, layer: usize) -> Shared<'_, f32> {
-        match layer {
-            2 => self.inner,
-            _ if self.norm.is_some() => self.normed,
-            _ => self.x,
-        }
-    }
-
-    /// What a layer multiplies.
-    ///
-    /// # Safety
-    /// The phase that writes it has ended.
-    unsafe fn input(&self, layer: usize) -> Input<'_> {
-        let (memory, low) = (self.source(layer), &self.low[layer]);
-        // SAFETY: the caller's promise.
-        let (x, low) = unsafe { (memory.read(0..memory.len()), low.read(0..low.len())) };
-        Input {
-            rows: Rows {
-                x,
-                stride: self.layers[layer].input,
-            },
-            count: self.rows,
-            first: 0,
-            low,
-            forms: &self.forms[usize::from(layer == 2)],
-        }
-    }
-
-    /// # Safety
-    /// As [`input`](Self::input), and nobody else writes these rows.
-    unsafe fn low(&self, (layer, rows): (usize, Range<usize>)) {
-        // SAFETY: the caller's promise.
-        unsafe { low_rows(&self.layers[layer], self.source(layer), self.low[layer], rows) };
-    }
-
     /// Gate and up of some panels, and what the activation makes of them.
     ///
     /// # Safety
-    /// As [`input`](Self::input), and nobody else writes these columns.
+    /// As [`Half::input`], and nobody else writes these columns.
     unsafe fn gate(&self, panels: Range<usize>) {
-        let [gate, up, _] = self.layers;
-        let [mut gates, mut gated] = [0; 2].map(|_| Buffer::take(self.rows.min(BLOCK) * WIDTH));
+        let (all, gate, up) = (self.half.rows, &self.half.layers[0], &self.half.layers[1]);
+        let [mut gates, mut gated] = [0; 2].map(|_| Buffer::take(all.min(BLOCK) * WIDTH));
         let [gates, gated] = [&mut gates, &mut gated].map(|tile| tile.as_chunks_mut::<WIDTH>().0);
         // SAFETY: the caller's promise.
-        let (of_gate, of_up) = unsafe { (self.input(0), self.input(1)) };
-        for first in (0..self.rows).step_by(BLOCK) {
-            let rows = first..(first + BLOCK).min(self.rows);
+        let (of_gate, of_up) = unsafe { (self.half.input(0), self.half.input(1)) };
+        for first in (0..all).step_by(BLOCK) {
+            let rows = first..(first + BLOCK).min(all);
             let (gates, gated) = (&mut gates[..rows.len()], &mut gated[..rows.len()]);
             for panel in panels.clone() {
                 let only = panel..panel + 1;
@@ -237,7 +169,7 @@ impl Work<'_> {
                     activate(self.activation, gate, tile.as_flattened(), gated);
                 });
                 // SAFETY: the caller's promise.
-                unsafe { store_tile(self.inner, gate, (panel, first), gated, false) };
+                unsafe { store_tile(self.half.inner, gate, (panel, first), gated, false) };
             }
         }
     }
@@ -245,12 +177,12 @@ impl Work<'_> {
     /// # Safety
     /// As [`gate`](Self::gate), and nobody reads the input.
     unsafe fn down(&self, panels: Range<usize>) {
-        let down = &self.layers[2];
+        let down = &self.half.layers[2];
         // SAFETY: the caller's promise.
         unsafe {
-            let input = self.input(2);
+            let input = self.half.input(2);
             down.compute(input, panels, |panel, first, tile| {
-                store_tile(self.x, down, (panel, first), tile, self.residual);
+                store_tile(self.half.x, down, (panel, first), tile, self.residual);
             });
         }
     }

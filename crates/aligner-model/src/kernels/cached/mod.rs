@@ -12,6 +12,7 @@ mod attend;
 mod attention;
 mod dots;
 mod forms;
+mod half;
 mod layer;
 mod memory;
 mod mlp;

@@ -7,7 +7,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::memory::Row;
-use crate::kernels::panels::WIDTH;
+use crate::kernels::matmul::Matrix;
+use crate::kernels::panels::{WIDTH, pack_panel};
 use crate::kernels::runs_fused;
 
 /// The weight of a linear layer in single precision, in panels of 32 columns one behind the other; copies share their memory.
@@ -29,9 +30,6 @@ impl fmt::Debug for PanelWeight {
         write!(f, "PanelWeight[{}, {}]", self.0.input, self.0.output)
     }
 }
-
-/// Inputs of a panel that are packed at once: a cache line of each of its columns.
-const AT_ONCE: usize = 16;
 
 impl PanelWeight {
     /// Puts a weight into panels; `None` where they are of no use, which is anywhere but in memory of the CPU without gradients.
@@ -56,17 +54,7 @@ impl PanelWeight {
     /// When there are not `input · output` values.
     pub fn from_outputs(values: &[f32], [input, output]: [usize; 2]) -> Self {
         assert_eq!(values.len(), input * output, "elements of a weight");
-        Self::fill([input, output], |first, panel| {
-            let columns = WIDTH.min(output - first);
-            for (index, rows) in panel.chunks_mut(AT_ONCE).enumerate() {
-                for column in 0..columns {
-                    let values = &values[(first + column) * input + index * AT_ONCE..];
-                    for (row, value) in rows.iter_mut().zip(values) {
-                        row.0[column] = *value;
-                    }
-                }
-            }
-        })
+        Self::pack(Matrix::new(values, output, input, input).transposed())
     }
 
     /// Puts a weight into panels.
@@ -78,15 +66,16 @@ impl PanelWeight {
     /// When there are not `input · output` values.
     pub fn from_inputs(values: &[f32], [input, output]: [usize; 2]) -> Self {
         assert_eq!(values.len(), input * output, "elements of a weight");
-        Self::fill([input, output], |first, panel| pack(values, output, first, panel))
+        Self::pack(Matrix::new(values, input, output, output))
     }
 
-    /// Lets `write` fill each panel, which holds zeros, on all threads; it is given the first column.
-    fn fill([input, output]: [usize; 2], write: impl Fn(usize, &mut [Row]) + Sync) -> Self {
+    /// Packs all panels of a matrix of `[input, output]`, on all threads.
+    fn pack(matrix: Matrix<'_>) -> Self {
+        let (input, output) = (matrix.rows, matrix.columns);
         let mut rows = vec![Row([0.0; WIDTH]); input * output.div_ceil(WIDTH)];
         rows.par_chunks_mut(input.max(1))
             .enumerate()
-            .for_each(|(panel, rows)| write(panel * WIDTH, rows));
+            .for_each(|(panel, rows)| pack_panel(matrix, panel * WIDTH, Row::flattened(rows)));
         Self(Arc::new(Stored { input, output, rows }))
     }
 
@@ -121,17 +110,6 @@ impl PanelWeight {
     /// One panel, a row for each input.
     pub(super) fn panel(&self, index: usize) -> &[Row] {
         &self.0.rows[index * self.0.input..][..self.0.input]
-    }
-}
-
-/// Up to 32 columns of a row-major matrix, from `first` on, as a panel; columns that are not there stay as they are.
-pub(super) fn pack(values: &[f32], columns: usize, first: usize, panel: &mut [Row]) {
-    let width = WIDTH.min(columns - first);
-    for (row, values) in panel.iter_mut().zip(values.chunks_exact(columns)) {
-        match <&[f32; WIDTH]>::try_from(&values[first..first + width]) {
-            Ok(values) => row.0 = *values,
-            Err(_) => row.0[..width].copy_from_slice(&values[first..first + width]),
-        }
     }
 }
 

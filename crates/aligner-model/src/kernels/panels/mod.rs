@@ -9,6 +9,8 @@
 //! Blocks depend on the number of tokens alone and every sum runs over its terms in order, so results do not depend on
 //! threads.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
 mod layout;
 mod packed;
 mod product;
@@ -17,7 +19,7 @@ mod tile;
 pub(super) use self::layout::{
     Block, Grid, OwnBlock, Panels, blocks_or_none, copy_rows, fetch_rows, panels_mut,
 };
-pub(super) use self::packed::Packed;
+pub(super) use self::packed::{Packed, pack_panel};
 pub(super) use self::product::{
     Term, add_columns, column_sums, multiply, multiply_into, store_panel, store_rows, transposed_product,
 };

@@ -80,7 +80,11 @@ impl Packed {
     }
 }
 
-fn pack_panel(matrix: Matrix<'_>, first: usize, out: &mut [f32]) {
+/// The columns of a matrix from `first` on as a panel, `[rows][WIDTH]`, filled up with zeros.
+///
+/// # Panics
+/// When the matrix reaches beyond its slice, or has no such column.
+pub(in super::super) fn pack_panel(matrix: Matrix<'_>, first: usize, out: &mut [f32]) {
     let width = WIDTH.min(matrix.columns - first);
     if width < WIDTH {
         out.fill(0.0);
