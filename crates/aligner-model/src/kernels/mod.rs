@@ -32,6 +32,7 @@ mod token_nll;
 pub use adamw::{AdamWStep, adamw, squared_norm};
 pub use attention::{AttentionSettings, Heads, causal_attention};
 pub use buffers::release_buffers;
+pub(crate) use cached::PanelWeights;
 pub use cached::{
     CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Pages, PanelWeight,
     cached_attention, inference_mlp, linear, linear_transposed,

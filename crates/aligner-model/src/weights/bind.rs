@@ -12,7 +12,7 @@ use super::{HostTensor, NamedTensor, TensorSource};
 use crate::config::ModelConfig;
 use crate::decoder::{CausalDecoder, EMBEDDING, HEAD};
 use crate::error::{ModelError, Result};
-use crate::kernels::{Int8Weight, PanelWeight, QuantizedWeight, WeightFormat};
+use crate::kernels::{Int8Weight, PanelWeights, QuantizedWeight, WeightFormat};
 use crate::nn::ProjectionWeight;
 
 /// Where a walk stands: the path and whether the innermost module stores its weight transposed.
@@ -151,19 +151,25 @@ impl Loader<'_> {
 
     /// Puts the weights of linear layers in their places in panels: no parameters are left there for the walk.
     fn put_into_panels(&mut self, decoder: &mut CausalDecoder) -> Result<()> {
-        if let Some(head) = &mut decoder.lm_head {
-            self.panels(HEAD.to_string(), &mut head.weight)?;
+        let head = decoder.lm_head.iter().map(|head| (HEAD.to_string(), head.dims()));
+        let layers = decoder.projections();
+        let layers = layers.map(|(layer, projection)| (format!("{layer}.weight"), projection.dims()));
+        let wanted: Vec<(String, [usize; 2])> = head.chain(layers).collect();
+        let mut panels = PanelWeights::new(wanted.iter().map(|(_, dims)| *dims));
+        for (name, dims @ [input, output]) in wanted {
+            match self.fetch_host(name, false, &[output, input])? {
+                Some(tensor) => panels.push(&tensor.values, dims),
+                // The walk says which tensors are missing.
+                None => return Ok(()),
+            }
         }
-        for (layer, projection) in decoder.projections_mut() {
-            self.panels(format!("{layer}.weight"), &mut projection.weight)?;
+        let head = decoder.lm_head.as_mut().map(|head| &mut head.weight);
+        let mut panels = panels.finish().map(ProjectionWeight::Panels);
+        for (place, weight) in head.into_iter().zip(&mut panels) {
+            *place = weight;
         }
-        Ok(())
-    }
-
-    fn panels(&mut self, name: String, weight: &mut ProjectionWeight) -> Result<()> {
-        let [input, output] = weight.dims();
-        if let Some(tensor) = self.fetch_host(name, false, &[output, input])? {
-            *weight = ProjectionWeight::Panels(PanelWeight::from_outputs(&tensor.values, [input, output]));
+        for ((_, projection), weight) in decoder.projections_mut().zip(panels) {
+            projection.weight = weight;
         }
         Ok(())
     }

@@ -17,6 +17,7 @@ mod layer;
 mod memory;
 mod mlp;
 mod pages;
+mod panel_memory;
 mod panel_weight;
 mod project;
 mod rows;
@@ -29,6 +30,7 @@ use burn::tensor::Tensor;
 pub use mlp::inference_mlp;
 pub use pages::Pages;
 pub use panel_weight::PanelWeight;
+pub(crate) use panel_weight::PanelWeights;
 pub use project::{linear, linear_transposed};
 
 use super::attention::AttentionSettings;

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::memory::Row;
+use super::panel_memory::PanelMemory;
 use crate::kernels::matmul::Matrix;
 use crate::kernels::panels::{WIDTH, pack_panel};
 use crate::kernels::runs_fused;
@@ -16,18 +17,17 @@ use crate::kernels::runs_fused;
 /// A product reads a panel as one run from memory, which a row-major matrix does not have for less than all of its columns, and
 /// nothing is rearranged for products of many rows. It is no parameter: it is not trained, and not written.
 #[derive(Clone)]
-pub struct PanelWeight(Arc<Stored>);
-
-struct Stored {
+pub struct PanelWeight {
     input: usize,
     output: usize,
-    /// `[output / WIDTH, input]`, rounded up and filled up with zeros.
-    rows: Vec<Row>,
+    memory: Arc<PanelMemory>,
+    /// Where its rows begin: `[output / WIDTH, input]`, rounded up and filled up with zeros.
+    start: usize,
 }
 
 impl fmt::Debug for PanelWeight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PanelWeight[{}, {}]", self.0.input, self.0.output)
+        write!(f, "PanelWeight[{}, {}]", self.input, self.output)
     }
 }
 
@@ -52,9 +52,8 @@ impl PanelWeight {
     ///
     /// # Panics
     /// When there are not `input · output` values.
-    pub fn from_outputs(values: &[f32], [input, output]: [usize; 2]) -> Self {
-        assert_eq!(values.len(), input * output, "elements of a weight");
-        Self::pack(Matrix::new(values, output, input, input).transposed())
+    pub fn from_outputs(values: &[f32], dims: [usize; 2]) -> Self {
+        Self::pack(of_outputs(values, dims))
     }
 
     /// Puts a weight into panels.
@@ -69,24 +68,26 @@ impl PanelWeight {
         Self::pack(Matrix::new(values, input, output, output))
     }
 
-    /// Packs all panels of a matrix of `[input, output]`, on all threads.
     fn pack(matrix: Matrix<'_>) -> Self {
         let (input, output) = (matrix.rows, matrix.columns);
-        let mut rows = vec![Row([0.0; WIDTH]); input * output.div_ceil(WIDTH)];
-        rows.par_chunks_mut(input.max(1))
-            .enumerate()
-            .for_each(|(panel, rows)| pack_panel(matrix, panel * WIDTH, Row::flattened(rows)));
-        Self(Arc::new(Stored { input, output, rows }))
+        let mut memory = PanelMemory::allocate(rows_of([input, output]));
+        write(matrix, memory.rows_mut());
+        Self {
+            input,
+            output,
+            memory: Arc::new(memory),
+            start: 0,
+        }
     }
 
     /// Input and output width.
     pub fn dims(&self) -> [usize; 2] {
-        [self.0.input, self.0.output]
+        [self.input, self.output]
     }
 
     /// Memory of a weight, in bytes.
     pub fn bytes(&self) -> usize {
-        size_of_val(self.0.rows.as_slice())
+        size_of_val(self.rows())
     }
 
     /// The weight as a tensor of its own.
@@ -109,7 +110,79 @@ impl PanelWeight {
 
     /// One panel, a row for each input.
     pub(super) fn panel(&self, index: usize) -> &[Row] {
-        &self.0.rows[index * self.0.input..][..self.0.input]
+        &self.rows()[index * self.input..][..self.input]
+    }
+
+    fn rows(&self) -> &[Row] {
+        &self.memory.rows()[self.start..][..rows_of(self.dims())]
+    }
+}
+
+/// Rows of all panels of a weight.
+fn rows_of([input, output]: [usize; 2]) -> usize {
+    input * output.div_ceil(WIDTH)
+}
+
+/// A weight as model files have it, as `[input, output]`.
+fn of_outputs(values: &[f32], [input, output]: [usize; 2]) -> Matrix<'_> {
+    assert_eq!(values.len(), input * output, "elements of a weight");
+    Matrix::new(values, output, input, input).transposed()
+}
+
+/// Packs all panels of a matrix of `[input, output]`, on all threads.
+fn write(matrix: Matrix<'_>, rows: &mut [Row]) {
+    rows.par_chunks_mut(matrix.rows.max(1))
+        .enumerate()
+        .for_each(|(panel, rows)| pack_panel(matrix, panel * WIDTH, Row::flattened(rows)));
+}
+
+/// The weights of a model, put into panels one behind the other in memory that they share.
+#[derive(Debug)]
+pub(crate) struct PanelWeights {
+    memory: PanelMemory,
+    written: Vec<[usize; 2]>,
+    /// Rows of what is written.
+    used: usize,
+}
+
+impl PanelWeights {
+    /// Memory for weights of `[input, output]`.
+    pub fn new(weights: impl Iterator<Item = [usize; 2]>) -> Self {
+        Self {
+            memory: PanelMemory::map(weights.map(rows_of).sum()),
+            written: Vec::new(),
+            used: 0,
+        }
+    }
+
+    /// Writes the next weight.
+    ///
+    /// # Shapes
+    /// - `values`: `[output, input]`, as model files have it
+    ///
+    /// # Panics
+    /// When there are not `input · output` values, or it was not counted in the memory.
+    pub fn push(&mut self, values: &[f32], dims: [usize; 2]) {
+        let rows = &mut self.memory.rows_mut()[self.used..][..rows_of(dims)];
+        write(of_outputs(values, dims), rows);
+        self.used += rows.len();
+        self.written.push(dims);
+    }
+
+    /// The weights, in the order in which they were written.
+    pub fn finish(self) -> impl Iterator<Item = PanelWeight> {
+        let memory = Arc::new(self.memory);
+        let mut next = 0;
+        self.written.into_iter().map(move |dims @ [input, output]| {
+            let start = next;
+            next += rows_of(dims);
+            PanelWeight {
+                input,
+                output,
+                memory: Arc::clone(&memory),
+                start,
+            }
+        })
     }
 }
 
@@ -126,10 +199,27 @@ mod tests {
                 .flat_map(|column| (0..input).map(move |row| (row * output + column) as f32))
                 .collect();
             let by_output = PanelWeight::from_outputs(&turned, [input, output]);
-            assert_eq!(by_input.0.rows, by_output.0.rows);
+            assert_eq!(by_input.rows(), by_output.rows());
             let back: Vec<f32> = by_input.tensor(&Device::flex()).try_into_vec_as().unwrap();
             assert_eq!(back, values);
             assert_eq!(by_input.bytes(), input * output.div_ceil(WIDTH) * WIDTH * 4);
         }
+    }
+    #[test]
+    fn weights_that_share_their_memory_are_those_that_have_their_own() {
+        let dims = [[5, 32], [40, 33], [1, 1], [17, 100]];
+        let mut weights = PanelWeights::new(dims.into_iter());
+        let values: Vec<f32> = (0..17 * 100).map(|value| value as f32).collect();
+        for dims @ [input, output] in dims {
+            weights.push(&values[..input * output], dims);
+        }
+        let weights: Vec<PanelWeight> = weights.finish().collect();
+        assert_eq!(weights.len(), dims.len());
+        for (shared, dims @ [input, output]) in weights.iter().zip(dims) {
+            let own = PanelWeight::from_outputs(&values[..input * output], dims);
+            assert_eq!((shared.dims(), shared.bytes()), (dims, own.bytes()));
+            assert_eq!(shared.rows(), own.rows());
+        }
+        assert!(PanelWeights::new(std::iter::empty()).finish().next().is_none());
     }
 }

@@ -1,0 +1,55 @@
+//! Memory for panels.
+
+use memmap2::{MmapMut, MmapOptions};
+
+use super::memory::Row;
+use crate::kernels::panels::WIDTH;
+
+/// Memory for the panels of one weight or of all weights of a model, zero until it is written.
+#[derive(Debug)]
+pub(crate) enum PanelMemory {
+    /// Memory of the system, in large pages where there are some; the last page may be longer than what is needed.
+    Mapped(MmapMut),
+    /// An allocation.
+    Allocated(Vec<Row>),
+}
+
+impl PanelMemory {
+    /// An allocation, for one weight.
+    pub fn allocate(rows: usize) -> Self {
+        Self::Allocated(vec![Row([0.0; WIDTH]); rows])
+    }
+
+    /// One stretch of memory, for all weights of a model.
+    ///
+    /// The system clears it by megabytes instead of by thousands of pages, so a model is there sooner, and reading it misses
+    /// fewer translations of addresses.
+    pub fn map(rows: usize) -> Self {
+        let bytes = rows.checked_mul(size_of::<Row>()).filter(|&bytes| bytes > 0);
+        let map = bytes.and_then(|bytes| MmapOptions::new().len(bytes).map_anon().ok());
+        let Some(map) = map else {
+            return Self::allocate(rows);
+        };
+        #[cfg(target_os = "linux")]
+        if let Err(error) = map.advise(memmap2::Advice::HugePage) {
+            tracing::debug!(%error, "the weights lie in small pages");
+        }
+        Self::Mapped(map)
+    }
+
+    pub fn rows(&self) -> &[Row] {
+        match self {
+            // SAFETY: a row is 32 numbers without gaps, which any bytes are.
+            Self::Mapped(map) => unsafe { map.align_to().1 },
+            Self::Allocated(rows) => rows,
+        }
+    }
+
+    pub fn rows_mut(&mut self) -> &mut [Row] {
+        match self {
+            // SAFETY: as above.
+            Self::Mapped(map) => unsafe { map.align_to_mut().1 },
+            Self::Allocated(rows) => rows,
+        }
+    }
+}
