@@ -1,16 +1,18 @@
-//! Inference on SmolLM2-135M's shape in f32: halves of a layer beside their reference compositions, decode steps behind contexts
-//! of several lengths and for several sequences at once, and prefill.
+//! Inference on SmolLM2-135M's shape: halves of a layer in f32 beside their reference compositions; with weights in each format
+//! decode steps behind contexts of several lengths and for several sequences at once, and prefill.
 //!
 //! Reported as tokens a second. Everything runs through the cache, as the engine does.
 
 use std::sync::{Arc, Mutex};
 
-use aligner_bench::{HIDDEN, INTERMEDIATE, model, tokens};
+use aligner_bench::{HIDDEN, INTERMEDIATE, model, smollm2_135m, tokens};
 use aligner_model::kernels::{
     self, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Gate,
     Heads, Linear, LinearWeight, MlpInputs, MlpSettings, Norm, Pages, PanelWeight, reference,
 };
-use aligner_model::{CachedRun, CausalDecoder, KvCache};
+use aligner_model::{
+    CachedRun, CausalDecoder, KvCache, RuntimeWeights, WeightsCache, load_dir_quantized, save_dir,
+};
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -19,6 +21,13 @@ const HEADS: Heads = Heads {
     kv_heads: 3,
     head_dim: 64,
 };
+/// How weights may be held.
+const FORMATS: [RuntimeWeights; 4] = [
+    RuntimeWeights::F32,
+    RuntimeWeights::Bf16,
+    RuntimeWeights::Q8,
+    RuntimeWeights::Q4,
+];
 /// Tokens in the cache of the halves of a layer.
 const CONTEXT: usize = 256;
 
@@ -158,6 +167,19 @@ fn mlp_half(criterion: &mut Criterion) {
     }
 }
 
+/// The model with its weights in a format, by way of a directory, as programs have it.
+#[allow(clippy::expect_used)] // files of this bench alone
+fn held_in(format: RuntimeWeights) -> CausalDecoder {
+    let device = Device::flex();
+    if format == RuntimeWeights::F32 {
+        return model(&device).into_panels();
+    }
+    let dir = tempfile::tempdir().expect("a directory for the model");
+    save_dir(&smollm2_135m(), &model(&device), dir.path()).expect("there is room for the model");
+    let loaded = load_dir_quantized(dir.path(), format, &WeightsCache::Off, &device);
+    loaded.expect("the model was just written").decoder
+}
+
 /// One pass; scores of the last token of each run.
 fn pass(model: &CausalDecoder, ids: &[u32], caches: &mut [KvCache]) -> f32 {
     let mut runs: Vec<CachedRun<'_>> = caches
@@ -168,8 +190,14 @@ fn pass(model: &CausalDecoder, ids: &[u32], caches: &mut [KvCache]) -> f32 {
 }
 
 fn decode(criterion: &mut Criterion) {
-    let model = model(&Device::flex()).into_panels();
-    let mut group = criterion.benchmark_group("decode_step");
+    for format in FORMATS {
+        decode_in(format, criterion);
+    }
+}
+
+fn decode_in(format: RuntimeWeights, criterion: &mut Criterion) {
+    let model = held_in(format);
+    let mut group = criterion.benchmark_group(format!("decode_step_{format}"));
     group.sample_size(20);
     for (context, sequences) in [(32usize, 1usize), (256, 1), (1024, 1), (256, 8), (256, 32)] {
         group.throughput(Throughput::Elements(sequences as u64));
@@ -187,8 +215,14 @@ fn decode(criterion: &mut Criterion) {
 }
 
 fn prefill(criterion: &mut Criterion) {
-    let model = model(&Device::flex()).into_panels();
-    let mut group = criterion.benchmark_group("prefill");
+    for format in FORMATS {
+        prefill_in(format, criterion);
+    }
+}
+
+fn prefill_in(format: RuntimeWeights, criterion: &mut Criterion) {
+    let model = held_in(format);
+    let mut group = criterion.benchmark_group(format!("prefill_{format}"));
     group.sample_size(10);
     for length in [16usize, 128, 512] {
         group.throughput(Throughput::Elements(length as u64));
