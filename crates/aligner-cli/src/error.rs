@@ -85,6 +85,7 @@ impl CliError {
             Self::Infer(error) => matches!(
                 error,
                 InferError::NoTemplate(_)
+                    | InferError::NoSteering(_)
                     | InferError::Export(_)
                     | InferError::WrongTemplate { .. }
                     | InferError::Sampling { .. }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, DataCommand};
+use args::{Cli, Command, DataCommand, SteerCommand};
 use error::CliError;
 
 fn main() -> ExitCode {
@@ -28,6 +28,9 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::run(&args),
         Command::Correct(args) => commands::correct::run(&args),
         Command::Score(args) => commands::score::run(&args),
+        Command::Steer {
+            command: SteerCommand::Fit(args),
+        } => commands::steer::fit(&args),
         Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Data {

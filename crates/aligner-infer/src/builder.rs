@@ -10,6 +10,7 @@ use aligner_model::{DeviceSpec, LoraAdapter, RuntimeWeights, WeightsCache, load_
 use crate::corrector::{Corrector, Voice};
 use crate::decoder::DecoderLm;
 use crate::error::{InferError, Result};
+use crate::steer::{check_strength, steering_of};
 
 /// Opens a [`Corrector`] that differs from the default.
 ///
@@ -36,6 +37,7 @@ pub struct CorrectorBuilder {
     cache: WeightsCache,
     template: Option<PromptTemplate>,
     allow_mismatch: bool,
+    strength: f64,
 }
 
 impl CorrectorBuilder {
@@ -49,7 +51,16 @@ impl CorrectorBuilder {
             cache: WeightsCache::BesideModel,
             template: None,
             allow_mismatch: false,
+            strength: 1.0,
         }
+    }
+
+    /// Corrects less or more than the model was trained to, from 0 (copies more) over 1 (as it was trained) to 1.5 (changes
+    /// more): by the control vector in `steering.safetensors` beside the model, or beside each adapter.
+    #[must_use]
+    pub fn strength(mut self, strength: f64) -> Self {
+        self.strength = strength;
+        self
     }
 
     /// Runs on this device instead of the CPU.
@@ -107,9 +118,10 @@ impl CorrectorBuilder {
     /// Reads the model.
     ///
     /// # Errors
-    /// When a file is missing or damaged, the template is not known or not the model's, an adapter does not fit, or the
-    /// device is not there or does not take such weights.
+    /// When a file is missing or damaged, the template is not known or not the model's, an adapter does not fit, the device is
+    /// not there or does not take such weights, or a strength is asked for without a control vector that was fitted to the model.
     pub fn build(self) -> Result<Corrector> {
+        check_strength(self.strength)?;
         self.check_weights()?;
         let own = if LoraAdapter::is_in(&self.dir) {
             Some(LoraAdapter::read(&self.dir)?)
@@ -136,6 +148,7 @@ impl CorrectorBuilder {
         for (name, dir) in &self.adapters {
             let template = self.resolve_template(dir, &tokenizer)?;
             let model = base.with_adapter(&LoraAdapter::read(dir)?)?;
+            let model = self.steered(model, dir, Some(&base_dir), &template)?;
             let voice = Arc::new(Voice::new(model, tokenizer.clone(), template)?);
             first.get_or_insert_with(|| Arc::clone(&voice));
             adapters.insert(name.clone(), voice);
@@ -145,11 +158,28 @@ impl CorrectorBuilder {
             None => base,
         };
         let voice = match (template, first) {
-            (Some(template), _) => Arc::new(Voice::new(model, tokenizer, template)?),
+            (Some(template), _) => {
+                let model = self.steered(model, &self.dir, own.as_ref().map(|_| &*base_dir), &template)?;
+                Arc::new(Voice::new(model, tokenizer, template)?)
+            }
             (None, Some(first)) => first,
             (None, None) => return Err(InferError::NoTemplate(self.dir.display().to_string())),
         };
         Ok(Corrector::of_voices(voice, adapters))
+    }
+
+    /// The model of `dir`, or an adapter of `dir` over `base`, at the strength asked for.
+    fn steered(
+        &self,
+        model: DecoderLm,
+        dir: &Path,
+        base: Option<&Path>,
+        template: &PromptTemplate,
+    ) -> Result<DecoderLm> {
+        if self.strength == 1.0 {
+            return Ok(model);
+        }
+        model.with_steering(&steering_of(dir, base, template)?, self.strength)
     }
 
     /// Another device would bring them into f32 for every product.

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::builder::CorrectorBuilder;
 use crate::causal_lm::CausalLm;
 use crate::decoder::DecoderLm;
-use crate::engine::{CancelToken, FinishReason, Timings, generate, log_probabilities};
+use crate::engine::{CancelToken, FinishReason, Timings, generate, score_tokens};
 use crate::error::{InferError, Result};
 use crate::policy::Draft;
 use crate::sampler::SamplingParams;
@@ -138,6 +138,8 @@ pub struct Score {
     pub prompt_tokens: usize,
     /// Log-probability of each token, in nats.
     pub token_logprobs: Vec<f64>,
+    /// The token that the model holds most probable in the place of each.
+    pub token_argmax: Vec<u32>,
 }
 
 /// One item of a [`CorrectionStream`].
@@ -317,12 +319,14 @@ impl<L: CausalLm> Corrector<L> {
         let mut target = encoder.tokenizer().encode_target(correction)?;
         target.push(encoder.tokenizer().eos_id());
         self.voice.check_ids(&target)?;
-        let token_logprobs = log_probabilities(model, &prompt, &target)?;
+        let scores = score_tokens(model, &prompt, &target)?;
+        let token_logprobs: Vec<f64> = scores.iter().map(|score| score.logprob).collect();
         Ok(Score {
             logprob: token_logprobs.iter().sum(),
             tokens: target.len(),
             prompt_tokens: prompt.len(),
             token_logprobs,
+            token_argmax: scores.iter().map(|score| score.most_probable).collect(),
         })
     }
 }

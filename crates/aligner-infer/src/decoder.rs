@@ -1,6 +1,8 @@
 //! [`CausalLm`] by Burn's decoder.
 
-use aligner_model::{CachedRun, CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError, on_pool};
+use aligner_model::{
+    CachedRun, CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError, SteeringVector, on_pool,
+};
 use burn::tensor::Device;
 
 use crate::causal_lm::{CausalLm, Run};
@@ -34,6 +36,19 @@ impl DecoderLm {
     pub fn with_adapter(&self, adapter: &LoraAdapter) -> Result<Self> {
         Ok(Self {
             decoder: self.decoder.with_adapter(adapter)?,
+            device: self.device.clone(),
+            ..*self
+        })
+    }
+
+    /// The same model at another strength, by a control vector that was fitted to it; they share the weights. 0 leaves more of an
+    /// answer as it is, 1 is the model as it was trained, more than 1 changes more.
+    ///
+    /// # Errors
+    /// When the vector does not fit the model.
+    pub fn with_steering(&self, vector: &SteeringVector, strength: f64) -> Result<Self> {
+        Ok(Self {
+            decoder: self.decoder.with_steering(vector, strength - 1.0)?,
             device: self.device.clone(),
             ..*self
         })

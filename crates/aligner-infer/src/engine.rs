@@ -165,13 +165,22 @@ pub fn generate<L: CausalLm>(
     })
 }
 
-/// Log-probability of each of `target` after `prompt`, in nats.
+/// What a model says of a token that is given.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenScore {
+    /// Its log-probability, in nats.
+    pub logprob: f64,
+    /// The token that the model holds most probable in its place; the first of several.
+    pub most_probable: u32,
+}
+
+/// What a model says of each of `target` after `prompt`.
 ///
 /// The logits of at most 64 positions are held at a time.
 ///
 /// # Errors
 /// When both together are longer than the context, or the model fails.
-pub fn log_probabilities<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32]) -> Result<Vec<f64>> {
+pub fn score_tokens<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32]) -> Result<Vec<TokenScore>> {
     const CHUNK: usize = 64;
     let (tokens, max_positions) = (prompt.len() + target.len(), model.max_positions());
     if prompt.is_empty() {
@@ -195,7 +204,7 @@ pub fn log_probabilities<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32])
     for (inputs, targets) in inputs.chunks(CHUNK).zip(target.chunks(CHUNK)) {
         let logits = model.forward(inputs, &mut cache, inputs.len())?;
         for (row, &id) in logits.chunks(model.vocab_size()).zip(targets) {
-            scores.push(log_softmax_at(row, id).ok_or(InferError::BadLogits {
+            scores.push(score_at(row, id).ok_or(InferError::BadLogits {
                 position: prompt.len() + scores.len(),
             })?);
         }
@@ -203,12 +212,17 @@ pub fn log_probabilities<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32])
     Ok(scores)
 }
 
-fn log_softmax_at(logits: &[f32], id: u32) -> Option<f64> {
-    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+fn score_at(logits: &[f32], id: u32) -> Option<TokenScore> {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let most_probable = logits.iter().position(|&logit| logit == highest)?;
+    let highest = f64::from(highest);
     let sum: f64 = logits
         .iter()
         .map(|&logit| (f64::from(logit) - highest).exp())
         .sum();
     let score = f64::from(*logits.get(id as usize)?) - highest - sum.ln();
-    (!score.is_nan()).then_some(score)
+    (!score.is_nan()).then_some(TokenScore {
+        logprob: score,
+        most_probable: most_probable as u32,
+    })
 }

@@ -133,6 +133,22 @@ pub enum InferError {
         /// Bytes there are.
         allowed: usize,
     },
+    /// A strength is asked for, and the model has no control vector.
+    #[error(
+        "{0} has no steering.safetensors, which a strength other than 1 needs; make it with `aligner steer fit`"
+    )]
+    NoSteering(String),
+    /// The control vector beside a model was fitted to another one.
+    #[error(
+        "steering.safetensors in {model} was fitted to another model: its {differs} is not this one's; \
+         make it anew with `aligner steer fit`"
+    )]
+    WrongSteering {
+        /// The model directory.
+        model: String,
+        /// What is not the same: `weights`, `base_weights` or `template`.
+        differs: &'static str,
+    },
     /// A sampling parameter has a value that cannot be used.
     #[error("{name} is {value}; it must be {rule}")]
     Sampling {

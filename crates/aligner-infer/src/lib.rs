@@ -46,6 +46,7 @@ mod sampler;
 mod scheduler;
 mod sentences;
 mod sequence;
+mod steer;
 mod verify;
 mod voice;
 mod windows;
@@ -57,11 +58,12 @@ pub use corrector::{CorrectOptions, Correction, CorrectionStream, Corrector, Inp
 pub use decoder::DecoderLm;
 pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};
 pub use engine::{
-    CancelToken, Drafting, FinishReason, Generated, Request, Timings, generate, log_probabilities,
+    CancelToken, Drafting, FinishReason, Generated, Request, Timings, TokenScore, generate, score_tokens,
 };
 pub use error::{InferError, Result};
 pub use policy::{Draft, DraftMemory};
 pub use sampler::{Sampler, SamplingParams};
 pub use scheduler::BatchOptions;
+pub use steer::{StrengthEffect, sign_steering};
 pub use verify::{Verified, verify};
 pub use windows::LongAnswers;

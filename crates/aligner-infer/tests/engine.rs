@@ -10,7 +10,7 @@ use std::thread;
 
 use aligner_infer::{
     CancelToken, CausalLm, Draft, Drafting, FinishReason, Generated, InferError, Request, Result,
-    SamplingParams, generate, log_probabilities,
+    SamplingParams, generate, score_tokens,
 };
 use common::{Call, MockCache, MockLm, hashed_scores, log_softmax, one_hot};
 
@@ -367,16 +367,20 @@ fn log_probabilities_are_those_of_a_softmax_in_any_number_of_chunks() {
     for (prompt, target) in [(1, 1), (1, 150), (513, 64), (700, 65), (2, 63)] {
         let (prompt, target) = (tokens(prompt, 3), tokens(target, 7));
         let model = MockLm::hashed(VOCAB);
-        let scores = log_probabilities(&model, &prompt, &target).unwrap();
+        let scores = score_tokens(&model, &prompt, &target).unwrap();
         assert_eq!(scores.len(), target.len());
         let mut sequence = prompt.clone();
         for (score, &id) in scores.iter().zip(&target) {
-            let expected = log_softmax(&hashed_scores(&sequence, VOCAB), id);
+            let logits = hashed_scores(&sequence, VOCAB);
+            let expected = log_softmax(&logits, id);
             assert!(
-                (score - expected).abs() < 1e-12,
-                "{score} {expected} after {} tokens",
+                (score.logprob - expected).abs() < 1e-12,
+                "{score:?} {expected} after {} tokens",
                 sequence.len()
             );
+            let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let first = logits.iter().position(|&logit| logit == highest);
+            assert_eq!(Some(score.most_probable as usize), first);
             sequence.push(id);
         }
         assert!(
@@ -397,24 +401,25 @@ fn log_probabilities_are_those_of_a_softmax_in_any_number_of_chunks() {
 #[test]
 fn log_probabilities_of_large_scores_do_not_overflow() {
     let model = MockLm::new(3, |_| Ok(vec![30_000.0, 30_001.0, -30_000.0]));
-    let scores = log_probabilities(&model, &[0], &[0, 1, 2]).unwrap();
+    let scores = score_tokens(&model, &[0], &[0, 1, 2]).unwrap();
     let expected = [
         -1.0 - (-1f64).exp().ln_1p(),
         -(-1f64).exp().ln_1p(),
         -60_001.0 - (-1f64).exp().ln_1p(),
     ];
     for (score, expected) in scores.iter().zip(expected) {
-        assert!((score - expected).abs() < 1e-9, "{scores:?}");
+        assert!((score.logprob - expected).abs() < 1e-9, "{scores:?}");
+        assert_eq!(score.most_probable, 1);
     }
 }
 
 #[test]
 fn a_target_that_just_fits_is_scored_and_a_longer_one_is_an_error_before_any_work() {
     let model = MockLm::hashed(VOCAB).with_max_positions(10);
-    assert_eq!(log_probabilities(&model, &[1; 6], &[2; 4]).unwrap().len(), 4);
+    assert_eq!(score_tokens(&model, &[1; 6], &[2; 4]).unwrap().len(), 4);
     let work = model.log.calls().len();
     assert!(matches!(
-        log_probabilities(&model, &[1; 6], &[2; 5]),
+        score_tokens(&model, &[1; 6], &[2; 5]),
         Err(InferError::TargetTooLong { .. })
     ));
     assert_eq!((model.log.calls().len(), model.log.caches().len()), (work, 1));
@@ -424,7 +429,7 @@ fn a_target_that_just_fits_is_scored_and_a_longer_one_is_an_error_before_any_wor
 fn scores_that_are_no_numbers_have_no_log_probability() {
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let model = MockLm::new(3, move |_| Ok(vec![bad; 3]));
-        let out = log_probabilities(&model, &[0], &[1]);
+        let out = score_tokens(&model, &[0], &[1]);
         assert!(matches!(out, Err(InferError::BadLogits { .. })), "{bad}: {out:?}");
     }
 }

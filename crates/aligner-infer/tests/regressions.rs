@@ -7,7 +7,7 @@ mod common;
 use aligner_data::PromptTemplate;
 use aligner_infer::{
     CancelToken, CorrectOptions, Corrector, EditOp, FinishReason, Piece, Sampler, SamplingParams, diff,
-    log_probabilities,
+    score_tokens,
 };
 use common::{MockLm, byte_tokenizer, corrector, corrector_writing, one_hot};
 
@@ -89,9 +89,7 @@ fn a_score_that_does_not_fit_tells_prompt_and_correction_apart() {
 #[test]
 fn bad_scores_are_named_by_their_position_in_the_sequence() {
     let model = MockLm::new(3, |ids| Ok(vec![if ids.len() < 7 { 0.0 } else { f32::NAN }; 3]));
-    let error = log_probabilities(&model, &[0; 5], &[1; 4])
-        .unwrap_err()
-        .to_string();
+    let error = score_tokens(&model, &[0; 5], &[1; 4]).unwrap_err().to_string();
     assert!(error.contains("token 7"), "{error}");
 }
 

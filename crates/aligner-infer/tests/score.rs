@@ -20,7 +20,10 @@ fn a_score_is_the_sum_over_the_text_and_the_end_of_sequence() {
             (sequence.len(), text.len() + 1)
         );
         let target = [tokenizer.encode_target(text).unwrap(), vec![tokenizer.eos_id()]].concat();
-        assert_eq!(score.token_logprobs.len(), target.len());
+        assert_eq!(
+            (score.token_logprobs.len(), score.token_argmax.len()),
+            (target.len(), target.len())
+        );
         for (got, id) in score.token_logprobs.iter().zip(target) {
             assert!((got - log_softmax(&hashed_scores(&sequence, common::BYTES_VOCAB), id)).abs() < 1e-12);
             sequence.push(id);
@@ -90,7 +93,16 @@ fn a_score_is_stable_json() {
     let score = corrector_writing("a").score(Input::new("Q", "A"), "").unwrap();
     let json = serde_json::to_value(&score).unwrap();
     let keys: Vec<_> = json.as_object().unwrap().keys().map(String::as_str).collect();
-    assert_eq!(keys, ["logprob", "tokens", "prompt_tokens", "token_logprobs"]);
+    assert_eq!(
+        keys,
+        [
+            "logprob",
+            "tokens",
+            "prompt_tokens",
+            "token_logprobs",
+            "token_argmax"
+        ]
+    );
     assert_eq!(
         serde_json::from_value::<aligner_infer::Score>(json).unwrap(),
         score

@@ -12,6 +12,7 @@ use crate::nn::{
     Block, CacheShape, KvCache, Packed, Projection, ProjectionWeight, RmsNorm, RmsNormConfig, Rope, Rotation,
     Rotations, TokenEmbedding,
 };
+use crate::steering::Steering;
 use crate::weights;
 
 /// A causal language model without its tokenizer: ids in, hidden states or logits out.
@@ -34,6 +35,8 @@ pub struct CausalDecoder {
     local_rope: Option<Rope>,
     #[module(skip)]
     scales: Scales,
+    #[module(skip)]
+    pub(crate) steering: Steering,
     recompute: bool,
     heads: usize,
     kv_heads: usize,
@@ -86,6 +89,7 @@ impl CausalDecoder {
                 logit_softcap: config.logit_softcap,
                 has_layer_without_rope: config.layer_kinds.iter().any(|kind| kind.rope == LayerRope::None),
             },
+            steering: Steering::default(),
             recompute: false,
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -215,6 +219,7 @@ impl CausalDecoder {
                 .flat_map(|(tokens, cache)| cache.layer_mut(index, *tokens))
                 .collect();
             x = block.forward_cached(x, &rotations, sequences, if last { rows.take() } else { None });
+            x = self.steering.behind(index, x);
         }
         for (tokens, cache) in caches {
             cache.advance(*tokens);
@@ -261,6 +266,7 @@ impl CausalDecoder {
         for (index, block) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
             x = block.forward_packed(x, &packed, if last { rows.take() } else { None });
+            x = self.steering.behind(index, x);
         }
         // A decoder without layers.
         if let Some(rows) = rows {

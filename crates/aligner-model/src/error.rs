@@ -86,6 +86,9 @@ pub enum ModelError {
     /// An adapter does not fit the model, or is of a kind that this crate does not run.
     #[error("adapter: {0}")]
     Adapter(String),
+    /// A control vector does not fit the model.
+    #[error("control vector: {0}")]
+    Steering(String),
     /// A model cannot be written in the form that was asked for.
     #[error("cannot export: {0}")]
     Export(String),

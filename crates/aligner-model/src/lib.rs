@@ -46,6 +46,7 @@ mod loss;
 pub mod nn;
 mod pool;
 mod read;
+mod steering;
 pub mod weights;
 
 pub use config::{
@@ -63,4 +64,5 @@ pub use loss::Targets;
 pub use nn::KvCache;
 pub use nn::with_dropout_seed;
 pub use pool::on_pool;
+pub use steering::{SteeringVector, weights_fingerprint};
 pub use weights::{Loaded, WeightsCache, load_dir, load_dir_as, load_dir_quantized, save_dir};

@@ -73,6 +73,9 @@ pub struct CorrectArgs {
     /// Seed of the choices.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// How much is changed: 0 copies more, 1 is the model as it was trained, 1.5 changes more (needs `aligner steer fit`).
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub strength: f64,
     /// Write one token at a time; otherwise tokens are drafted from the answer where that is faster. The text is the same.
     #[arg(long)]
     pub no_draft: bool,
@@ -115,7 +118,7 @@ pub struct ScoreArgs {
     /// Rows with question, answer and correction.
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
-    /// Print each token's log-probability too.
+    /// Print each token's log-probability too, and the token that the model holds most probable in its place.
     #[arg(long)]
     pub per_token: bool,
     /// How rows are read.

@@ -4,6 +4,7 @@ mod correct;
 mod data;
 mod export;
 mod plan;
+mod steer;
 mod train;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub use self::correct::{CorrectArgs, ScoreArgs};
 pub use self::data::{CheckArgs, ConvertArgs, ShowArgs};
 pub use self::export::{ExportArgs, ImportArgs};
 pub use self::plan::PlanArgs;
+pub use self::steer::{SteerCommand, SteerFitArgs};
 pub use self::train::TrainArgs;
 use crate::error::{CliError, Result};
 
@@ -51,6 +53,12 @@ pub enum Command {
     Correct(CorrectArgs),
     /// Print the log-probability of each row's correction.
     Score(ScoreArgs),
+    /// Change how much a model corrects.
+    Steer {
+        /// What to do.
+        #[command(subcommand)]
+        command: SteerCommand,
+    },
     /// Turn a GGUF file into a model directory.
     Import(ImportArgs),
     /// Write a model for other programs: transformers, llama.cpp and Ollama, PEFT.

@@ -11,7 +11,7 @@ use aligner_infer::{
 use indicatif::ProgressBar;
 use serde_json::{Map, Value};
 
-use super::open;
+use super::builder;
 use super::rows::{ADDED, Rows};
 use crate::args::CorrectArgs;
 use crate::error::{CliError, Result, stdout_error};
@@ -34,7 +34,7 @@ pub fn run(args: &CorrectArgs) -> Result<()> {
                 .into(),
         ));
     }
-    let corrector = open(&args.model)?;
+    let corrector = builder(&args.model)?.strength(args.strength).build()?;
     cancel_on_signal(&options.cancel)?;
     match (&args.input, &args.question, &args.answer) {
         (Some(input), ..) => batch(&corrector, input, args, &options),

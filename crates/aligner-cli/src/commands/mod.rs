@@ -11,12 +11,13 @@ pub mod plan;
 pub mod report;
 mod rows;
 pub mod score;
+pub mod steer;
 pub mod train;
 
 use std::path::{Path, PathBuf};
 
 use aligner_hub::Files;
-use aligner_infer::Corrector;
+use aligner_infer::{Corrector, CorrectorBuilder};
 use aligner_model::{LoraAdapter, WeightsCache};
 
 use crate::args::{ModelArgs, template};
@@ -26,6 +27,11 @@ use crate::runs::model_dir;
 
 /// Opens the model that was asked for.
 fn open(args: &ModelArgs) -> Result<Corrector> {
+    Ok(builder(args)?.build()?)
+}
+
+/// The model that was asked for, before it is read.
+fn builder(args: &ModelArgs) -> Result<CorrectorBuilder> {
     let model = model_dir(args.model.as_deref(), Files::Model)?;
     let mut builder = match &args.adapter {
         Some(adapter) => Corrector::builder(model_dir(Some(adapter), Files::Model)?).base(model),
@@ -43,7 +49,7 @@ fn open(args: &ModelArgs) -> Result<Corrector> {
         // Whoever names a template means it: another one than recorded is a warning.
         builder = builder.template(template(typed)?).allow_mismatch();
     }
-    Ok(builder.build()?)
+    Ok(builder)
 }
 
 /// The base of an adapter that names a model of the Hub.

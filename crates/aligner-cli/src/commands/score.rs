@@ -10,7 +10,8 @@ use crate::args::ScoreArgs;
 use crate::error::{CliError, Result, stdout_error};
 use crate::terminal::{progress, say};
 
-/// Prints a JSON object a row: `logprob`, `tokens`, `prompt_tokens` and, when asked, `token_logprobs`.
+/// Prints a JSON object a row: `logprob`, `tokens`, `prompt_tokens` and, when asked, `token_logprobs` and
+/// `token_argmax`.
 pub fn run(args: &ScoreArgs) -> Result<()> {
     let corrector = open(&args.model)?;
     let options = ReadOptions {
@@ -38,6 +39,7 @@ pub fn run(args: &ScoreArgs) -> Result<()> {
         });
         if args.per_token {
             line["token_logprobs"] = score.token_logprobs.into();
+            line["token_argmax"] = score.token_argmax.into();
         }
         writeln!(stdout, "{line}").map_err(stdout_error)?;
         bar.inc(1);
