@@ -7,6 +7,12 @@ mod lab;
 use lab::{Lab, TRAIN, lines};
 use serde_json::Value;
 
+/// The corrections that a command writes.
+fn corrected(lab: &Lab, command: &str) -> Vec<Value> {
+    let rows = lines(&lab.ok(command));
+    rows.iter().map(|row| row["corrected"].clone()).collect()
+}
+
 #[test]
 fn a_fitted_vector_is_used_by_its_own_model_alone() {
     let lab = Lab::new();
@@ -21,14 +27,14 @@ fn a_fitted_vector_is_used_by_its_own_model_alone() {
         .map(|row| row["strength"].as_f64().unwrap())
         .collect();
     assert_eq!(strengths, [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5]);
-    let corrected = |flags: &str| {
-        let rows = lines(&lab.ok(&format!("{correct} {flags}")));
-        rows.iter()
-            .map(|row| row["corrected"].clone())
-            .collect::<Vec<Value>>()
-    };
-    assert_eq!(corrected("--strength 1"), corrected(""));
-    assert_ne!(corrected("--strength 0"), corrected(""));
+    assert_eq!(
+        corrected(&lab, &format!("{correct} --strength 1")),
+        corrected(&lab, correct)
+    );
+    assert_ne!(
+        corrected(&lab, &format!("{correct} --strength 0")),
+        corrected(&lab, correct)
+    );
     // A second fit asks before it writes, and gives the same.
     let error = lab.fails(2, fit);
     assert!(error.contains("--overwrite"), "{error}");
@@ -42,6 +48,24 @@ fn a_fitted_vector_is_used_by_its_own_model_alone() {
     std::fs::copy(lab.path("run").join(file), lab.path("next").join(file)).unwrap();
     let error = lab.fails(1, &format!("{} --strength 0", correct.replace("run", "next")));
     assert!(error.contains("fitted to another model"), "{error}");
+}
+
+#[test]
+fn an_adapter_has_a_vector_of_its_own() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --lora-rank 2 --lora-dropout 0.5 --out adapter"));
+    let fit = "steer fit --model adapter --data train.jsonl --rows 30 --valid-rows 0 --layer 1 --shift 40";
+    lab.ok(fit);
+    let file = lab.path("adapter").join("final/steering.safetensors");
+    let vector = std::fs::read(&file).unwrap();
+    // What training drops is not dropped here.
+    lab.ok(&format!("{fit} --overwrite"));
+    assert_eq!(std::fs::read(&file).unwrap(), vector);
+    let correct = "correct --model adapter --max-new-tokens 12 --input few.jsonl --weights q8";
+    assert_ne!(
+        corrected(&lab, &format!("{correct} --strength 0")),
+        corrected(&lab, correct)
+    );
 }
 
 #[test]

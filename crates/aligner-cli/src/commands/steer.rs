@@ -78,7 +78,12 @@ fn trained(args: &SteerFitArgs, dir: &Path, base: Option<&Path>) -> Result<Loade
     let device = args.model.device.open()?.autodiff();
     let Loaded { config, decoder } = load_dir(base.unwrap_or(dir), &device)?;
     let decoder: CausalDecoder = match base {
-        Some(_) => decoder.with_adapter(&LoraAdapter::read(dir)?)?,
+        Some(_) => {
+            let mut adapter = LoraAdapter::read(dir)?;
+            // On a device with gradients it would drop inputs as in training.
+            adapter.config.dropout = 0.0;
+            decoder.with_adapter(&adapter)?
+        }
         None => decoder,
     };
     let decoder = decoder.without_gradients();
