@@ -4,6 +4,7 @@
 
 mod lab;
 
+use aligner_model::SteeringVector;
 use lab::{Lab, TRAIN, lines};
 use serde_json::Value;
 
@@ -56,11 +57,15 @@ fn an_adapter_has_a_vector_of_its_own() {
     lab.ok(&format!("{TRAIN} --lora-rank 2 --lora-dropout 0.5 --out adapter"));
     let fit = "steer fit --model adapter --data train.jsonl --rows 30 --valid-rows 0 --layer 1 --shift 40";
     lab.ok(fit);
-    let file = lab.path("adapter").join("final/steering.safetensors");
-    let vector = std::fs::read(&file).unwrap();
+    let read = || {
+        SteeringVector::read(&lab.path("adapter").join("final"))
+            .unwrap()
+            .unwrap()
+    };
+    let vector = read();
     // What training drops is not dropped here.
     lab.ok(&format!("{fit} --overwrite"));
-    assert_eq!(std::fs::read(&file).unwrap(), vector);
+    assert_eq!(read(), vector);
     let correct = "correct --model adapter --max-new-tokens 12 --input few.jsonl --weights q8";
     assert_ne!(
         corrected(&lab, &format!("{correct} --strength 0")),
