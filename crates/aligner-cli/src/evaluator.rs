@@ -26,7 +26,8 @@ impl Evaluator for GreedyEvaluator {
     }
 }
 
-fn verdict(corrector: &Corrector, row: &SampleRow) -> Result<Verdict, InferError> {
+/// Corrects a row greedily, and its reference in place of the answer.
+pub fn verdict(corrector: &Corrector, row: &SampleRow) -> Result<Verdict, InferError> {
     let SampleRow {
         answer, reference, ..
     } = row;

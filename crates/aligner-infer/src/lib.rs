@@ -64,6 +64,6 @@ pub use error::{InferError, Result};
 pub use policy::{Draft, DraftMemory};
 pub use sampler::{Sampler, SamplingParams};
 pub use scheduler::BatchOptions;
-pub use steer::{StrengthEffect, sign_steering};
+pub use steer::sign_steering;
 pub use verify::{Verified, verify};
 pub use windows::LongAnswers;

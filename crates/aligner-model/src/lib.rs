@@ -64,5 +64,7 @@ pub use loss::Targets;
 pub use nn::KvCache;
 pub use nn::with_dropout_seed;
 pub use pool::on_pool;
-pub use steering::{SteeringVector, weights_fingerprint};
-pub use weights::{Loaded, WeightsCache, load_dir, load_dir_as, load_dir_quantized, save_dir};
+pub use steering::SteeringVector;
+pub use weights::{
+    Loaded, WeightsCache, load_dir, load_dir_as, load_dir_quantized, save_dir, weights_fingerprint,
+};

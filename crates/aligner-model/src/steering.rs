@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
@@ -11,7 +11,6 @@ use burn::tensor::{Tensor, TensorData};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
 use crate::decoder::CausalDecoder;
 use crate::error::{ModelError, Result};
@@ -113,53 +112,6 @@ fn facts(file: &[u8]) -> Result<BTreeMap<String, String>, String> {
     Ok(header.facts)
 }
 
-/// `sha256:` and a hash by which the weights of a model directory are told from others: of the names and sizes of its weight
-/// files and of bytes at 256 places in each, so that it takes a moment whatever the size.
-///
-/// Training changes every weight; the hash does not protect against somebody who changes a few on purpose.
-///
-/// # Errors
-/// When the directory has no weight files or one cannot be read.
-pub fn weights_fingerprint(dir: &Path) -> Result<String> {
-    const PLACES: u64 = 256;
-    const BYTES: usize = 1024;
-    let io = || ModelError::io("read", dir);
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(dir).map_err(io())? {
-        let name = entry.map_err(io())?.file_name().to_string_lossy().into_owned();
-        let is_weights = name.ends_with(".safetensors") || name.ends_with(".bin");
-        let known = ["model", "pytorch_model", "adapter_model"];
-        if is_weights && known.iter().any(|known| name.starts_with(known)) {
-            files.push(name);
-        }
-    }
-    if files.is_empty() {
-        return Err(ModelError::NoWeights(dir.to_path_buf()));
-    }
-    files.sort();
-    let mut hash = Sha256::new();
-    for name in files {
-        let path = dir.join(&name);
-        let io = || ModelError::io("read", &path);
-        let mut file = File::open(&path).map_err(io())?;
-        let size = file.metadata().map_err(io())?.len();
-        hash.update(format!("{name} {size}\n"));
-        let mut piece = Vec::with_capacity(BYTES);
-        for place in 0..PLACES {
-            piece.clear();
-            let start = (u128::from(size) * u128::from(place) / u128::from(PLACES)) as u64;
-            file.seek(SeekFrom::Start(start)).map_err(io())?;
-            let read = (&mut file).take(BYTES as u64).read_to_end(&mut piece);
-            read.map_err(io())?;
-            hash.update(&piece);
-        }
-    }
-    let hash = hash.finalize();
-    Ok(hash
-        .iter()
-        .fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}")))
-}
-
 /// What is added behind each layer, on the decoder's device.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Steering {
@@ -218,44 +170,45 @@ impl CausalDecoder {
         self.no_grad()
     }
 
-    /// The gradient of a scalar with respect to vectors that are added to the residual stream behind each layer, at every
-    /// token, beside what a control vector adds already: the directions in which it grows fastest.
+    /// The gradient of a scalar with respect to a vector that is added to the residual stream behind a layer, at every token,
+    /// beside what a control vector adds already: the direction in which it grows fastest. Nothing is computed of layers before.
     ///
     /// # Shapes
-    /// - output: a `[hidden_size]` for each layer
+    /// - output: `[hidden_size]`
     ///
     /// # Errors
-    /// When the decoder's device keeps no gradients, or fails.
-    pub fn steering_gradients(&self, scalar: impl FnOnce(&Self) -> Tensor<1>) -> Result<Vec<Vec<f32>>> {
+    /// When there is no such layer, the decoder's device keeps no gradients, or it fails.
+    pub fn steering_gradient(
+        &self,
+        layer: usize,
+        scalar: impl FnOnce(&Self) -> Tensor<1>,
+    ) -> Result<Vec<f32>> {
         let width = self.norm.weight.dims()[0];
         let device = self.norm.weight.val().device();
         if !device.is_autodiff() {
             return Err(ModelError::Steering("the device keeps no gradients".into()));
         }
-        let added: Vec<Tensor<1>> = (0..self.layers.len())
-            .map(|_| Tensor::zeros([width], &device).require_grad())
-            .collect();
         let mut steered = self.clone();
-        let there = self
-            .steering
-            .layers
-            .iter()
-            .cloned()
-            .chain(std::iter::repeat(None));
-        let both = added.iter().zip(there).map(|(added, there)| match there {
-            Some(there) => Some(added.clone() + there),
-            None => Some(added.clone()),
+        steered.steering.layers.resize(self.layers.len(), None);
+        let Some(place) = steered.steering.layers.get_mut(layer) else {
+            let layers = self.layers.len();
+            return Err(ModelError::Steering(format!(
+                "there is no layer {layer} of {layers}"
+            )));
+        };
+        let added = Tensor::<1>::zeros([width], &device).require_grad();
+        *place = Some(match place.take() {
+            Some(there) => added.clone() + there,
+            None => added.clone(),
         });
-        steered.steering.layers = both.collect();
         let gradients = scalar(&steered).backward();
-        let of = |added: &Tensor<1>| match added.grad(&gradients) {
+        match added.grad(&gradients) {
             Some(gradient) => {
                 let values = gradient.try_into_vec_as::<f32>();
                 values.map_err(|error| ModelError::Execution(error.to_string()))
             }
             // The scalar does not depend on it.
             None => Ok(vec![0.0; width]),
-        };
-        added.iter().map(of).collect()
+        }
     }
 }

@@ -80,9 +80,8 @@ fn gradients_are_what_small_vectors_change() {
         let ids = Tensor::<1, Int>::from_ints(values.as_slice(), &device);
         decoder.target_nll(ids, &Sequences::new(vec![sequence.len()]), &targets)
     };
-    let gradients = with_gradients.steering_gradients(loss).unwrap();
-    assert_eq!(gradients.len(), decoder.layers.len());
-    for (layer, gradient) in gradients.iter().enumerate() {
+    for layer in 0..decoder.layers.len() {
+        let gradient = with_gradients.steering_gradient(layer, loss).unwrap();
         let vector = vector(&decoder, &[layer]);
         let pairs = gradient.iter().zip(&vector.layers[&layer]);
         let expected: f64 = pairs.map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
@@ -95,11 +94,12 @@ fn gradients_are_what_small_vectors_change() {
             "layer {layer}: {got} {expected}"
         );
     }
-    // What does not depend on the weights has no gradient; a device without gradients is an error.
+    // What does not depend on the vector has no gradient; a layer that is not there and a device without gradients are errors.
     let device = Device::flex().autodiff();
-    let constant = with_gradients.steering_gradients(|_| Tensor::<1>::ones([1], &device).require_grad());
-    assert!(constant.unwrap().iter().flatten().all(|&value| value == 0.0));
-    assert!(decoder.steering_gradients(loss).is_err());
+    let constant = with_gradients.steering_gradient(0, |_| Tensor::<1>::ones([1], &device).require_grad());
+    assert!(constant.unwrap().iter().all(|&value| value == 0.0));
+    assert!(with_gradients.steering_gradient(99, loss).is_err());
+    assert!(decoder.steering_gradient(0, loss).is_err());
 }
 
 #[test]

@@ -197,7 +197,18 @@ impl Evaluation {
     }
 }
 
-/// Chooses `count` rows of some files, the same for the same seed, and gives them in their order.
+impl From<Record> for SampleRow {
+    fn from(record: Record) -> Self {
+        Self {
+            question: record.question,
+            answer: record.answer,
+            reference: record.correction.unwrap_or_default(),
+            chat_history: record.chat_history,
+        }
+    }
+}
+
+/// Chooses `count` validation rows.
 ///
 /// Rows that do not fit the encoder are passed over, and so are those whose reference would not, were it the answer.
 pub(crate) fn sample(
@@ -207,11 +218,27 @@ pub(crate) fn sample(
     count: usize,
     seed: u64,
 ) -> Result<Vec<SampleRow>> {
+    let right_already = encoder.clone().with_target(Target::CorrectionUnchanged);
+    let encoders = [encoder.clone(), right_already];
+    let rows = draw_rows(files, options, count, seed, |record| fits(&encoders, record))?;
+    Ok(rows.into_iter().map(SampleRow::from).collect())
+}
+
+/// Chooses `count` of the rows of some files that are wanted, the same for the same seed and each as likely as the others, and gives
+/// them in their order.
+///
+/// # Errors
+/// As [`RowReader`].
+pub fn draw_rows(
+    files: &[PathBuf],
+    options: &ReadOptions,
+    count: usize,
+    seed: u64,
+    is_wanted: impl Fn(&Record) -> bool,
+) -> Result<Vec<Record>> {
     /// More rows than any file has: a position's place in a shuffled order of so many is its lot.
     const MANY: usize = 1 << 31;
     let lots = Order::new(seed, MANY, true);
-    let right_already = encoder.clone().with_target(Target::CorrectionUnchanged);
-    let encoders = [encoder.clone(), right_already];
     let mut drawn: BinaryHeap<Drawn> = BinaryHeap::new();
     let mut position = 0;
     for file in files {
@@ -220,18 +247,13 @@ pub(crate) fn sample(
             let lot = lots.at(0, position);
             position += 1;
             let has_room = drawn.len() < count || drawn.peek().is_some_and(|last| lot < last.lot);
-            if !has_room || !fits(&encoders, &record) {
+            if !has_room || !is_wanted(&record) {
                 continue;
             }
             drawn.push(Drawn {
                 lot,
                 position,
-                row: SampleRow {
-                    question: record.question,
-                    answer: record.answer,
-                    reference: record.correction.unwrap_or_default(),
-                    chat_history: record.chat_history,
-                },
+                record,
             });
             if drawn.len() > count {
                 drawn.pop();
@@ -240,7 +262,7 @@ pub(crate) fn sample(
     }
     let mut drawn = drawn.into_vec();
     drawn.sort_by_key(|drawn| drawn.position);
-    Ok(drawn.into_iter().map(|drawn| drawn.row).collect())
+    Ok(drawn.into_iter().map(|drawn| drawn.record).collect())
 }
 
 fn fits(encoders: &[Encoder; 2], record: &Record) -> bool {
@@ -251,7 +273,7 @@ fn fits(encoders: &[Encoder; 2], record: &Record) -> bool {
 struct Drawn {
     lot: usize,
     position: u64,
-    row: SampleRow,
+    record: Record,
 }
 
 impl PartialEq for Drawn {

@@ -69,7 +69,7 @@ pub use burn_train::{Interrupter, renderer::MetricsRenderer};
 pub use config::{BestBy, CopyFrom, LoraChoice, RowPolicy, TemplateChoice, TrainConfig, WarmupChoice};
 pub use devices::DeviceList;
 pub use error::{Result, TrainError};
-pub use evaluation::{Evaluator, ModelInMemory, SampleRecord, SampleRow, TextMetrics, Verdict};
+pub use evaluation::{Evaluator, ModelInMemory, SampleRecord, SampleRow, TextMetrics, Verdict, draw_rows};
 pub use learner::{StepOutput, TrainedModel};
 pub use loader::PlanLoader;
 pub use memory_plan::{MemoryChoices, MemoryPlan, MemorySize, PeakMoment, available_memory_bytes};

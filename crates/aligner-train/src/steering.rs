@@ -172,16 +172,15 @@ impl Contrast {
         };
         let (corrections, copies) = (batch(|pair| &pair.correction), batch(|pair| &pair.copy));
         let mut preference = 0.0;
-        let gradients = on_pool(|| {
-            decoder.steering_gradients(|decoder| {
+        let gradient = on_pool(|| {
+            decoder.steering_gradient(layer, |decoder| {
                 let gain = Sft.loss_sum(decoder, &copies) - Sft.loss_sum(decoder, &corrections);
                 preference = f64::from(gain.clone().into_scalar::<f32>());
                 gain
             })
         })?;
-        let of_layer = gradients.get(layer).map_or(&[][..], Vec::as_slice);
-        self.gradient.resize(of_layer.len(), 0.0);
-        for (sum, &value) in self.gradient.iter_mut().zip(of_layer) {
+        self.gradient.resize(gradient.len(), 0.0);
+        for (sum, value) in self.gradient.iter_mut().zip(gradient) {
             *sum += f64::from(value);
         }
         self.preference += preference;

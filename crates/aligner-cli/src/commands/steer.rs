@@ -3,20 +3,24 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use aligner_data::{Encoder, Fields, ReadOptions, Record, RowReader};
+use aligner_data::{Encoder, Fields, ReadOptions, Record, Target};
 use aligner_hub::Files;
-use aligner_infer::{Corrector, StrengthEffect, sign_steering};
+use aligner_infer::{Corrector, InferError, sign_steering};
 use aligner_model::{CausalDecoder, Loaded, LoraAdapter, RuntimeWeights, SteeringVector, load_dir};
-use aligner_train::{SteeringModel, fit_steering};
+use aligner_train::{SampleRow, SteeringModel, TextMetrics, draw_rows, fit_steering};
+use serde::Serialize;
 
 use super::{builder, fetched_base};
 use crate::args::{ModelArgs, SteerFitArgs};
 use crate::error::{CliError, Result, stdout_error};
+use crate::evaluator::verdict;
 use crate::runs::model_dir;
 use crate::terminal::{progress, say};
 
 /// The strengths at which answers are corrected.
 const STRENGTHS: [f64; 7] = [0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5];
+/// Which rows are drawn: the same each time.
+const SEED: u64 = 0;
 
 /// Writes `steering.safetensors` beside the model; prints what each strength does, a JSON object each.
 pub fn fit(args: &SteerFitArgs) -> Result<()> {
@@ -26,31 +30,22 @@ pub fn fit(args: &SteerFitArgs) -> Result<()> {
         ));
     }
     let (dir, base) = place(&args.model)?;
-    if SteeringVector::read(&dir).is_ok_and(|found| found.is_some()) && !args.overwrite {
+    // A damaged one is somebody's too.
+    if !args.overwrite && !matches!(SteeringVector::read(&dir), Ok(None)) {
         let dir = dir.display();
         return Err(CliError::Usage(format!(
             "{dir} has a steering.safetensors already: --overwrite it"
         )));
     }
-    let held_out = if args.valid.is_none() { args.valid_rows } else { 0 };
-    let mut rows = sample(args, &args.data, args.rows + held_out)?;
-    let valid = match &args.valid {
-        Some(valid) => sample(args, valid, args.valid_rows)?,
-        // Of few rows at least half are for the direction.
-        None => rows.split_off(rows.len() - held_out.min(rows.len() / 2)),
-    };
     let corrector = builder(&args.model)?.build()?;
-    let mut fit = {
+    let (mut fit, valid) = {
         let Loaded { config, decoder } = trained(args, &dir, base.as_deref())?;
-        let model = SteeringModel {
-            decoder: &decoder,
-            encoder: Encoder::new(
-                corrector.tokenizer().clone(),
-                corrector.template().clone(),
-                config.max_positions,
-            ),
-        };
-        fit_steering(&model, &rows, args.options())?
+        let (tokenizer, template) = (corrector.tokenizer().clone(), corrector.template().clone());
+        let encoder = Encoder::new(tokenizer, template, config.max_positions);
+        let (rows, valid) = rows(args, &encoder)?;
+        let decoder = &decoder;
+        let fit = fit_steering(&SteeringModel { decoder, encoder }, &rows, args.options())?;
+        (fit, valid)
     };
     say(format!(
         "layer {}, from {} rows whose corrections are more probable than copies by {:.2} nats",
@@ -73,6 +68,36 @@ pub fn fit(args: &SteerFitArgs) -> Result<()> {
     Ok(())
 }
 
+/// The rows that the direction is taken from, and those that are corrected at several strengths.
+fn rows(args: &SteerFitArgs, encoder: &Encoder) -> Result<(Vec<Record>, Vec<SampleRow>)> {
+    let options = ReadOptions {
+        columns: args.columns.clone(),
+        fields: Fields::Triple,
+        format: args.format,
+        ..ReadOptions::default()
+    };
+    let copies = encoder.clone().with_target(Target::AnswerUnchanged);
+    let draw = |file: &PathBuf, count| {
+        let fits = |row: &Record| encoder.encode(row).is_ok() && copies.encode(row).is_ok();
+        draw_rows(std::slice::from_ref(file), &options, count, SEED, fits)
+    };
+    if let Some(valid) = &args.valid {
+        let valid = draw(valid, args.valid_rows)?.into_iter().map(SampleRow::from);
+        return Ok((draw(&args.data, args.rows)?, valid.collect()));
+    }
+    let all = draw(&args.data, args.rows.saturating_add(args.valid_rows))?;
+    // From everywhere in the file; of few rows at least half are for the direction.
+    let (count, held_out) = (all.len(), args.valid_rows.min(all.len() / 2));
+    let (mut rows, mut valid) = (Vec::new(), Vec::new());
+    for (index, row) in all.into_iter().enumerate() {
+        match index * held_out / count == (index + 1) * held_out / count {
+            true => rows.push(row),
+            false => valid.push(SampleRow::from(row)),
+        }
+    }
+    Ok((rows, valid))
+}
+
 /// The model on a device with gradients, of which its own weights need none.
 fn trained(args: &SteerFitArgs, dir: &Path, base: Option<&Path>) -> Result<Loaded> {
     let device = args.model.device.open()?.autodiff();
@@ -90,16 +115,33 @@ fn trained(args: &SteerFitArgs, dir: &Path, base: Option<&Path>) -> Result<Loade
     Ok(Loaded { config, decoder })
 }
 
-/// What each strength does to the answers of rows, printed as it is known.
-fn effects(corrector: &Corrector, vector: &SteeringVector, rows: &[Record]) -> Result<Vec<StrengthEffect>> {
+/// What the model does to rows at one strength.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Effect {
+    strength: f64,
+    edit_ratio: f64,
+    copy_rate: f64,
+    copy_retention: f64,
+    exact_match: f64,
+}
+
+/// What each strength does, printed as it is known.
+fn effects(corrector: &Corrector, vector: &SteeringVector, rows: &[SampleRow]) -> Result<Vec<Effect>> {
     let mut effects = Vec::new();
-    if rows.is_empty() {
-        return Ok(effects);
-    }
     let bar = progress(Some(STRENGTHS.len() as u64), "correcting");
     for strength in STRENGTHS {
         let steered = corrector.with_strength(vector, strength)?;
-        let effect = StrengthEffect::measure(&steered, strength, rows)?;
+        let verdicts = rows.iter().map(|row| verdict(&steered, row));
+        let Some(metrics) = TextMetrics::of(&verdicts.collect::<Result<Vec<_>, InferError>>()?, 0.0) else {
+            break;
+        };
+        let effect = Effect {
+            strength,
+            edit_ratio: metrics.edit_ratio,
+            copy_rate: metrics.copy_rate,
+            copy_retention: metrics.copy_retention,
+            exact_match: metrics.exact_match,
+        };
         let line = serde_json::to_string(&effect).map_err(|error| CliError::Failed(error.to_string()))?;
         bar.suspend(|| writeln!(std::io::stdout(), "{line}"))
             .map_err(stdout_error)?;
@@ -124,41 +166,4 @@ fn place(args: &ModelArgs) -> Result<(PathBuf, Option<PathBuf>)> {
         None => LoraAdapter::read(&model)?.base_dir(&model)?,
     };
     Ok((model, Some(base)))
-}
-
-/// Up to `count` rows, each row of the file as likely as the others and the same in every run (Vitter 1985, algorithm R).
-fn sample(args: &SteerFitArgs, path: &Path, count: usize) -> Result<Vec<Record>> {
-    let options = ReadOptions {
-        columns: args.columns.clone(),
-        fields: Fields::Triple,
-        format: args.format,
-        ..ReadOptions::default()
-    };
-    let mut rows = Vec::new();
-    let mut state = 0u64;
-    for (seen, record) in RowReader::open(path, options)?.enumerate() {
-        let record = record?;
-        if rows.len() < count {
-            rows.push(record);
-            continue;
-        }
-        let place = (next(&mut state) % (seen as u64 + 1)) as usize;
-        if let Some(row) = rows.get_mut(place) {
-            *row = record;
-        }
-    }
-    // The first rows stand where they stood; whoever splits them wants any.
-    for last in (1..rows.len()).rev() {
-        rows.swap(last, (next(&mut state) % (last as u64 + 1)) as usize);
-    }
-    Ok(rows)
-}
-
-/// The next of a row of numbers (Steele et al. 2014, SplitMix64).
-fn next(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

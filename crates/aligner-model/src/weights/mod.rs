@@ -6,6 +6,7 @@
 
 mod bind;
 mod dtype;
+mod fingerprint;
 mod from_dir;
 pub mod gguf;
 pub mod gguf_export;
@@ -27,6 +28,7 @@ use burn::tensor::Device;
 
 pub use bind::{named_parameters, named_tensors};
 pub use dtype::WeightDtype;
+pub use fingerprint::weights_fingerprint;
 pub use from_dir::{as_stored, dir_tensors, source_tensors};
 pub(crate) use init::uniform;
 pub(crate) use map::MappedFile;

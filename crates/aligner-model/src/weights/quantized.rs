@@ -1,14 +1,13 @@
 //! Weights that are quantised as they are read, or come from a file beside the model that holds them so.
 
 mod cache;
-mod fingerprint;
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
 use self::cache::CacheFile;
-use super::{Loaded, bind, open_dir};
+use super::{Loaded, bind, fingerprint, open_dir};
 use crate::config::ModelConfig;
 use crate::decoder::CausalDecoder;
 use crate::error::Result;

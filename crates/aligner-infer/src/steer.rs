@@ -1,8 +1,6 @@
 //! Correction strength: a control vector along the direction in which copying an answer and correcting it differ, which
 //! `aligner steer fit` writes beside a model.
 
-mod effect;
-
 use std::path::Path;
 
 use aligner_data::PromptTemplate;
@@ -11,8 +9,6 @@ use aligner_model::{SteeringVector, weights_fingerprint};
 use crate::corrector::Corrector;
 use crate::decoder::DecoderLm;
 use crate::error::{InferError, Result};
-
-pub use effect::StrengthEffect;
 
 /// Strengths that can be asked for.
 const RANGE: std::ops::RangeInclusive<f64> = 0.0..=1.5;

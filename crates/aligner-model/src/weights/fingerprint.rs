@@ -1,4 +1,4 @@
-//! Whether a model's files are still those that quantised weights were made of.
+//! Whether a model's files are still those that something was made of: quantised weights, a control vector.
 
 use std::fs::{DirEntry, File};
 use std::io::{Read, Seek, SeekFrom};
@@ -15,14 +15,35 @@ const HEAD_BYTES: u64 = 1 << 16;
 const PLACES: u64 = 64;
 const PLACE_BYTES: u64 = 1 << 12;
 
-/// A hash of the names, sizes and times of a model's files, and of parts of what they hold.
+/// What a model's directory may have beside the model: made of it, or of no use to who runs it.
+const NOT_OF_MODEL: [&str; 2] = ["steering.safetensors", "optimizer.safetensors"];
+
+/// `sha256:` and a hash of the names and sizes of a model's files and of parts of what they hold: the same wherever they are copied to.
 ///
-/// Reading all of a model would take longer than quantising it. A file that was changed and has its old size, its old time to
-/// the nanosecond and the old bytes at all places is taken for the old one.
+/// Training changes every weight. A file of which a few numbers were changed on purpose, elsewhere, is taken for the old one.
 ///
 /// # Errors
-/// When a file cannot be read.
+/// When the directory has no weights, or a file cannot be read.
+pub fn weights_fingerprint(dir: &Path) -> Result<String> {
+    Ok(format!("sha256:{}", of_files(dir, Times::AreLeftOut)?))
+}
+
+/// [`weights_fingerprint`] that also tells a file by its time: one that was changed must also have its old time, to the nanosecond,
+/// to be taken for the old one. Reading all of a model would take longer than quantising it.
+///
+/// # Errors
+/// As [`weights_fingerprint`].
 pub(super) fn of_dir(dir: &Path) -> Result<String> {
+    of_files(dir, Times::Count)
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Times {
+    Count,
+    AreLeftOut,
+}
+
+fn of_files(dir: &Path, times: Times) -> Result<String> {
     let io = || ModelError::io("read", dir);
     let entries: Vec<DirEntry> = std::fs::read_dir(dir)
         .map_err(io())?
@@ -30,31 +51,37 @@ pub(super) fn of_dir(dir: &Path) -> Result<String> {
         .map_err(io())?;
     let mut names: Vec<_> = entries.iter().map(DirEntry::file_name).collect();
     names.retain(|name| is_of_model(&name.to_string_lossy()));
+    if !names.iter().any(|name| is_weights(&name.to_string_lossy())) {
+        return Err(ModelError::NoWeights(dir.to_path_buf()));
+    }
     names.sort();
     let mut hash = Sha256::new();
     for name in names {
         let path = dir.join(&name);
         hash.update(name.as_encoded_bytes());
-        add_file(&mut hash, &path).map_err(ModelError::io("read", &path))?;
+        add_file(&mut hash, &path, times).map_err(ModelError::io("read", &path))?;
     }
     Ok(hex(&hash.finalize()))
 }
 
 fn is_of_model(name: &str) -> bool {
-    name == "config.json"
-        || [".safetensors", ".bin", ".index.json"]
-            .iter()
-            .any(|end| name.ends_with(end))
+    name == "config.json" || name.ends_with(".index.json") || is_weights(name)
 }
 
-fn add_file(hash: &mut Sha256, path: &Path) -> std::io::Result<()> {
+fn is_weights(name: &str) -> bool {
+    !NOT_OF_MODEL.contains(&name) && [".safetensors", ".bin"].iter().any(|end| name.ends_with(end))
+}
+
+fn add_file(hash: &mut Sha256, path: &Path, times: Times) -> std::io::Result<()> {
     // Of what a link points to.
     let metadata = std::fs::metadata(path)?;
-    let modified = metadata.modified().ok();
-    let age = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let len = metadata.len();
     hash.update(len.to_le_bytes());
-    hash.update(age.map_or(0, |age| age.as_nanos()).to_le_bytes());
+    if times == Times::Count {
+        let modified = metadata.modified().ok();
+        let age = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        hash.update(age.map_or(0, |age| age.as_nanos()).to_le_bytes());
+    }
     if !metadata.is_file() {
         return Ok(());
     }
