@@ -30,6 +30,8 @@ const FEW: usize = 8;
 const PIECE_BYTES: usize = 1 << 15;
 /// Panels of a piece for many rows.
 const MOST_PANELS: usize = 4;
+/// Pieces for each thread, where a few rows more than one tile's share a weight.
+const MOST_PIECES: usize = 8;
 /// Rows for which a tile need not be as large as a block.
 const SMALL: usize = 12;
 
@@ -227,7 +229,9 @@ impl<'a> Layer<'a> {
             // A block of rows is read once for all panels of a piece.
             _ if count > BLOCK => threads * panels.div_ceil(threads * MOST_PANELS),
             // Where a piece begins, memory has to be waited for; where they are few, a thread may wait for another.
-            _ => 2 * threads,
+            _ if count <= FEW => 2 * threads,
+            // With many rows memory is waited for least, and a piece takes longest.
+            _ => MOST_PIECES * threads,
         };
         let pieces = wanted.min(panels * bytes / PIECE_BYTES).clamp(1, panels.max(1));
         (0..pieces).map(move |piece| panels * piece / pieces..panels * (piece + 1) / pieces)

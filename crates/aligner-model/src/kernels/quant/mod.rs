@@ -226,20 +226,25 @@ impl QuantizedWeight {
         (out, stride): (*mut f32, usize),
     ) {
         let isa = Isa::here();
+        let mut tile = [[0.0; PANEL]; MOST_ROWS];
         let panels = self.bytes().chunks_exact(self.0.panel).enumerate();
         for (index, panel) in panels
             .take(columns.end.div_ceil(PANEL))
             .skip(columns.start / PANEL)
         {
             let of_panel = columns.start.max(index * PANEL)..columns.end.min((index + 1) * PANEL);
+            let first = of_panel.start - index * PANEL;
             for tile_rows in tiles(rows.clone(), self.tile_rows()) {
-                let mut tile = [[0.0; PANEL]; MOST_ROWS];
                 self.tile(isa, x, tile_rows.clone(), panel, &mut tile);
                 for (row, sums) in tile_rows.zip(&tile) {
                     let at = (row - rows.start) * stride + of_panel.start - columns.start;
-                    let sums = &sums[of_panel.start - index * PANEL..][..of_panel.len()];
-                    // SAFETY: the caller's promise.
-                    unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), out.add(at), sums.len()) };
+                    // SAFETY: the caller's promise. A whole row of known length needs no call of a function that copies.
+                    unsafe {
+                        match of_panel.len() {
+                            PANEL => out.add(at).cast::<[f32; PANEL]>().write(*sums),
+                            some => std::ptr::copy_nonoverlapping(sums[first..].as_ptr(), out.add(at), some),
+                        }
+                    }
                 }
             }
         }
