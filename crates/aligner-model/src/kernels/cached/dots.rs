@@ -61,22 +61,21 @@ fn lanes<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [[f32; LANE
     plain(rows, weight)
 }
 
-/// The loop for the compiler to vectorise.
+/// The loop for the compiler to vectorise. It goes through all rows at once: one row's sums alone are too few to keep the
+/// multipliers busy.
 fn plain<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [[f32; LANES]; ROWS] {
-    rows.map(|row| {
-        let mut lanes = [0.0f32; LANES];
-        for (a, b) in row
-            .as_chunks::<LANES>()
-            .0
-            .iter()
-            .zip(weight.as_chunks::<LANES>().0)
-        {
+    let (weight, _) = weight.as_chunks::<LANES>();
+    let rows = rows.map(|row| &row.as_chunks::<LANES>().0[..weight.len()]);
+    let mut lanes = [[0.0f32; LANES]; ROWS];
+    for (index, b) in weight.iter().enumerate() {
+        for (lanes, row) in lanes.iter_mut().zip(rows) {
+            let a = &row[index];
             for lane in 0..LANES {
                 lanes[lane] = a[lane].mul_add(b[lane], lanes[lane]);
             }
         }
-        lanes
-    })
+    }
+    lanes
 }
 
 #[inline(always)]

@@ -29,7 +29,7 @@ pub(super) enum Isa {
     /// NEON, and SDOT for integers.
     #[cfg(target_arch = "aarch64")]
     NeonDot,
-    /// What the program was compiled for. Nothing else needs it on aarch64, where NEON is never missing, but the tests.
+    /// What the program was compiled for. Nothing but the tests needs it on aarch64, where NEON is never missing.
     Compiled,
 }
 
