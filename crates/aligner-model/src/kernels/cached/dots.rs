@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::sums::Rows;
 use crate::kernels::math::vectorized;
@@ -58,24 +60,30 @@ fn lanes<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [[f32; LANE
         // SAFETY: the instructions are there, and the lengths were just checked.
         return unsafe { avx2::lanes(rows, weight) };
     }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        // SAFETY: as above.
+        return unsafe { neon::lanes(rows, weight) };
+    }
     plain(rows, weight)
 }
 
-/// The loop for the compiler to vectorise. It goes through all rows at once: one row's sums alone are too few to keep the
-/// multipliers busy.
+/// The loop for the compiler to vectorise.
 fn plain<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [[f32; LANES]; ROWS] {
-    let (weight, _) = weight.as_chunks::<LANES>();
-    let rows = rows.map(|row| &row.as_chunks::<LANES>().0[..weight.len()]);
-    let mut lanes = [[0.0f32; LANES]; ROWS];
-    for (index, b) in weight.iter().enumerate() {
-        for (lanes, row) in lanes.iter_mut().zip(rows) {
-            let a = &row[index];
+    rows.map(|row| {
+        let mut lanes = [0.0f32; LANES];
+        for (a, b) in row
+            .as_chunks::<LANES>()
+            .0
+            .iter()
+            .zip(weight.as_chunks::<LANES>().0)
+        {
             for lane in 0..LANES {
                 lanes[lane] = a[lane].mul_add(b[lane], lanes[lane]);
             }
         }
-    }
-    lanes
+        lanes
+    })
 }
 
 #[inline(always)]

@@ -54,7 +54,7 @@ impl Isa {
         match (self, format) {
             // Products of 16 bits lie between those of eight and their sums.
             #[cfg(target_arch = "aarch64")]
-            (Self::Neon, QuantFormat::Q8) => 4,
+            (Self::Neon, QuantFormat::Q8 | QuantFormat::Q4) => 4,
             #[cfg(target_arch = "aarch64")]
             (Self::Neon | Self::NeonDot, _) => 5,
             // Words take registers that a sixth row would need.
@@ -113,7 +113,7 @@ pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &
         Isa::Avx2 => unsafe { with_rows!(rows, avx2::q8, x, panel, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above, of NEON.
-        Isa::Neon => unsafe { with_rows!(rows, neon::q8, x, panel, out) },
+        Isa::Neon => unsafe { with_rows!(rows, neon::long::q8, x, panel, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above, of SDOT.
         Isa::NeonDot => unsafe { with_rows!(rows, neon::dot::q8, x, panel, out) },
@@ -134,7 +134,7 @@ pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, offsets: &[i32], pane
         Isa::Avx2 => unsafe { with_rows!(rows, avx2::q4, x, offsets, panel, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above, of NEON.
-        Isa::Neon => unsafe { with_rows!(rows, neon::q4, x, offsets, panel, out) },
+        Isa::Neon => unsafe { with_rows!(rows, neon::long::q4, x, offsets, panel, out) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above, of SDOT.
         Isa::NeonDot => unsafe { with_rows!(rows, neon::dot::q4, x, offsets, panel, out) },
