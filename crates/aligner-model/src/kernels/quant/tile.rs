@@ -54,7 +54,10 @@ impl Isa {
         match (self, format) {
             // Products of 16 bits lie between those of eight and their sums.
             #[cfg(target_arch = "aarch64")]
-            (Self::Neon, QuantFormat::Q8 | QuantFormat::Q4) => 4,
+            (Self::Neon, QuantFormat::Q8) => 4,
+            // Each output has four sums of 16 bits.
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon, QuantFormat::Q4) => 2,
             #[cfg(target_arch = "aarch64")]
             (Self::Neon | Self::NeonDot, _) => 5,
             // Words take registers that a sixth row would need.

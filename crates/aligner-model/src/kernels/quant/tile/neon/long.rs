@@ -126,57 +126,30 @@ pub(in super::super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: 
     store(&totals, out);
 }
 
-/// The products of eight inputs with eight outputs are added to four sums of each output.
+/// Adds the products of eight inputs, to four sums of each output.
 ///
 /// # Safety
-/// There are 32 bytes at `at`.
+/// There are 64 bytes at `at`.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn add_fours<const FIRST: i32, const SECOND: i32, const ROWS: usize>(
+unsafe fn add_eight<const FIRST: i32, const SECOND: i32, const ROWS: usize>(
     at: *const u8,
     x: &[int8x16_t; ROWS],
-    products: &mut [[int16x8_t; 4]; ROWS],
+    products: &mut [[int16x8_t; 2 * VECTORS]; ROWS],
 ) {
-    // SAFETY: the caller's promise.
-    let weights = unsafe { [halves(vld1q_u8(at)), halves(vld1q_u8(at.add(PANEL)))] };
-    for (x, products) in x.iter().zip(products) {
-        let (first, second) = (four::<FIRST>(*x), four::<SECOND>(*x));
-        for (products, [low, high]) in products.as_chunks_mut::<2>().0.iter_mut().zip(weights) {
-            products[0] = add_low(add_low(products[0], low, first), high, second);
-            products[1] = add_high(add_high(products[1], low, first), high, second);
-        }
-    }
-}
-
-/// The sums of a block's products with eight outputs from `FIRST` on: sixteen products fit into 16 bits (16 · 15 · 128 < 2¹⁵).
-///
-/// # Safety
-/// `ROWS` rows of 32 values, `row` apart, and the block are there.
-#[inline]
-#[target_feature(enable = "neon")]
-unsafe fn eight_outputs<const FIRST: usize, const ROWS: usize>(
-    values: *const i8,
-    row: usize,
-    block: *const u8,
-) -> [[int16x8_t; 2]; ROWS] {
-    let mut products = [[vdupq_n_s16(0); 4]; ROWS];
-    for half in 0..2 {
-        let mut sixteen = [vdupq_n_s8(0); ROWS];
+    for vector in 0..VECTORS {
         // SAFETY: the caller's promise.
-        unsafe {
-            for (r, x) in sixteen.iter_mut().enumerate() {
-                *x = vld1q_s8(values.add(r * row + half * 16));
-            }
-            let at = block.add(half * 8 * PANEL + FIRST * 4);
-            add_fours::<0, 1, ROWS>(at, &sixteen, &mut products);
-            add_fours::<2, 3, ROWS>(at.add(4 * PANEL), &sixteen, &mut products);
+        let [low, high] = halves(unsafe { vld1q_u8(at.add(vector * PANEL)) });
+        for (x, products) in x.iter().zip(&mut *products) {
+            let (first, second) = (four::<FIRST>(*x), four::<SECOND>(*x));
+            let (lower, upper) = (products[2 * vector], products[2 * vector + 1]);
+            products[2 * vector] = add_low(add_low(lower, low, first), high, second);
+            products[2 * vector + 1] = add_high(add_high(upper, low, first), high, second);
         }
     }
-    products.map(|[a, b, c, d]| [vpaddq_s16(a, b), vpaddq_s16(c, d)])
 }
 
-/// Products of fours: weights from 0 to 15 times eight bits. A block is read in two halves of eight outputs, as the sums of all
-/// sixteen would not fit into the registers.
+/// Products of fours: weights from 0 to 15 times eight bits, of which sixteen sums fit into 16 bits (16 · 15 · 128 < 2¹⁵).
 ///
 /// # Safety
 /// As [`q8`].
@@ -194,13 +167,23 @@ pub(in super::super) unsafe fn q4<const ROWS: usize>(
         unsafe {
             let block = panel.as_ptr().add(index * Q4_BLOCK);
             let values = x.values.as_ptr().add(index * BLOCK);
-            let low = eight_outputs::<0, ROWS>(values, row, block);
-            let high = eight_outputs::<8, ROWS>(values, row, block);
+            let mut products = [[vdupq_n_s16(0); 2 * VECTORS]; ROWS];
+            for half in 0..2 {
+                let mut sixteen = [vdupq_n_s8(0); ROWS];
+                for (r, x) in sixteen.iter_mut().enumerate() {
+                    *x = vld1q_s8(values.add(r * row + half * 16));
+                }
+                let at = block.add(half * 8 * PANEL);
+                add_eight::<0, 1, ROWS>(at, &sixteen, &mut products);
+                add_eight::<2, 3, ROWS>(at.add(4 * PANEL), &sixteen, &mut products);
+            }
             let weights = scales(block.add(Q4_BLOCK - 2 * PANEL));
             for r in 0..ROWS {
                 let at = r * x.blocks + index;
-                let offset = vdupq_n_s32(*offsets.as_ptr().add(at));
-                let sums = [low[r][0], low[r][1], high[r][0], high[r][1]].map(|sum| vpadalq_s16(offset, sum));
+                let mut sums = [vdupq_n_s32(*offsets.as_ptr().add(at)); VECTORS];
+                for (sum, [a, b]) in sums.iter_mut().zip(products[r].as_chunks::<2>().0) {
+                    *sum = vpadalq_s16(*sum, vpaddq_s16(*a, *b));
+                }
                 add_block(&mut totals[r], sums, weights, *x.scales.as_ptr().add(at));
             }
         }
