@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::sums::Rows;
 use crate::kernels::math::vectorized;
@@ -57,6 +59,11 @@ fn lanes<const ROWS: usize>(rows: [&[f32]; ROWS], weight: &[f32]) -> [[f32; LANE
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
         // SAFETY: the instructions are there, and the lengths were just checked.
         return unsafe { avx2::lanes(rows, weight) };
+    }
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        // SAFETY: as above.
+        return unsafe { neon::lanes(rows, weight) };
     }
     plain(rows, weight)
 }

@@ -5,6 +5,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::memory::Row;
 use crate::kernels::math::vectorized;
@@ -54,7 +56,7 @@ pub(super) fn product(rows: Rows<'_>, panel: &[Row], out: &mut [[f32; WIDTH]]) {
     }
 }
 
-/// `out[r][j] += Σ_k rows[r][k] · panel[k][j]`; meanwhile as much memory is fetched at `next` as the panel has.
+/// `out[r][j] += Σ_k rows[r][k] · panel[k][j]`; meanwhile AVX2 fetches as much memory at `next` as the panel has.
 ///
 /// # Panics
 /// When the rows have fewer steps than the panel.
@@ -73,6 +75,12 @@ pub(super) fn add(rows: Rows<'_>, panel: &[Row], next: *const f32, out: &mut [[f
         return;
     }
     let _ = next;
+    #[cfg(target_arch = "aarch64")]
+    if std::arch::is_aarch64_feature_detected!("neon") {
+        // SAFETY: as above.
+        unsafe { neon::add(rows, panel, out) };
+        return;
+    }
     plain(rows, panel, out);
 }
 

@@ -12,6 +12,8 @@
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
 mod layout;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 mod packed;
 mod product;
 mod tile;

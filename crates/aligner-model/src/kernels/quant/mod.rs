@@ -234,7 +234,7 @@ impl QuantizedWeight {
         {
             let of_panel = columns.start.max(index * PANEL)..columns.end.min((index + 1) * PANEL);
             let first = of_panel.start - index * PANEL;
-            for tile_rows in tiles(rows.clone(), self.tile_rows()) {
+            for tile_rows in tiles(rows.clone(), isa.rows(self.format())) {
                 self.tile(isa, x, tile_rows.clone(), panel, &mut tile);
                 for (row, sums) in tile_rows.zip(&tile) {
                     let at = (row - rows.start) * stride + of_panel.start - columns.start;
@@ -247,14 +247,6 @@ impl QuantizedWeight {
                     }
                 }
             }
-        }
-    }
-
-    /// Rows of a tile. The words of `bf16` take registers that a sixth row would need.
-    fn tile_rows(&self) -> usize {
-        match self.format() {
-            QuantFormat::Bf16 => MOST_ROWS - 1,
-            QuantFormat::Q8 | QuantFormat::Q4 => MOST_ROWS,
         }
     }
 

@@ -6,8 +6,11 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod plain;
 
+use super::QuantFormat;
 use super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
 
 /// The most rows of a tile: their sums fit into the registers of AVX2.
@@ -21,7 +24,12 @@ pub(super) type Tile = [[f32; PANEL]; MOST_ROWS];
 pub(super) enum Isa {
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// What the program was compiled for: on aarch64 that is NEON.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// NEON, and SDOT for integers.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
+    /// What the program was compiled for. Nothing but the tests needs it on aarch64, where NEON is never missing.
     Compiled,
 }
 
@@ -32,7 +40,30 @@ impl Isa {
         if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
             return Self::Avx2;
         }
+        #[cfg(target_arch = "aarch64")]
+        if std::arch::is_aarch64_feature_detected!("dotprod") {
+            return Self::NeonDot;
+        } else if std::arch::is_aarch64_feature_detected!("neon") {
+            return Self::Neon;
+        }
         Self::Compiled
+    }
+
+    /// The most rows of a tile whose sums and operands fit into the registers.
+    pub fn rows(self, format: QuantFormat) -> usize {
+        match (self, format) {
+            // Products of 16 bits lie between those of eight and their sums.
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon, QuantFormat::Q8) => 4,
+            // Each output has four sums of 16 bits.
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon, QuantFormat::Q4) => 2,
+            #[cfg(target_arch = "aarch64")]
+            (Self::Neon | Self::NeonDot, _) => 5,
+            // Words take registers that a sixth row would need.
+            (_, QuantFormat::Bf16) => 5,
+            (_, QuantFormat::Q8 | QuantFormat::Q4) => MOST_ROWS,
+        }
     }
 }
 
@@ -83,6 +114,12 @@ pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has AVX2, and every element that is read lies inside its slice, as was just checked.
         Isa::Avx2 => unsafe { with_rows!(rows, avx2::q8, x, panel, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above, of NEON.
+        Isa::Neon => unsafe { with_rows!(rows, neon::long::q8, x, panel, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above, of SDOT.
+        Isa::NeonDot => unsafe { with_rows!(rows, neon::dot::q8, x, panel, out) },
         Isa::Compiled => with_rows!(rows, plain::q8, x, panel, out),
     }
 }
@@ -98,6 +135,12 @@ pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, offsets: &[i32], pane
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
         Isa::Avx2 => unsafe { with_rows!(rows, avx2::q4, x, offsets, panel, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above, of NEON.
+        Isa::Neon => unsafe { with_rows!(rows, neon::long::q4, x, offsets, panel, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above, of SDOT.
+        Isa::NeonDot => unsafe { with_rows!(rows, neon::dot::q4, x, offsets, panel, out) },
         Isa::Compiled => with_rows!(rows, plain::q4, x, offsets, panel, out),
     }
 }
@@ -116,156 +159,12 @@ pub(super) fn bf16(isa: Isa, rows: usize, x: &[f32], panel: &[u8], out: &mut Til
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
         Isa::Avx2 => unsafe { with_rows!(rows, avx2::bf16, x, panel, out) },
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: as above, of NEON.
+        Isa::Neon | Isa::NeonDot => unsafe { with_rows!(rows, neon::bf16, x, panel, out) },
         Isa::Compiled => with_rows!(rows, plain::bf16, x, panel, out),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Bytes of a panel that look like one: any integers, scales that are ordinary numbers.
-    fn panel(blocks: usize, block_bytes: usize) -> Vec<u8> {
-        let values = block_bytes - 2 * PANEL;
-        let byte = |at: usize| match at % block_bytes {
-            // −128 is no value of `q8`.
-            value if value < values => ((at * 7919 + at / 7) % 255 + 129) as u8,
-            scale if scale % 2 == 1 => 0x3c,
-            _ => (at * 31) as u8,
-        };
-        (0..blocks * block_bytes).map(byte).collect()
-    }
-
-    fn every() -> Vec<Isa> {
-        let mut all = vec![Isa::Compiled];
-        if Isa::here() != Isa::Compiled {
-            all.push(Isa::here());
-        }
-        all
-    }
-
-    #[test]
-    fn integers_give_the_same_bits_with_all_instructions_and_numbers_of_rows() {
-        let blocks = 5;
-        let values: Vec<i16> = (0..MOST_ROWS * blocks * BLOCK)
-            .map(|at| ((at * 6151) % 255) as i16 - 127)
-            .collect();
-        let bytes: Vec<i8> = values.iter().map(|&value| value as i8).collect();
-        let scales: Vec<f32> = (0..MOST_ROWS * blocks)
-            .map(|at| 0.01 + at as f32 * 1e-3)
-            .collect();
-        let offsets: Vec<i32> = values
-            .chunks(BLOCK)
-            .map(|block| -8 * block.iter().map(|&v| i32::from(v)).sum::<i32>())
-            .collect();
-        let (wide, narrow) = (panel(blocks, Q8_BLOCK), panel(blocks, Q4_BLOCK));
-        let mut want: Option<[Tile; 2]> = None;
-        for isa in every() {
-            for rows in (1..=MOST_ROWS).rev() {
-                let mut got = [[[f32::NAN; PANEL]; MOST_ROWS]; 2];
-                let x = Blocks {
-                    values: &values,
-                    scales: &scales,
-                    blocks,
-                };
-                q8(isa, rows, x, &wide, &mut got[0]);
-                let x = Blocks {
-                    values: &bytes,
-                    scales: &scales,
-                    blocks,
-                };
-                q4(isa, rows, x, &offsets, &narrow, &mut got[1]);
-                let want = want.get_or_insert(got);
-                for (got, want) in got.iter().zip(&*want) {
-                    assert_eq!(got[..rows], want[..rows], "{isa:?} {rows}");
-                    assert!(got[rows..].iter().flatten().all(|value| value.is_nan()));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn largest_integers_do_not_overflow() {
-        let blocks = 2;
-        let wide = vec![0x81u8; blocks * Q8_BLOCK]; // −127
-        let narrow = vec![0u8; blocks * Q4_BLOCK]; // −8
-        let (x, offsets) = (
-            vec![-127i16; blocks * BLOCK],
-            vec![8 * 127 * BLOCK as i32; blocks],
-        );
-        let scales = vec![1.0; blocks];
-        let mut wide = wide;
-        let mut narrow = narrow;
-        for (bytes, size) in [(&mut wide, Q8_BLOCK), (&mut narrow, Q4_BLOCK)] {
-            for block in bytes.chunks_mut(size) {
-                for scale in block[size - 2 * PANEL..].chunks_mut(2) {
-                    scale.copy_from_slice(&[0x80, 0x3f]); // 1
-                }
-            }
-        }
-        for isa in every() {
-            let mut out = [[0.0; PANEL]; MOST_ROWS];
-            let rows = Blocks {
-                values: &x,
-                scales: &scales,
-                blocks,
-            };
-            q8(isa, 1, rows, &wide, &mut out);
-            assert_eq!(out[0], [(blocks * BLOCK * 127 * 127) as f32; PANEL], "{isa:?}");
-            let bytes: Vec<i8> = x.iter().map(|&value| value as i8).collect();
-            let rows = Blocks {
-                values: &bytes,
-                scales: &scales,
-                blocks,
-            };
-            q4(isa, 1, rows, &offsets, &narrow, &mut out);
-            assert_eq!(out[0], [(blocks * BLOCK * 127 * 8) as f32; PANEL], "{isa:?}");
-            // 15 stands for 7.
-            for block in narrow.chunks_mut(Q4_BLOCK) {
-                block[..Q4_BLOCK - 2 * PANEL].fill(0xff);
-            }
-            q4(isa, 1, rows, &offsets, &narrow, &mut out);
-            assert_eq!(out[0], [-((blocks * BLOCK * 127 * 7) as f32); PANEL], "{isa:?}");
-            for block in narrow.chunks_mut(Q4_BLOCK) {
-                block[..Q4_BLOCK - 2 * PANEL].fill(0);
-            }
-        }
-    }
-
-    #[test]
-    fn rows_of_bf16_do_not_depend_on_each_other() {
-        let width = 34;
-        let x: Vec<f32> = (0..MOST_ROWS * width)
-            .map(|at| (at as f32 * 0.37).sin())
-            .collect();
-        let panel: Vec<u8> = (0..width * 2 * PANEL)
-            .map(|at| if at % 2 == 1 { 0x3e } else { (at * 31) as u8 })
-            .collect();
-        for isa in every() {
-            let mut whole = [[0.0; PANEL]; MOST_ROWS];
-            bf16(isa, MOST_ROWS, &x, &panel, &mut whole);
-            for rows in 1..MOST_ROWS {
-                let mut some = [[0.0; PANEL]; MOST_ROWS];
-                bf16(isa, rows, &x[width..], &panel, &mut some);
-                assert_eq!(some[..rows], whole[1..=rows], "{isa:?} {rows}");
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "beyond its matrix")]
-    fn a_tile_outside_its_panel_is_caught() {
-        let x = Blocks {
-            values: &[0i16; BLOCK][..],
-            scales: &[0.0],
-            blocks: 1,
-        };
-        q8(
-            Isa::here(),
-            1,
-            x,
-            &[0; Q8_BLOCK - 1],
-            &mut [[0.0; PANEL]; MOST_ROWS],
-        );
-    }
-}
+mod tests;
