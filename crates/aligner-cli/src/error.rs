@@ -9,6 +9,7 @@ use aligner_hub::HubError;
 use aligner_infer::InferError;
 use aligner_model::ModelError;
 use aligner_report::ReportError;
+use aligner_serve::ServeError;
 use aligner_train::TrainError;
 
 /// The result of a command.
@@ -41,6 +42,9 @@ pub enum CliError {
     /// A report could not be made.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// The service could not be started, or stopped.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
     /// A model could not be had from the Hub.
     #[error("{source} (there is no {typed} on this machine)")]
     Hub {
@@ -90,6 +94,10 @@ impl CliError {
                     | InferError::WrongTemplate { .. }
                     | InferError::Sampling { .. }
                     | InferError::KvMemory { .. }
+            ),
+            Self::Serve(error) => matches!(
+                error,
+                ServeError::Config { .. } | ServeError::Setting { .. } | ServeError::ReadConfig { .. }
             ),
             Self::Train(error) => matches!(
                 error,

@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Correct(args) => commands::correct::run(&args),
+        Command::Serve(args) => commands::serve::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Steer {
             command: SteerCommand::Fit(args),

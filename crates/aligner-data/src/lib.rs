@@ -47,7 +47,7 @@ pub use batch::Batch;
 pub use check::{
     BenchmarkReport, CheckOptions, CheckReport, CutOffReport, FailOn, FileReport, Finding, Forecast,
     IdentityReport, Keeps, LeakReport, LengthBias, Lengths, Level, NearReport, Oddities, OddityKind,
-    OddityReport, PairExample, RefusalReport, RowExample, RowRef, check_files,
+    OddityReport, PairExample, RefusalReport, RowExample, RowRef, check_files, refuses,
 };
 pub use convert::{ConvertOptions, ConvertReport, convert_files};
 pub use dataset::{Dataset, LoadOptions, Progress};

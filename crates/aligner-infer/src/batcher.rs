@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use crate::causal_lm::CausalLm;
 use crate::corrector::{CorrectOptions, Correction, CorrectionStream, Corrector, Input, Piece};
 use crate::decoder::DecoderLm;
+use crate::engine::CancelToken;
 use crate::error::{InferError, Result};
 use crate::scheduler::{BatchOptions, Job, Reply, Scheduler};
 use crate::sequence::Sequence;
-use crate::voice::Transcript;
+use crate::voice::{Transcript, Voice};
 use crate::windows::LongAnswers;
 
 /// Corrects many answers at once; cheap to clone, usable from many threads.
@@ -144,61 +145,79 @@ impl<L: CausalLm + 'static> Batcher<L> {
     /// A reader that is slow holds nobody up: what it has not read waits for it.
     pub fn stream(&self, input: Input<'_>, options: &CorrectOptions) -> CorrectionStream {
         let (sender, pieces) = channel();
-        // Dropping this stream must not cancel others that share the caller's token.
+        let cancel = self.start(input, options, move |piece| sender.send(piece).is_ok());
+        CorrectionStream::new(pieces, cancel)
+    }
+
+    /// Corrects one answer beside others and hands each piece to `on_piece`, for programs that wait for it in their own way, as
+    /// an async server does; `false` from it ends the request. Cancelling the token that is returned ends it as well, without
+    /// touching others that share the caller's.
+    ///
+    /// `on_piece` runs on the thread of all passes, which waits for it: it should only hand the piece on.
+    pub fn start(
+        &self,
+        input: Input<'_>,
+        options: &CorrectOptions,
+        on_piece: impl FnMut(Result<Piece>) -> bool + Send + 'static,
+    ) -> CancelToken {
         let cancel = options.cancel.child();
         let options = CorrectOptions {
             cancel: cancel.clone(),
             ..options.clone()
         };
-        let sent = self.job(input, &options, sender.clone()).and_then(|job| {
-            let gone = |_| InferError::BrokenOff;
-            self.jobs.send(job).map_err(gone)
-        });
-        if let Err(error) = sent {
-            // Its receiver is here.
-            let _ = sender.send(Err(error));
+        let mut reply: Box<dyn Reply> = Box::new(Pieces(on_piece));
+        let (sequence, voice) = match self.job(input, &options) {
+            Ok(parts) => parts,
+            Err(error) => {
+                reply.done(Err(error));
+                return cancel;
+            }
+        };
+        let job = Job {
+            voice,
+            sequence,
+            transcript: Transcript::new(self.corrector.tokenizer()),
+            reply,
+        };
+        if let Err(mut unsent) = self.jobs.send(job) {
+            unsent.0.reply.done(Err(InferError::BrokenOff));
         }
-        CorrectionStream::new(pieces, cancel)
+        cancel
     }
 
-    fn job(
-        &self,
-        input: Input<'_>,
-        options: &CorrectOptions,
-        pieces: Sender<Result<Piece>>,
-    ) -> Result<Job<L>> {
+    fn job(&self, input: Input<'_>, options: &CorrectOptions) -> Result<(Sequence, Arc<Voice<L>>)> {
         if options.long_answers == LongAnswers::Windows {
             return Err(InferError::WindowsInBatch);
         }
         let voice = self.corrector.voice();
         let prepared = voice.prepare(input, options)?;
         let sequence = Sequence::new(&voice.request(&prepared), voice.model.max_positions())?;
-        let job = Job {
-            voice: Arc::clone(voice),
-            sequence,
-            transcript: Transcript::new(self.corrector.tokenizer()),
-            reply: Box::new(pieces),
-        };
-        let (needed, allowed) = (job.bytes(), self.options.kv_memory_bytes);
+        let (needed, allowed) = (
+            voice.model.cache_bytes(sequence.capacity()),
+            self.options.kv_memory_bytes,
+        );
         if needed > allowed {
             return Err(InferError::KvMemory {
-                tokens: job.sequence.capacity(),
+                tokens: sequence.capacity(),
                 needed,
                 allowed,
             });
         }
-        Ok(job)
+        Ok((sequence, Arc::clone(voice)))
     }
 }
 
-impl Reply for Sender<Result<Piece>> {
+/// Hands pieces on.
+struct Pieces<F>(F);
+
+impl<F: FnMut(Result<Piece>) -> bool + Send> Reply for Pieces<F> {
     fn text(&mut self, piece: &str) -> bool {
-        self.send(Ok(Piece::Text(piece.to_string()))).is_ok()
+        (self.0)(Ok(Piece::Text(piece.to_string())))
     }
 
     fn done(&mut self, result: Result<Correction>) {
         // Nobody listens any more: nothing is lost.
-        let _ = self.send(result.map(Piece::Done));
+        let _ = (self.0)(result.map(Piece::Done));
     }
 }
 

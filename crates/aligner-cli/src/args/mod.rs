@@ -4,6 +4,7 @@ mod correct;
 mod data;
 mod export;
 mod plan;
+mod serve;
 mod steer;
 mod train;
 
@@ -18,6 +19,7 @@ pub use self::correct::{CorrectArgs, ScoreArgs};
 pub use self::data::{CheckArgs, ConvertArgs, ShowArgs};
 pub use self::export::{ExportArgs, ImportArgs};
 pub use self::plan::PlanArgs;
+pub use self::serve::{EngineChoice, ServeArgs};
 pub use self::steer::{SteerCommand, SteerFitArgs};
 pub use self::train::TrainArgs;
 use crate::error::{CliError, Result};
@@ -51,6 +53,8 @@ pub enum Command {
     Report(ReportArgs),
     /// Correct one answer, or a file of them.
     Correct(CorrectArgs),
+    /// Put a model behind an upstream: an OpenAI-compatible service that corrects every answer.
+    Serve(Box<ServeArgs>),
     /// Print the log-probability of each row's correction.
     Score(ScoreArgs),
     /// Change how much a model corrects.
@@ -94,7 +98,7 @@ pub struct ReportArgs {
 }
 
 /// Which model, and how it is run.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct ModelArgs {
     /// Model directory, run, org/name or org/name@revision of the Hugging Face Hub (default: the latest run's).
     #[arg(long, value_name = "MODEL")]

@@ -11,6 +11,7 @@ pub mod plan;
 pub mod report;
 mod rows;
 pub mod score;
+pub mod serve;
 pub mod steer;
 pub mod train;
 

@@ -48,7 +48,7 @@ pub use lengths::Lengths;
 pub use near::NearReport;
 pub use oddities::{Oddities, OddityKind, OddityReport};
 pub use place::{PairExample, RowExample, RowRef};
-pub use refusal::RefusalReport;
+pub use refusal::{RefusalReport, refuses};
 pub use report::{CheckReport, CutOffReport, FailOn, FileReport};
 
 use benchmark::Benchmarks;

@@ -49,8 +49,13 @@ impl RefusalReport {
     }
 }
 
-/// Whether a text begins by declining.
-pub(super) fn refuses(text: &str) -> bool {
+/// Whether a text begins by declining. Made for precision: refusals that paraphrase, or are not in English, are not found.
+///
+/// ```
+/// assert!(aligner_data::refuses("I'm sorry, but I can't help with that."));
+/// assert!(!aligner_data::refuses("I'm sorry to hear that."));
+/// ```
+pub fn refuses(text: &str) -> bool {
     let text = straightened(text);
     let begins_with = |phrase: &&str| after_phrase(text.trim_start_matches('"'), phrase).is_some();
     if COMPLIES.iter().any(begins_with) {

@@ -1,0 +1,135 @@
+//! `aligner serve`
+
+use std::path::Path;
+
+use aligner_data::{AlignerManifest, PromptTemplate};
+use aligner_hub::Files;
+use aligner_serve::{LocalEngine, RemoteEngine, ServeError, Service, serve};
+use tokio::net::TcpListener;
+
+use super::builder;
+use crate::args::{EngineChoice, ServeArgs, template};
+use crate::error::{CliError, Result};
+use crate::runs::model_dir;
+use crate::terminal::say;
+
+/// Serves until it is told to stop.
+pub fn run(args: &ServeArgs) -> Result<()> {
+    let config = args.settings()?;
+    config.check()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CliError::Failed(format!("cannot start threads: {error}")))?;
+    let service = runtime.block_on(async {
+        Ok::<_, CliError>(match args.engine()? {
+            EngineChoice::Local => {
+                let corrector = builder(&args.model)?.strength(args.strength).build()?;
+                Service::new(
+                    config,
+                    LocalEngine::new(name(args)?, corrector.batcher(args.batch())),
+                )?
+            }
+            EngineChoice::Remote(url) => Service::new(config, remote(args, &url)?)?,
+        })
+    })?;
+    runtime.block_on(listen(service, args))
+}
+
+/// The model's name: its directory's, or that of the run it ended.
+fn name(args: &ServeArgs) -> Result<String> {
+    if let Some(name) = &args.name {
+        return Ok(name.clone());
+    }
+    let dir = match &args.model.adapter {
+        Some(adapter) => model_dir(Some(adapter), Files::Model)?,
+        None => model_dir(args.model.model.as_deref(), Files::Model)?,
+    };
+    let own = |dir: &Path| dir.file_name().map(|name| name.to_string_lossy().into_owned());
+    let named = match own(&dir) {
+        Some(name) if name == "final" => dir.parent().and_then(own),
+        named => named,
+    };
+    Ok(named.unwrap_or_else(|| "aligner".into()))
+}
+
+/// An engine elsewhere: the template is that which was named, or that of the model's directory here.
+fn remote(args: &ServeArgs, url: &str) -> Result<RemoteEngine> {
+    let template = match &args.model.template {
+        Some(typed) => template(typed)?,
+        None => recorded_template(args)?,
+    };
+    let key = std::env::var("ALIGNER_ENGINE_KEY").ok();
+    let name = args.name.clone().ok_or_else(|| {
+        CliError::Usage(
+            "--engine openai:URL needs --name, the name by which that server knows the model".into(),
+        )
+    })?;
+    Ok(RemoteEngine::new(url, name, template, key.as_deref())?)
+}
+
+fn recorded_template(args: &ServeArgs) -> Result<PromptTemplate> {
+    let unknown = || {
+        CliError::Usage(
+            "--engine openai:URL needs --template, or --model with the directory that was exported, to prompt the model as it was trained"
+                .into(),
+        )
+    };
+    let model = args.model.model.as_deref().ok_or_else(unknown)?;
+    let manifest = AlignerManifest::read(&model_dir(Some(model), Files::Model)?)?;
+    Ok(manifest.ok_or_else(unknown)?.template)
+}
+
+async fn listen(service: Service, args: &ServeArgs) -> Result<()> {
+    let listener = TcpListener::bind(args.listen)
+        .await
+        .map_err(|source| ServeError::Listen {
+            address: args.listen,
+            source,
+        })?;
+    let address = listener.local_addr().map_err(ServeError::Io)?;
+    say(format!("listening on http://{address}"));
+    reload_on_hangup(service.clone(), args)?;
+    let stop = stop_signal()?;
+    Ok(serve(service, listener, stop).await?)
+}
+
+/// Ctrl-C, or the signal of a service manager; a second one ends the process at once.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
+    let (told, heard) = tokio::sync::oneshot::channel();
+    let mut told = Some(told);
+    let handler = move || match told.take() {
+        Some(told) => drop(told.send(())),
+        None => std::process::exit(130),
+    };
+    ctrlc::set_handler(handler)
+        .map_err(|error| CliError::Failed(format!("cannot catch signals: {error}")))?;
+    Ok(async {
+        let _ = heard.await;
+        say("stopping: requests that are being served end first");
+    })
+}
+
+/// Reads the settings anew when told to; settings that cannot be used change nothing.
+#[cfg(unix)]
+fn reload_on_hangup(service: Service, args: &ServeArgs) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())
+        .map_err(|error| CliError::Failed(format!("cannot catch signals: {error}")))?;
+    let args = args.clone();
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let reloaded = args.settings().and_then(|config| Ok(service.reload(config)?));
+            match reloaded {
+                Ok(()) => say("the settings were read anew"),
+                Err(error) => say(format!("the settings stay as they were: {error}")),
+            }
+        }
+    });
+    Ok(())
+}
+
+#[cfg(not(unix))]
+fn reload_on_hangup(_: Service, _: &ServeArgs) -> Result<()> {
+    Ok(())
+}

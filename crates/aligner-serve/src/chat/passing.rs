@@ -1,0 +1,220 @@
+//! Answers that reach the client as the upstream gave them: with the Aligner off, and with corrections made behind them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Method, Response, header};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::{Exchange, mark};
+use crate::api_error::ApiError;
+use crate::config::Mode;
+use crate::http_client::{Answer, HttpError, Passing};
+use crate::openai::Shape;
+use crate::outcome::Outcome;
+use crate::ruling::rule;
+use crate::service::{Service, Settings};
+use crate::sse::SseParser;
+
+/// Hands a request on and its response back.
+pub(super) async fn off(
+    service: &Service,
+    settings: &Settings,
+    shape: Shape,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response<Body>, ApiError> {
+    let mut response = pass(service, settings, Method::POST, shape.path(), headers, body).await?;
+    mark(response.headers_mut(), Mode::Off, Some(Outcome::Off));
+    Ok(response)
+}
+
+/// Hands any request on: path and body as they are.
+pub(crate) async fn pass(
+    service: &Service,
+    settings: &Settings,
+    method: Method,
+    path: &str,
+    headers: &HeaderMap,
+    body: Bytes,
+) -> Result<Response<Body>, ApiError> {
+    let sent = settings.upstream()?.send(method, path, headers, body).await;
+    let response = sent.map_err(|error| failed(service, &error))?;
+    let service = service.clone();
+    Ok(handed_on(response, move |passing| {
+        if let Passing::Failed(error) = passing {
+            service.metrics().upstream_error(error.kind());
+        }
+    }))
+}
+
+fn failed(service: &Service, error: &HttpError) -> ApiError {
+    service.metrics().upstream_error(error.kind());
+    let message = format!("the upstream failed: {error}");
+    match error {
+        HttpError::Timeout(_) => ApiError::upstream_timeout(message),
+        _ => ApiError::upstream(message),
+    }
+}
+
+/// Status, kind and body of a response; its other headers are the upstream's business.
+fn handed_on(response: Response<Answer>, each: impl FnMut(Passing<'_>) + Send + 'static) -> Response<Body> {
+    let (parts, answer) = response.into_parts();
+    let mut response = Response::new(answer.into_body(each));
+    *response.status_mut() = parts.status;
+    for name in [
+        header::CONTENT_TYPE,
+        header::RETRY_AFTER,
+        header::CONTENT_ENCODING,
+    ] {
+        if let Some(value) = parts.headers.get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
+/// The original reaches the client; its correction is made behind it, counted and recorded.
+pub(super) async fn audit(exchange: Exchange) -> Result<Response<Body>, ApiError> {
+    let body = exchange.asked.upstream_body(exchange.asked.stream).into();
+    let upstream = exchange.settings.upstream()?;
+    let most = upstream.max_answer_bytes;
+    let sent = upstream.send(Method::POST, exchange.asked.shape.path(), &exchange.headers, body);
+    let response = sent.await.map_err(|error| failed(&exchange.service, &error))?;
+    if !response.status().is_success() {
+        exchange.service.metrics().upstream_error("status");
+        let mut response = handed_on(response, |_| ());
+        mark(
+            response.headers_mut(),
+            exchange.mode,
+            Some(Outcome::UpstreamFailed),
+        );
+        return Ok(response);
+    }
+    let mode = exchange.mode;
+    let mut listener = Listener::new(exchange, most);
+    let mut response = handed_on(response, move |passing| listener.take(passing));
+    mark(response.headers_mut(), mode, Some(Outcome::Audited));
+    response
+        .headers_mut()
+        .insert("x-accel-buffering", HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// Reads along while an answer passes.
+struct Listener {
+    exchange: Exchange,
+    parser: SseParser,
+    /// The response so far, where it is no stream.
+    body: Vec<u8>,
+    most: usize,
+    heard: usize,
+    /// Text of each choice, and whether it calls tools.
+    choices: BTreeMap<u64, (String, bool)>,
+    model: Value,
+    broken: bool,
+}
+
+impl Listener {
+    fn new(exchange: Exchange, most: usize) -> Self {
+        Self {
+            exchange,
+            parser: SseParser::default(),
+            body: Vec::new(),
+            most,
+            heard: 0,
+            choices: BTreeMap::new(),
+            model: Value::Null,
+            broken: false,
+        }
+    }
+
+    fn take(&mut self, passing: Passing<'_>) {
+        match passing {
+            Passing::Failed(error) => self.exchange.service.metrics().upstream_error(error.kind()),
+            Passing::Bytes(bytes) => {
+                self.heard += bytes.len();
+                self.broken |= self.heard > self.most;
+                if !self.broken {
+                    self.hear(bytes);
+                }
+            }
+            Passing::End if self.broken => self.exchange.service.metrics().dropped(),
+            Passing::End => self.end(),
+        }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        if !self.exchange.asked.stream {
+            self.body.extend_from_slice(bytes);
+            return;
+        }
+        let (shape, choices, model) = (self.exchange.asked.shape, &mut self.choices, &mut self.model);
+        let fed = self.parser.feed(bytes, |event| {
+            let Ok(chunk) = serde_json::from_str::<Value>(&event) else {
+                return;
+            };
+            if model.is_null() {
+                *model = chunk["model"].clone();
+            }
+            for choice in chunk["choices"].as_array().into_iter().flatten() {
+                let (text, calls) = shape.delta(choice);
+                let heard = choices.entry(choice["index"].as_u64().unwrap_or(0)).or_default();
+                heard.0.push_str(text);
+                heard.1 |= calls;
+            }
+        });
+        self.broken |= fed.is_err();
+    }
+
+    fn end(&mut self) {
+        let shape = self.exchange.asked.shape;
+        if !self.exchange.asked.stream {
+            let Ok(response) = serde_json::from_slice::<Value>(&self.body) else {
+                return self.exchange.service.metrics().upstream_error("malformed");
+            };
+            self.model = response["model"].clone();
+            for (index, choice) in (0..).zip(response["choices"].as_array().into_iter().flatten()) {
+                let guarded = shape.guarded(choice, false);
+                let heard = (guarded.answer.to_string(), guarded.calls_tools);
+                self.choices.insert(index, heard);
+            }
+        }
+        let (exchange, model) = (self.exchange.clone(), self.model.clone());
+        let answers = std::mem::take(&mut self.choices).into_values().collect();
+        behind(exchange, answers, model);
+    }
+}
+
+/// Corrects answers that have been served.
+fn behind(exchange: Exchange, answers: Vec<(String, bool)>, model: Value) {
+    let Some(permit) = exchange.settings.admit_background() else {
+        exchange.service.metrics().dropped();
+        return;
+    };
+    let service = exchange.service.clone();
+    let exchange = Arc::new(exchange);
+    service.background().spawn(async move {
+        let _permit = permit;
+        for (answer, calls_tools) in answers {
+            let choice = json!({});
+            let mut case = exchange.case(&choice);
+            case.guarded.answer = &answer;
+            case.guarded.calls_tools = calls_tools;
+            match rule(&exchange.service, &exchange.settings, case, None).await {
+                Ok(ruling) => {
+                    tracing::info!(
+                        request = exchange.request_id,
+                        outcome = ruling.outcome.as_str(),
+                        edit_ratio = ruling.edit_ratio,
+                        "audited"
+                    );
+                    exchange.shadow(&ruling, &answer, &model);
+                }
+                Err(error) => tracing::warn!(request = exchange.request_id, error.message, "audit failed"),
+            }
+        }
+    });
+}

@@ -1,0 +1,371 @@
+//! One answer: guards, correction, gate and policies, and what is served in the end.
+
+use std::time::{Duration, Instant};
+
+use aligner_data::Turn;
+use aligner_infer::{Edit, FinishReason, Usage, diff, edit_ratio, is_copy};
+use serde_json::{Map, Value, json};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::api_error::ApiError;
+use crate::config::{Action, Mode, secs};
+use crate::engine::{EngineError, Event, Job};
+use crate::gate::Gated;
+use crate::guard::Guarded;
+use crate::openai::usage_of;
+use crate::outcome::Outcome;
+use crate::service::{Service, Settings};
+
+/// Words from which changes are not looked for: the search takes time with the square of what differs.
+const MOST_WORDS: usize = 20_000;
+
+/// An answer, and how it is corrected.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case<'a> {
+    pub mode: Mode,
+    pub question: &'a str,
+    pub chat_history: &'a [Turn],
+    pub guarded: Guarded<'a>,
+    /// Settings of the request that differ from the configured ones.
+    pub wishes: Wishes<'a>,
+}
+
+/// What a request may say of how its correction is made.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wishes<'a> {
+    pub max_new_tokens: Option<usize>,
+    pub temperature: Option<f32>,
+    pub top_p: Option<f32>,
+    pub seed: Option<u64>,
+    pub prediction: Option<&'a str>,
+}
+
+/// Which text is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Served {
+    Correction,
+    Original,
+    Block,
+}
+
+impl Served {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Correction => "correction",
+            Self::Original => "original",
+            Self::Block => "block",
+        }
+    }
+}
+
+/// What became of an answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Ruling {
+    pub outcome: Outcome,
+    pub served: Served,
+    /// What is served.
+    pub text: String,
+    pub edits: Option<Vec<Edit>>,
+    pub edit_ratio: Option<f64>,
+    /// From the upstream's answer to the end.
+    pub added: Duration,
+    pub first_token: Option<Duration>,
+    pub usage: Usage,
+    pub timings: Option<aligner_infer::Timings>,
+    /// Why the correction is not served, where it is not.
+    pub reason: Option<String>,
+}
+
+impl Ruling {
+    fn untouched(outcome: Outcome, answer: &str) -> Self {
+        Self {
+            outcome,
+            served: Served::Original,
+            text: answer.to_string(),
+            edits: None,
+            edit_ratio: None,
+            added: Duration::ZERO,
+            first_token: None,
+            usage: Usage::default(),
+            timings: None,
+            reason: None,
+        }
+    }
+
+    /// What a client is told of it, `edits` when asked for.
+    pub fn report(&self, with_edits: bool) -> Map<String, Value> {
+        let mut report = Map::new();
+        let mut put = |name: &str, value: Value| report.insert(name.to_string(), value);
+        put("outcome", self.outcome.as_str().into());
+        put("served", self.served.as_str().into());
+        put("edit_ratio", json!(self.edit_ratio));
+        put("added_ms", millis(self.added).into());
+        put("first_token_ms", json!(self.first_token.map(millis)));
+        put("usage", usage_of(self.usage));
+        if let Some(timings) = &self.timings {
+            put("timings", json!(timings));
+        }
+        if let Some(reason) = &self.reason {
+            put("reason", reason.as_str().into());
+        }
+        if with_edits {
+            put("edits", json!(self.edits));
+        }
+        report
+    }
+
+    /// The `finish_reason` of what is served.
+    pub fn finish_reason(&self, upstream: &Value) -> Value {
+        match self.served {
+            Served::Block => "content_filter".into(),
+            Served::Correction => "stop".into(),
+            Served::Original => upstream.clone(),
+        }
+    }
+}
+
+pub(crate) fn millis(time: Duration) -> u64 {
+    time.as_millis() as u64
+}
+
+/// Corrects one answer. What is served is sent to `live` as soon as it is certain enough; when this returns a ruling, all of its
+/// text has been sent.
+pub(crate) async fn rule(
+    service: &Service,
+    settings: &Settings,
+    case: Case<'_>,
+    live: Option<&UnboundedSender<String>>,
+) -> Result<Ruling, ApiError> {
+    let ruled = match settings.config.guards.passes(case.guarded) {
+        Some(outcome) => {
+            let ruling = Ruling::untouched(outcome, case.guarded.answer);
+            send(live, &ruling.text);
+            Ok(ruling)
+        }
+        None => {
+            let mut attempt = Attempt::new(service, settings, case, live);
+            let end = attempt.run().await;
+            attempt.decide(end)
+        }
+    };
+    let outcome = match &ruled {
+        Ok(ruling) => ruling.outcome,
+        Err((outcome, _)) => *outcome,
+    };
+    let metrics = service.metrics();
+    metrics.outcome(outcome);
+    if let Ok(ruling) = &ruled {
+        if let Some(ratio) = ruling.edit_ratio {
+            metrics.edit_ratio(ratio);
+        }
+        if ruling.usage.prompt_tokens > 0 {
+            let first = ruling.first_token.map(|time| time.as_secs_f64());
+            metrics.added(case.mode, ruling.added.as_secs_f64(), first);
+            metrics.drafts(&ruling.usage);
+        }
+    }
+    ruled.map_err(|(_, error)| error)
+}
+
+/// What a slow reader has not taken waits for it: there are no more than the new tokens that a correction may have, and to wait here
+/// would count as the Aligner's time.
+fn send(live: Option<&UnboundedSender<String>>, text: &str) {
+    if let Some(live) = live
+        && !text.is_empty()
+    {
+        // Nobody listens any more: whoever began this notices.
+        let _ = live.send(text.to_string());
+    }
+}
+
+/// Why a correction is not served.
+struct Failure {
+    outcome: Outcome,
+    action: Action,
+    reason: String,
+}
+
+/// A correction that is being made.
+struct Attempt<'a> {
+    service: &'a Service,
+    settings: &'a Settings,
+    case: Case<'a>,
+    live: Option<&'a UnboundedSender<String>>,
+    started: Instant,
+    text: String,
+    first_token: Option<Duration>,
+    /// Characters at which the gate looks next: it reads all there is, so ever less often.
+    look_at: usize,
+    usage: Usage,
+    timings: Option<aligner_infer::Timings>,
+    released: bool,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(
+        service: &'a Service,
+        settings: &'a Settings,
+        case: Case<'a>,
+        live: Option<&'a UnboundedSender<String>>,
+    ) -> Self {
+        Self {
+            service,
+            settings,
+            case,
+            live,
+            started: Instant::now(),
+            text: String::new(),
+            first_token: None,
+            look_at: 64,
+            usage: Usage::default(),
+            timings: None,
+            released: false,
+        }
+    }
+
+    fn job(&self) -> Job {
+        let (config, wishes) = (&self.settings.config.correction, self.case.wishes);
+        let most = config.max_new_tokens;
+        Job {
+            question: self.case.question.to_string(),
+            answer: self.case.guarded.answer.to_string(),
+            chat_history: self.case.chat_history.to_vec(),
+            max_new_tokens: wishes.max_new_tokens.map_or(most, |wish| wish.min(most)),
+            temperature: wishes.temperature.unwrap_or(config.temperature),
+            top_p: wishes.top_p.unwrap_or(1.0),
+            seed: wishes.seed.unwrap_or(0),
+            prediction: wishes.prediction.map(str::to_string),
+        }
+    }
+
+    async fn run(&mut self) -> Result<FinishReason, Failure> {
+        let policy = &self.settings.config.policy;
+        let limit = secs(policy.aligner_timeout_secs);
+        match tokio::time::timeout(limit, self.generate()).await {
+            Ok(end) => end,
+            Err(_) => Err(Failure {
+                outcome: Outcome::AlignerTimeout,
+                action: policy.aligner_timeout,
+                reason: format!("no correction within {} s", policy.aligner_timeout_secs),
+            }),
+        }
+    }
+
+    async fn generate(&mut self) -> Result<FinishReason, Failure> {
+        let policy = &self.settings.config.policy;
+        let mut running = self.service.engine().start(self.job());
+        loop {
+            match running.next().await {
+                Ok(Event::Text(text)) => self.take(&text)?,
+                Ok(Event::Done(finished)) => {
+                    self.text = finished.text;
+                    self.usage = finished.usage;
+                    self.timings = Some(finished.timings);
+                    return Ok(finished.finish_reason);
+                }
+                Err(error) => {
+                    return Err(Failure {
+                        outcome: match error {
+                            EngineError::Refused(_) => Outcome::PassedLength,
+                            EngineError::Failed(_) => Outcome::AlignerFailed,
+                        },
+                        action: policy.aligner_fails,
+                        reason: error.to_string(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, text: &str) -> Result<(), Failure> {
+        if self.first_token.is_none() {
+            self.first_token = Some(self.started.elapsed());
+        }
+        self.text.push_str(text);
+        if self.text.len() >= self.look_at {
+            self.look_at = self.text.len() + self.text.len() / 8;
+            self.look(None)?;
+        }
+        if self.live.is_some() && !self.settings.config.gate.hold {
+            self.released = true;
+            send(self.live, text);
+        }
+        Ok(())
+    }
+
+    /// Asks the gate.
+    fn look(&self, ended: Option<bool>) -> Result<(), Failure> {
+        let found = self.settings.config.gate.finds(Gated {
+            question: self.case.question,
+            answer: self.case.guarded.answer,
+            correction: &self.text,
+            ended,
+        });
+        found.map_or(Ok(()), |outcome| {
+            Err(Failure {
+                outcome,
+                action: self.settings.config.policy.worse,
+                reason: "the correction was held for worse than the answer".into(),
+            })
+        })
+    }
+
+    fn decide(self, end: Result<FinishReason, Failure>) -> Result<Ruling, (Outcome, ApiError)> {
+        let answer = self.case.guarded.answer;
+        let ended = end.and_then(|reason| self.look(Some(reason == FinishReason::Stop)));
+        let copied = is_copy(answer, &self.text);
+        let (outcome, served, text, reason) = match ended {
+            Ok(()) if copied => (Outcome::Unchanged, Served::Correction, self.text.clone(), None),
+            Ok(()) => (Outcome::Corrected, Served::Correction, self.text.clone(), None),
+            // What was released cannot be taken back: an answer of two halves would be neither.
+            Err(failure) if self.released => {
+                return Err(self.refusal(failure, " after a part of it was sent"));
+            }
+            Err(failure) => match failure.action {
+                Action::Error => return Err(self.refusal(failure, "")),
+                Action::Original => (
+                    failure.outcome,
+                    Served::Original,
+                    answer.to_string(),
+                    Some(failure.reason),
+                ),
+                Action::Block => {
+                    let text = self.settings.config.policy.block_text.clone();
+                    (failure.outcome, Served::Block, text, Some(failure.reason))
+                }
+            },
+        };
+        if !self.released {
+            send(self.live, &text);
+        }
+        let edits = (served == Served::Correction)
+            .then(|| changes(answer, &text))
+            .flatten();
+        Ok(Ruling {
+            outcome,
+            served,
+            edit_ratio: edits.as_deref().map(edit_ratio),
+            edits,
+            text,
+            added: self.started.elapsed(),
+            first_token: self.first_token,
+            usage: self.usage,
+            timings: self.timings,
+            reason,
+        })
+    }
+
+    fn refusal(&self, failure: Failure, when: &str) -> (Outcome, ApiError) {
+        let message = format!("{}: {}{when}", failure.outcome.as_str(), failure.reason);
+        (
+            failure.outcome,
+            ApiError::correction(failure.outcome.as_str(), message),
+        )
+    }
+}
+
+/// What a correction changed, of texts that are not too long to tell.
+fn changes(answer: &str, correction: &str) -> Option<Vec<Edit>> {
+    let words = |text: &str| text.split_whitespace().count();
+    (words(answer).max(words(correction)) <= MOST_WORDS).then(|| diff(answer, correction))
+}
