@@ -97,7 +97,10 @@ impl CliError {
             ),
             Self::Serve(error) => matches!(
                 error,
-                ServeError::Config { .. } | ServeError::Setting { .. } | ServeError::ReadConfig { .. }
+                ServeError::Config { .. }
+                    | ServeError::Setting { .. }
+                    | ServeError::ReadConfig { .. }
+                    | ServeError::Tls { .. }
             ),
             Self::Train(error) => matches!(
                 error,

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::run(&args),
         Command::Correct(args) => commands::correct::run(&args),
         Command::Serve(args) => commands::serve::run(&args),
+        Command::Chat(args) => commands::chat::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Steer {
             command: SteerCommand::Fit(args),

@@ -50,6 +50,14 @@ pub enum ServeError {
         /// Why.
         source: std::io::Error,
     },
+    /// Certificate or key cannot be used.
+    #[error("cannot use {path} for TLS: {reason}")]
+    Tls {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The service stopped by itself.
     #[error("the service stopped: {0}")]
     Io(#[from] std::io::Error),

@@ -50,6 +50,7 @@ mod server;
 mod service;
 mod shadow;
 mod sse;
+mod tls;
 mod upstream;
 
 pub use api_error::ApiError;
@@ -67,3 +68,4 @@ pub use outcome::Outcome;
 pub use server::{router, serve};
 pub use service::Service;
 pub use sse::{EventTooLarge, SseParser};
+pub use tls::TlsListener;

@@ -300,7 +300,70 @@ pub(crate) fn usage_of(usage: Usage) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// Any JSON, with the names that requests have.
+    fn any_json() -> impl Strategy<Value = Value> {
+        let name = prop_oneof![
+            Just("messages"),
+            Just("role"),
+            Just("content"),
+            Just("prompt"),
+            Just("aligner"),
+            Just("mode"),
+            Just("stream"),
+            Just("text"),
+            Just("type"),
+            Just("response_format"),
+            Just("n"),
+            Just("stream_options"),
+        ];
+        let word = prop_oneof![
+            Just("user"),
+            Just("assistant"),
+            Just("buffer"),
+            Just("json_object"),
+            Just("\u{0}")
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            word.prop_map(Value::from),
+            "\\PC{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(5, 64, 6, move |inner| {
+            let fields = proptest::collection::vec((name.clone(), inner.clone()), 0..6);
+            prop_oneof![
+                proptest::collection::vec(inner, 0..6).prop_map(Value::from),
+                fields.prop_map(|fields| fields
+                    .into_iter()
+                    .map(|(name, value)| (name.to_string(), value))
+                    .collect()),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_is_read_or_refused(value in any_json(), cut in 0usize..200) {
+            let text = value.to_string();
+            for shape in [Shape::Chat, Shape::Completion] {
+                if let Ok(asked) = Asked::read(shape, text.as_bytes()) {
+                    // What the upstream is told is what was asked, but for our own field and the way it streams.
+                    let told: Value = serde_json::from_slice(&asked.upstream_body(asked.stream)).expect("JSON");
+                    let mut want = value.clone();
+                    want.as_object_mut().expect("an object").remove("aligner");
+                    prop_assert_eq!(told, want);
+                }
+                let _ = Asked::read(shape, &text.as_bytes()[..cut.min(text.len())]);
+                let _ = shape.guarded(&value, false);
+                let _ = shape.delta(&value);
+            }
+        }
+    }
 
     fn asked(body: Value) -> Asked {
         Asked::read(Shape::Chat, body.to_string().as_bytes()).expect("a request")

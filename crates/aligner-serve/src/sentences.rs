@@ -3,6 +3,9 @@
 /// Characters of a sentence at least: an abbreviation or a number is none, and a few words give an Aligner nothing to go by.
 const SHORTEST: usize = 24;
 
+/// What may end a sentence.
+const ENDS: [char; 8] = ['.', '!', '?', '\n', '。', '！', '？', '…'];
+
 /// A stretch of the text: what may be corrected, and white space behind it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Segment {
@@ -49,9 +52,7 @@ impl Segmenter {
         }
         let begin = text.len() - text.trim_start().len();
         let mut at = self.looked.max(begin);
-        while let Some(found) = text[at..]
-            .find(|letter: char| matches!(letter, '.' | '!' | '?' | '\n' | '。' | '！' | '？' | '…'))
-        {
+        while let Some(found) = text[at..].find(ENDS) {
             let place = at + found;
             let letter = text[place..].chars().next()?;
             let mut end = place + letter.len_utf8();

@@ -9,10 +9,10 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
+use axum::serve::Listener;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use crate::api_error::ApiError;
 use crate::chat::{self, json_response};
@@ -23,15 +23,19 @@ use crate::openai::Shape;
 use crate::page;
 use crate::service::{Service, Settings};
 
-/// Serves until `stop` is done and the requests of then have ended, or `limits.shutdown_secs` have passed.
+/// Serves at a `TcpListener`, or a [`TlsListener`](crate::TlsListener), until `stop` is done and the requests of then have ended, or `limits.shutdown_secs` have passed.
 ///
 /// # Errors
 /// When the listener fails.
-pub async fn serve(
+pub async fn serve<L>(
     service: Service,
-    listener: TcpListener,
+    listener: L,
     stop: impl Future<Output = ()> + Send + 'static,
-) -> Result<()> {
+) -> Result<()>
+where
+    L: Listener,
+    L::Addr: std::fmt::Debug,
+{
     let patience = secs(service.settings().config.limits.shutdown_secs);
     let (told, mut heard) = tokio::sync::watch::channel(false);
     let stopping = async move {

@@ -1,5 +1,7 @@
 //! What clients get when something goes wrong: by policy, and never without being told.
 
+#![allow(clippy::expect_used, reason = "a test fails where it breaks")]
+
 mod common;
 
 use std::io::{Read, Write};

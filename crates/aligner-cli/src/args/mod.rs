@@ -1,5 +1,6 @@
 //! What can be typed: the arguments of each command, and those that several share.
 
+mod chat;
 mod correct;
 mod data;
 mod export;
@@ -15,6 +16,7 @@ use aligner_model::{DeviceSpec, RuntimeWeights};
 use aligner_train::RowPolicy;
 use clap::{Args, Parser, Subcommand};
 
+pub use self::chat::ChatArgs;
 pub use self::correct::{CorrectArgs, ScoreArgs};
 pub use self::data::{CheckArgs, ConvertArgs, ShowArgs};
 pub use self::export::{ExportArgs, ImportArgs};
@@ -55,6 +57,8 @@ pub enum Command {
     Correct(CorrectArgs),
     /// Put a model behind an upstream: an OpenAI-compatible service that corrects every answer.
     Serve(Box<ServeArgs>),
+    /// Talk to an upstream in the terminal, each answer shown with its correction.
+    Chat(ChatArgs),
     /// Print the log-probability of each row's correction.
     Score(ScoreArgs),
     /// Change how much a model corrects.

@@ -20,6 +20,12 @@ pub struct ServeArgs {
     /// Address to listen on.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
+    /// Chain of certificates in PEM: serve https.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Their private key in PEM.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
     /// Base URL of the upstream, with its version; its key is in ALIGNER_UPSTREAM_KEY (default: corrections alone).
     #[arg(long, value_name = "URL")]
     pub upstream: Option<String>,

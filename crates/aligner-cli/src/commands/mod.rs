@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub mod chat;
 pub mod convert;
 pub mod correct;
 pub mod data;

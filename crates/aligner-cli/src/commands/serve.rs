@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aligner_data::{AlignerManifest, PromptTemplate};
 use aligner_hub::Files;
-use aligner_serve::{LocalEngine, RemoteEngine, ServeError, Service, serve};
+use aligner_serve::{LocalEngine, RemoteEngine, ServeError, Service, TlsListener, serve};
 use tokio::net::TcpListener;
 
 use super::builder;
@@ -88,10 +88,20 @@ async fn listen(service: Service, args: &ServeArgs) -> Result<()> {
             source,
         })?;
     let address = listener.local_addr().map_err(ServeError::Io)?;
-    say(format!("listening on http://{address}"));
     reload_on_hangup(service.clone(), args)?;
     let stop = stop_signal()?;
-    Ok(serve(service, listener, stop).await?)
+    match (&args.tls_cert, &args.tls_key) {
+        (Some(certificates), Some(key)) => {
+            let listener = TlsListener::new(listener, certificates, key)?;
+            say(format!("listening on https://{address}"));
+            serve(service, listener, stop).await?;
+        }
+        _ => {
+            say(format!("listening on http://{address}"));
+            serve(service, listener, stop).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Ctrl-C, or the signal of a service manager; a second one ends the process at once.

@@ -290,7 +290,7 @@ impl<'a> Writer<'a> {
         let edits = diff(&self.original, &self.served);
         let ruling = Ruling {
             outcome,
-            served: match self.outcomes.iter().any(|&outcome| outcome == Outcome::Corrected) {
+            served: match self.outcomes.contains(&Outcome::Corrected) {
                 true => Served::Correction,
                 false => Served::Original,
             },

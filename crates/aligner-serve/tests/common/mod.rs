@@ -29,6 +29,8 @@ pub type Script = (Vec<(Duration, String)>, Result<FinishReason, EngineError>);
 pub struct Scripted {
     script: Arc<dyn Fn(&Job) -> Script + Send + Sync>,
     pub jobs: Arc<Mutex<Vec<Job>>>,
+    /// Whether jobs are kept.
+    pub remembers: bool,
     /// Corrections that were dropped before their end.
     pub dropped: Arc<AtomicUsize>,
 }
@@ -38,6 +40,7 @@ impl Scripted {
         Self {
             script: Arc::new(script),
             jobs: Arc::default(),
+            remembers: true,
             dropped: Arc::default(),
         }
     }
@@ -62,7 +65,9 @@ impl Engine for Scripted {
 
     fn start(&self, job: Job) -> Running {
         let (pieces, end) = (self.script)(&job);
-        self.jobs.lock().unwrap().push(job);
+        if self.remembers {
+            self.jobs.lock().unwrap().push(job);
+        }
         let (sender, events) = unbounded_channel();
         let ended = Arc::new(AtomicUsize::new(0));
         let (told, dropped) = (Arc::clone(&ended), Arc::clone(&self.dropped));
