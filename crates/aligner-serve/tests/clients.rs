@@ -113,7 +113,10 @@ fn versatile() -> Upstream {
 
 /// A service with one place, which is taken.
 fn busy() -> (Served, TcpStream) {
-    let stalled = Upstream::new(|_, _| vec![(Duration::from_secs(600), Vec::new())]);
+    let stalled = Upstream::new(|head, _| match head.starts_with("GET /v1/models ") {
+        true => whole(&json!({"data": []})),
+        false => vec![(Duration::from_secs(600), Vec::new())],
+    });
     let served = Served::configured(&stalled, slow(), |config| {
         config.limits.max_requests = 1;
         config.upstream.as_mut().unwrap().first_byte_secs = 600.0;

@@ -36,6 +36,12 @@ pub fn run(args: &ServeArgs) -> Result<()> {
     runtime.block_on(listen(service, args))
 }
 
+/// An engine in this process.
+fn local(args: &ServeArgs) -> Result<LocalEngine> {
+    let corrector = builder(&args.model)?.strength(args.strength).build()?;
+    Ok(LocalEngine::new(name(args)?, corrector.batcher(args.batch())))
+}
+
 /// The model's name: its directory's, or that of the run it ended.
 fn name(args: &ServeArgs) -> Result<String> {
     if let Some(name) = &args.name {
@@ -104,39 +110,112 @@ async fn listen(service: Service, args: &ServeArgs) -> Result<()> {
     Ok(())
 }
 
-/// Ctrl-C, or the signal of a service manager; a second one ends the process at once.
+/// Ctrl-C, or the signal of a service manager; a second one ends the process at once. SIGHUP is not among them, as it is for other
+/// commands: it reads the settings anew.
 fn stop_signal() -> Result<impl Future<Output = ()> + Send + 'static> {
     let (told, heard) = tokio::sync::oneshot::channel();
-    let mut told = Some(told);
-    let handler = move || match told.take() {
-        Some(told) => drop(told.send(())),
-        None => std::process::exit(130),
-    };
-    ctrlc::set_handler(handler)
-        .map_err(|error| CliError::Failed(format!("cannot catch signals: {error}")))?;
+    let mut signals = Signals::new()?;
+    tokio::spawn(async move {
+        signals.next().await;
+        let _ = told.send(());
+        signals.next().await;
+        std::process::exit(130);
+    });
     Ok(async {
         let _ = heard.await;
         say("stopping: requests that are being served end first");
     })
 }
 
-/// Reads the settings anew when told to; settings that cannot be used change nothing.
+/// Signals that ask to stop.
+struct Signals {
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self> {
+        Ok(Self {
+            #[cfg(unix)]
+            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+                .map_err(|error| CliError::Failed(format!("cannot catch signals: {error}")))?,
+        })
+    }
+
+    async fn next(&mut self) {
+        #[cfg(unix)]
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = self.terminate.recv() => {}
+        }
+        #[cfg(not(unix))]
+        let _ = tokio::signal::ctrl_c().await;
+    }
+}
+
+/// Reads the settings anew when told to, and the model when another one lies in its place; what cannot be used changes nothing.
 #[cfg(unix)]
 fn reload_on_hangup(service: Service, args: &ServeArgs) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut hangup = signal(SignalKind::hangup())
         .map_err(|error| CliError::Failed(format!("cannot catch signals: {error}")))?;
     let args = args.clone();
+    let mut model = state(&args);
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
-            let reloaded = args.settings().and_then(|config| Ok(service.reload(config)?));
-            match reloaded {
+            match args.settings().and_then(|config| Ok(service.reload(config)?)) {
                 Ok(()) => say("the settings were read anew"),
                 Err(error) => say(format!("the settings stay as they were: {error}")),
+            }
+            let found = state(&args);
+            if found == model {
+                continue;
+            }
+            let opened = args.clone();
+            let engine = tokio::task::spawn_blocking(move || local(&opened)).await;
+            match engine {
+                Ok(Ok(engine)) => {
+                    service.swap_engine(engine);
+                    model = found;
+                    say("the model was read anew");
+                }
+                Ok(Err(error)) => say(format!("the model stays as it was: {error}")),
+                Err(error) => say(format!("the model stays as it was: {error}")),
             }
         }
     });
     Ok(())
+}
+
+/// Where the model lies and when its files were written; nothing where it is another server's.
+#[cfg(unix)]
+fn state(args: &ServeArgs) -> Option<Vec<(std::path::PathBuf, Option<std::time::SystemTime>)>> {
+    if args.engine().ok()? != EngineChoice::Local {
+        return None;
+    }
+    let dirs = [args.model.adapter.as_deref(), args.model.model.as_deref()];
+    let dirs = dirs
+        .into_iter()
+        .filter(|dir| dir.is_some() || args.model.model.is_none());
+    let mut files = Vec::new();
+    for dir in dirs.filter_map(|dir| model_dir(dir, Files::Model).ok()) {
+        let Ok(dir) = dir.canonicalize() else { continue };
+        let listed = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let own = listed.map(|entry| entry.path()).filter(|path| {
+            // Rounded weights are written by the service itself.
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            ["json", "safetensors", "bin"]
+                .iter()
+                .any(|end| name.ends_with(end))
+                && !name.starts_with('.')
+        });
+        files.extend(own.map(|path| {
+            let written = path.metadata().and_then(|data| data.modified()).ok();
+            (path, written)
+        }));
+    }
+    files.sort();
+    Some(files)
 }
 
 #[cfg(not(unix))]

@@ -18,7 +18,7 @@ URLS = {name: url.removesuffix("v1") for name, url in json.loads(sys.argv[1]).it
 FLAT = "The earth is flat, as everybody knows."
 ROUND = "The earth is round, as everybody knows."
 # A shell would make something else of each of these.
-QUESTION = "What's its \"shape\", $HOME `id`?"
+TYPED = "It's \"flat\", say $HOME and `id`."
 
 
 class Browser:
@@ -159,11 +159,11 @@ def typed(page, width, height):
     """A correction with the keyboard, once the fields are filled in."""
     page.open("plain", "", width, height)
     page.click("tab-correct")
-    page.write("question", QUESTION)
-    page.write("answer", FLAT)
+    page.write("question", "What shape?")
+    page.write("answer", TYPED)
     page.key("Enter", 13, modifiers=2)
     page.ended()
-    equal((page.text("left"), page.text("right"), page.text("outcome")), (FLAT, ROUND, "Corrected."))
+    equal((page.text("left"), page.text("right")), (TYPED, TYPED.replace("flat", "round")))
     # A page that is wider than its window moves sideways with every touch.
     equal(page.js("document.documentElement.scrollWidth > document.documentElement.clientWidth"), False)
     page.shot(f"correct-{width}")
@@ -178,9 +178,7 @@ def copied(page):
     command = page.js("globalThis.copied").replace("curl ", "curl -sS --noproxy '*' ", 1)
     said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
     frames = [json.loads(line[6:]) for line in said.splitlines() if line.startswith("data: {")]
-    equal(frames[-1]["correction"], ROUND)
-    # What reached the service is what was typed: the shell has touched nothing of it.
-    assert f'"question":{json.dumps(QUESTION)}' in command.replace("'\\''", "'"), command
+    equal(frames[-1]["correction"], TYPED.replace("flat", "round"))
 
 
 def stopped(page):
