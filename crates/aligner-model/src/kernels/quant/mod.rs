@@ -227,13 +227,13 @@ impl QuantizedWeight {
     ) {
         let isa = Isa::here();
         let panels = self.bytes().chunks_exact(self.0.panel).enumerate();
+        let mut tile = [[0.0; PANEL]; MOST_ROWS];
         for (index, panel) in panels
             .take(columns.end.div_ceil(PANEL))
             .skip(columns.start / PANEL)
         {
             let of_panel = columns.start.max(index * PANEL)..columns.end.min((index + 1) * PANEL);
-            for tile_rows in tiles(rows.clone(), self.tile_rows()) {
-                let mut tile = [[0.0; PANEL]; MOST_ROWS];
+            for tile_rows in tiles(rows.clone(), isa.rows(self.format())) {
                 self.tile(isa, x, tile_rows.clone(), panel, &mut tile);
                 for (row, sums) in tile_rows.zip(&tile) {
                     let at = (row - rows.start) * stride + of_panel.start - columns.start;
@@ -242,14 +242,6 @@ impl QuantizedWeight {
                     unsafe { std::ptr::copy_nonoverlapping(sums.as_ptr(), out.add(at), sums.len()) };
                 }
             }
-        }
-    }
-
-    /// Rows of a tile. The words of `bf16` take registers that a sixth row would need.
-    fn tile_rows(&self) -> usize {
-        match self.format() {
-            QuantFormat::Bf16 => MOST_ROWS - 1,
-            QuantFormat::Q8 | QuantFormat::Q4 => MOST_ROWS,
         }
     }
 

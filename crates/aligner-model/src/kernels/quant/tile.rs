@@ -6,12 +6,19 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod plain;
+#[cfg(test)]
+mod tests;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
+use super::QuantFormat;
 use super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
 
-/// The most rows of a tile: their sums fit into the registers of AVX2.
-pub(super) const MOST_ROWS: usize = 6;
+/// The most rows of a tile.
+pub(super) const MOST_ROWS: usize = 12;
 
 /// What is computed at once; the rows behind those asked for keep what was there.
 pub(super) type Tile = [[f32; PANEL]; MOST_ROWS];
@@ -20,19 +27,65 @@ pub(super) type Tile = [[f32; PANEL]; MOST_ROWS];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Isa {
     #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// What the program was compiled for: on aarch64 that is NEON.
     Compiled,
 }
 
 impl Isa {
+    /// All of them, the widest first.
+    pub const EVERY: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Vnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::AvxVnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        Self::Compiled,
+    ];
+
     /// The widest of this machine that there is a loop for.
     pub fn here() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Self::Avx2;
+        let mut every = Self::EVERY.iter().copied();
+        every.find(|isa| isa.is_here()).unwrap_or(Self::Compiled)
+    }
+
+    /// Whether this machine has it.
+    pub fn is_here(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Self::Avx512.is_here() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_here()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_here() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Self::Compiled => true,
         }
-        Self::Compiled
+    }
+
+    /// The most rows of a tile whose sums fit into its registers.
+    pub fn rows(self, format: QuantFormat) -> usize {
+        match (self, format) {
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx512Vnni | Self::Avx512, _) => MOST_ROWS,
+            // The words of `bf16` take registers that a sixth row would need.
+            (_, QuantFormat::Bf16) => 5,
+            (_, QuantFormat::Q8 | QuantFormat::Q4) => 6,
+        }
     }
 }
 
@@ -47,9 +100,9 @@ pub(super) struct Blocks<'a, T> {
 }
 
 impl<T> Blocks<'_, T> {
-    fn check(&self, rows: usize, panel: &[u8], block_bytes: usize) {
+    fn check(&self, most: usize, rows: usize, panel: &[u8], block_bytes: usize) {
         assert!(
-            (1..=MOST_ROWS).contains(&rows)
+            (1..=most).contains(&rows)
                 && self.values.len() >= rows * self.blocks * BLOCK
                 && self.scales.len() >= rows * self.blocks
                 && panel.len() >= self.blocks * block_bytes,
@@ -58,32 +111,46 @@ impl<T> Blocks<'_, T> {
     }
 }
 
-/// Calls a function that is generic over the number of rows.
+/// Calls a function that is generic over the number of rows; a greater one than the last is that.
 macro_rules! with_rows {
-    ($rows:expr, $call:path, $($argument:expr),+) => {{
+    ($call:path, $rows:expr, [$($count:literal)+ .. $last:literal], $arguments:tt) => {{
         use $call as call;
         match $rows {
-            1 => call::<1>($($argument),+),
-            2 => call::<2>($($argument),+),
-            3 => call::<3>($($argument),+),
-            4 => call::<4>($($argument),+),
-            5 => call::<5>($($argument),+),
-            _ => call::<6>($($argument),+),
+            $($count => call::<$count> $arguments,)+
+            _ => call::<$last> $arguments,
         }
     }};
+    ($call:path, $rows:expr, 5, $arguments:tt) => {
+        with_rows!($call, $rows, [1 2 3 4 .. 5], $arguments)
+    };
+    ($call:path, $rows:expr, 6, $arguments:tt) => {
+        with_rows!($call, $rows, [1 2 3 4 5 .. 6], $arguments)
+    };
+    ($call:path, $rows:expr, 12, $arguments:tt) => {
+        with_rows!($call, $rows, [1 2 3 4 5 6 7 8 9 10 11 .. 12], $arguments)
+    };
 }
 
 /// `out[r][o] = Σ over blocks (Σ x · w) · (scale of w · scale of x)` of a panel in `q8`.
 ///
 /// # Panics
-/// When rows or panel are shorter than they should be.
+/// When rows or panel are shorter than they should be, or the rows are more than a tile's.
 pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
-    x.check(rows, panel, Q8_BLOCK);
+    x.check(isa.rows(QuantFormat::Q8), rows, panel, Q8_BLOCK);
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the machine has AVX2, and every element that is read lies inside its slice, as was just checked.
-        Isa::Avx2 => unsafe { with_rows!(rows, avx2::q8, x, panel, out) },
-        Isa::Compiled => with_rows!(rows, plain::q8, x, panel, out),
+        // SAFETY: the machine has these instructions, and every element that is read lies inside its slice, as was just checked.
+        Isa::Avx512Vnni => unsafe { with_rows!(vnni::q8_avx512, rows, 12, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512 => unsafe { with_rows!(avx512::q8, rows, 12, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::AvxVnni => unsafe { with_rows!(vnni::q8_avx2, rows, 6, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { with_rows!(avx2::q8, rows, 6, (x, panel, out)) },
+        Isa::Compiled => with_rows!(plain::q8, rows, 6, (x, panel, out)),
     }
 }
 
@@ -92,13 +159,22 @@ pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &
 /// # Panics
 /// As [`q8`].
 pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
-    x.check(rows, panel, Q4_BLOCK);
+    x.check(isa.rows(QuantFormat::Q4), rows, panel, Q4_BLOCK);
     assert!(offsets.len() >= rows * x.blocks, "a tile beyond its offsets");
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx2 => unsafe { with_rows!(rows, avx2::q4, x, offsets, panel, out) },
-        Isa::Compiled => with_rows!(rows, plain::q4, x, offsets, panel, out),
+        Isa::Avx512Vnni => unsafe { with_rows!(vnni::q4_avx512, rows, 12, (x, offsets, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::Avx512 => unsafe { with_rows!(avx512::q4, rows, 12, (x, offsets, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::AvxVnni => unsafe { with_rows!(vnni::q4_avx2, rows, 6, (x, offsets, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::Avx2 => unsafe { with_rows!(avx2::q4, rows, 6, (x, offsets, panel, out)) },
+        Isa::Compiled => with_rows!(plain::q4, rows, 6, (x, offsets, panel, out)),
     }
 }
 
@@ -109,163 +185,18 @@ pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, offsets: &[i32], pane
 pub(super) fn bf16(isa: Isa, rows: usize, x: &[f32], panel: &[u8], out: &mut Tile) {
     let width = panel.len() / (2 * PANEL);
     assert!(
-        (1..=MOST_ROWS).contains(&rows) && width.is_multiple_of(2) && x.len() >= rows * width,
+        (1..=isa.rows(QuantFormat::Bf16)).contains(&rows)
+            && width.is_multiple_of(2)
+            && x.len() >= rows * width,
         "a tile beyond its matrix"
     );
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx2 => unsafe { with_rows!(rows, avx2::bf16, x, panel, out) },
-        Isa::Compiled => with_rows!(rows, plain::bf16, x, panel, out),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Bytes of a panel that look like one: any integers, scales that are ordinary numbers.
-    fn panel(blocks: usize, block_bytes: usize) -> Vec<u8> {
-        let values = block_bytes - 2 * PANEL;
-        let byte = |at: usize| match at % block_bytes {
-            // −128 is no value of `q8`.
-            value if value < values => ((at * 7919 + at / 7) % 255 + 129) as u8,
-            scale if scale % 2 == 1 => 0x3c,
-            _ => (at * 31) as u8,
-        };
-        (0..blocks * block_bytes).map(byte).collect()
-    }
-
-    fn every() -> Vec<Isa> {
-        let mut all = vec![Isa::Compiled];
-        if Isa::here() != Isa::Compiled {
-            all.push(Isa::here());
-        }
-        all
-    }
-
-    #[test]
-    fn integers_give_the_same_bits_with_all_instructions_and_numbers_of_rows() {
-        let blocks = 5;
-        let values: Vec<i16> = (0..MOST_ROWS * blocks * BLOCK)
-            .map(|at| ((at * 6151) % 255) as i16 - 127)
-            .collect();
-        let bytes: Vec<i8> = values.iter().map(|&value| value as i8).collect();
-        let scales: Vec<f32> = (0..MOST_ROWS * blocks)
-            .map(|at| 0.01 + at as f32 * 1e-3)
-            .collect();
-        let offsets: Vec<i32> = values
-            .chunks(BLOCK)
-            .map(|block| -8 * block.iter().map(|&v| i32::from(v)).sum::<i32>())
-            .collect();
-        let (wide, narrow) = (panel(blocks, Q8_BLOCK), panel(blocks, Q4_BLOCK));
-        let mut want: Option<[Tile; 2]> = None;
-        for isa in every() {
-            for rows in (1..=MOST_ROWS).rev() {
-                let mut got = [[[f32::NAN; PANEL]; MOST_ROWS]; 2];
-                let x = Blocks {
-                    values: &values,
-                    scales: &scales,
-                    blocks,
-                };
-                q8(isa, rows, x, &wide, &mut got[0]);
-                let x = Blocks {
-                    values: &bytes,
-                    scales: &scales,
-                    blocks,
-                };
-                q4(isa, rows, x, &offsets, &narrow, &mut got[1]);
-                let want = want.get_or_insert(got);
-                for (got, want) in got.iter().zip(&*want) {
-                    assert_eq!(got[..rows], want[..rows], "{isa:?} {rows}");
-                    assert!(got[rows..].iter().flatten().all(|value| value.is_nan()));
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn largest_integers_do_not_overflow() {
-        let blocks = 2;
-        let wide = vec![0x81u8; blocks * Q8_BLOCK]; // −127
-        let narrow = vec![0u8; blocks * Q4_BLOCK]; // −8
-        let (x, offsets) = (
-            vec![-127i16; blocks * BLOCK],
-            vec![8 * 127 * BLOCK as i32; blocks],
-        );
-        let scales = vec![1.0; blocks];
-        let mut wide = wide;
-        let mut narrow = narrow;
-        for (bytes, size) in [(&mut wide, Q8_BLOCK), (&mut narrow, Q4_BLOCK)] {
-            for block in bytes.chunks_mut(size) {
-                for scale in block[size - 2 * PANEL..].chunks_mut(2) {
-                    scale.copy_from_slice(&[0x80, 0x3f]); // 1
-                }
-            }
-        }
-        for isa in every() {
-            let mut out = [[0.0; PANEL]; MOST_ROWS];
-            let rows = Blocks {
-                values: &x,
-                scales: &scales,
-                blocks,
-            };
-            q8(isa, 1, rows, &wide, &mut out);
-            assert_eq!(out[0], [(blocks * BLOCK * 127 * 127) as f32; PANEL], "{isa:?}");
-            let bytes: Vec<i8> = x.iter().map(|&value| value as i8).collect();
-            let rows = Blocks {
-                values: &bytes,
-                scales: &scales,
-                blocks,
-            };
-            q4(isa, 1, rows, &offsets, &narrow, &mut out);
-            assert_eq!(out[0], [(blocks * BLOCK * 127 * 8) as f32; PANEL], "{isa:?}");
-            // 15 stands for 7.
-            for block in narrow.chunks_mut(Q4_BLOCK) {
-                block[..Q4_BLOCK - 2 * PANEL].fill(0xff);
-            }
-            q4(isa, 1, rows, &offsets, &narrow, &mut out);
-            assert_eq!(out[0], [-((blocks * BLOCK * 127 * 7) as f32); PANEL], "{isa:?}");
-            for block in narrow.chunks_mut(Q4_BLOCK) {
-                block[..Q4_BLOCK - 2 * PANEL].fill(0);
-            }
-        }
-    }
-
-    #[test]
-    fn rows_of_bf16_do_not_depend_on_each_other() {
-        let width = 34;
-        let x: Vec<f32> = (0..MOST_ROWS * width)
-            .map(|at| (at as f32 * 0.37).sin())
-            .collect();
-        let panel: Vec<u8> = (0..width * 2 * PANEL)
-            .map(|at| if at % 2 == 1 { 0x3e } else { (at * 31) as u8 })
-            .collect();
-        for isa in every() {
-            let mut whole = [[0.0; PANEL]; MOST_ROWS];
-            bf16(isa, MOST_ROWS, &x, &panel, &mut whole);
-            for rows in 1..MOST_ROWS {
-                let mut some = [[0.0; PANEL]; MOST_ROWS];
-                bf16(isa, rows, &x[width..], &panel, &mut some);
-                assert_eq!(some[..rows], whole[1..=rows], "{isa:?} {rows}");
-            }
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "beyond its matrix")]
-    fn a_tile_outside_its_panel_is_caught() {
-        let x = Blocks {
-            values: &[0i16; BLOCK][..],
-            scales: &[0.0],
-            blocks: 1,
-        };
-        q8(
-            Isa::here(),
-            1,
-            x,
-            &[0; Q8_BLOCK - 1],
-            &mut [[0.0; PANEL]; MOST_ROWS],
-        );
+        Isa::Avx512Vnni | Isa::Avx512 => unsafe { with_rows!(avx512::bf16, rows, 12, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::AvxVnni | Isa::Avx2 => unsafe { with_rows!(avx2::bf16, rows, 5, (x, panel, out)) },
+        Isa::Compiled => with_rows!(plain::bf16, rows, 5, (x, panel, out)),
     }
 }
