@@ -129,6 +129,10 @@ static void start(const struct program *program, const char *words) {
     u64 headers = 0;
     for (int i = 0; i < program->segment_count; i++, segment++) {
         if (segment->kind != 1) continue;
+        if (segment->address < PROGRAM || segment->address + segment->in_memory > HEAP) {
+            print("the program is not linked for its place\n");
+            power_off();
+        }
         memset((void *)segment->address, 0, segment->in_memory);
         memcpy((void *)segment->address, (const char *)program + segment->offset, segment->in_file);
         if (segment->offset == 0) headers = segment->address + program->segments;

@@ -8,16 +8,18 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
 mod plain;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
-mod vnni;
 
 use super::QuantFormat;
 use super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
 
-/// The most rows of a tile.
+/// The most rows of a tile; which of them are computed at once is up to the instructions.
 pub(super) const MOST_ROWS: usize = 12;
 
 /// What is computed at once; the rows behind those asked for keep what was there.
@@ -140,13 +142,13 @@ pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has these instructions, and every element that is read lies inside its slice, as was just checked.
-        Isa::Avx512Vnni => unsafe { with_rows!(vnni::q8_avx512, rows, 12, (x, panel, out)) },
+        Isa::Avx512Vnni => unsafe { with_rows!(avx512_vnni::q8, rows, 12, (x, panel, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx512 => unsafe { with_rows!(avx512::q8, rows, 12, (x, panel, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::AvxVnni => unsafe { with_rows!(vnni::q8_avx2, rows, 6, (x, panel, out)) },
+        Isa::AvxVnni => unsafe { with_rows!(avx_vnni::q8, rows, 6, (x, panel, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { with_rows!(avx2::q8, rows, 6, (x, panel, out)) },
@@ -164,13 +166,13 @@ pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, offsets: &[i32], pane
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx512Vnni => unsafe { with_rows!(vnni::q4_avx512, rows, 12, (x, offsets, panel, out)) },
+        Isa::Avx512Vnni => unsafe { with_rows!(avx512_vnni::q4, rows, 12, (x, offsets, panel, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
         Isa::Avx512 => unsafe { with_rows!(avx512::q4, rows, 12, (x, offsets, panel, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::AvxVnni => unsafe { with_rows!(vnni::q4_avx2, rows, 6, (x, offsets, panel, out)) },
+        Isa::AvxVnni => unsafe { with_rows!(avx_vnni::q4, rows, 6, (x, offsets, panel, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
         Isa::Avx2 => unsafe { with_rows!(avx2::q4, rows, 6, (x, offsets, panel, out)) },
