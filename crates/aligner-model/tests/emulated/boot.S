@@ -1,5 +1,5 @@
-/* From 32 bits, as a multiboot loader leaves the processor, to 64, where the first GiB of memory is mapped to itself and AVX-512 is
-   enabled. */
+/* From 32 bits, as a multiboot loader leaves the processor, to 64, where the first GiB of memory is mapped to itself and all vector
+   instructions are enabled. */
 .text
 .code32
 .align 4
@@ -36,9 +36,12 @@ in_64_bits:
     mov %eax, %es
     mov %eax, %ss
     mov $stack, %rsp
+    mov $0xD, %eax
+    xor %ecx, %ecx
+    cpuid
+    and $0xe7, %eax             /* XCR0: x87, SSE, AVX, AVX-512, of what is there */
     xor %ecx, %ecx
     xor %edx, %edx
-    mov $0xe7, %eax             /* XCR0: x87, SSE, AVX, AVX-512 */
     xsetbv
     mov %esi, %edi
     call load
