@@ -6,15 +6,23 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_vnni;
+#[cfg(target_arch = "x86_64")]
+mod avx_vnni;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod plain;
+#[cfg(test)]
+mod tests;
 
 use super::QuantFormat;
 use super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
 
-/// The most rows of a tile: their sums fit into the registers of AVX2.
-pub(super) const MOST_ROWS: usize = 6;
+/// The most rows of a tile; which of them are computed at once is up to the instructions.
+pub(super) const MOST_ROWS: usize = 12;
 
 /// What is computed at once; the rows behind those asked for keep what was there.
 pub(super) type Tile = [[f32; PANEL]; MOST_ROWS];
@@ -23,35 +31,74 @@ pub(super) type Tile = [[f32; PANEL]; MOST_ROWS];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Isa {
     #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    #[cfg(target_arch = "x86_64")]
     Avx2,
-    #[cfg(target_arch = "aarch64")]
-    Neon,
     /// NEON, and SDOT for integers.
     #[cfg(target_arch = "aarch64")]
     NeonDot,
+    #[cfg(target_arch = "aarch64")]
+    Neon,
     /// What the program was compiled for. Nothing but the tests needs it on aarch64, where NEON is never missing.
     Compiled,
 }
 
 impl Isa {
+    /// All of them, the widest first.
+    pub const EVERY: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Vnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::AvxVnni,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx2,
+        #[cfg(target_arch = "aarch64")]
+        Self::NeonDot,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+        Self::Compiled,
+    ];
+
     /// The widest of this machine that there is a loop for.
     pub fn here() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-            return Self::Avx2;
-        }
-        #[cfg(target_arch = "aarch64")]
-        if std::arch::is_aarch64_feature_detected!("dotprod") {
-            return Self::NeonDot;
-        } else if std::arch::is_aarch64_feature_detected!("neon") {
-            return Self::Neon;
-        }
-        Self::Compiled
+        let mut every = Self::EVERY.iter().copied();
+        every.find(|isa| isa.is_here()).unwrap_or(Self::Compiled)
     }
 
-    /// The most rows of a tile whose sums and operands fit into the registers.
+    /// Whether this machine has it.
+    pub fn is_here(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => Self::Avx512.is_here() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_here()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::AvxVnni => Self::Avx2.is_here() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => Self::Neon.is_here() && std::arch::is_aarch64_feature_detected!("dotprod"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            Self::Compiled => true,
+        }
+    }
+
+    /// The most rows of a tile whose sums fit into its registers.
     pub fn rows(self, format: QuantFormat) -> usize {
         match (self, format) {
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx512Vnni | Self::Avx512, _) => MOST_ROWS,
             // Products of 16 bits lie between those of eight and their sums.
             #[cfg(target_arch = "aarch64")]
             (Self::Neon, QuantFormat::Q8) => 4,
@@ -60,9 +107,9 @@ impl Isa {
             (Self::Neon, QuantFormat::Q4) => 2,
             #[cfg(target_arch = "aarch64")]
             (Self::Neon | Self::NeonDot, _) => 5,
-            // Words take registers that a sixth row would need.
+            // The words of `bf16` take registers that a sixth row would need.
             (_, QuantFormat::Bf16) => 5,
-            (_, QuantFormat::Q8 | QuantFormat::Q4) => MOST_ROWS,
+            (_, QuantFormat::Q8 | QuantFormat::Q4) => 6,
         }
     }
 }
@@ -78,9 +125,9 @@ pub(super) struct Blocks<'a, T> {
 }
 
 impl<T> Blocks<'_, T> {
-    fn check(&self, rows: usize, panel: &[u8], block_bytes: usize) {
+    fn check(&self, most: usize, rows: usize, panel: &[u8], block_bytes: usize) {
         assert!(
-            (1..=MOST_ROWS).contains(&rows)
+            (1..=most).contains(&rows)
                 && self.values.len() >= rows * self.blocks * BLOCK
                 && self.scales.len() >= rows * self.blocks
                 && panel.len() >= self.blocks * block_bytes,
@@ -89,38 +136,52 @@ impl<T> Blocks<'_, T> {
     }
 }
 
-/// Calls a function that is generic over the number of rows.
+/// Calls a function that is generic over the number of rows; a greater one than the last is that.
 macro_rules! with_rows {
-    ($rows:expr, $call:path, $($argument:expr),+) => {{
+    ($call:path, $rows:expr, [$($count:literal)+ .. $last:literal], $arguments:tt) => {{
         use $call as call;
         match $rows {
-            1 => call::<1>($($argument),+),
-            2 => call::<2>($($argument),+),
-            3 => call::<3>($($argument),+),
-            4 => call::<4>($($argument),+),
-            5 => call::<5>($($argument),+),
-            _ => call::<6>($($argument),+),
+            $($count => call::<$count> $arguments,)+
+            _ => call::<$last> $arguments,
         }
     }};
+    ($call:path, $rows:expr, 5, $arguments:tt) => {
+        with_rows!($call, $rows, [1 2 3 4 .. 5], $arguments)
+    };
+    ($call:path, $rows:expr, 6, $arguments:tt) => {
+        with_rows!($call, $rows, [1 2 3 4 5 .. 6], $arguments)
+    };
+    ($call:path, $rows:expr, 12, $arguments:tt) => {
+        with_rows!($call, $rows, [1 2 3 4 5 6 7 8 9 10 11 .. 12], $arguments)
+    };
 }
 
 /// `out[r][o] = Σ over blocks (Σ x · w) · (scale of w · scale of x)` of a panel in `q8`.
 ///
 /// # Panics
-/// When rows or panel are shorter than they should be.
+/// When rows or panel are shorter than they should be, or the rows are more than a tile's.
 pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
-    x.check(rows, panel, Q8_BLOCK);
+    x.check(isa.rows(QuantFormat::Q8), rows, panel, Q8_BLOCK);
     match isa {
         #[cfg(target_arch = "x86_64")]
-        // SAFETY: the machine has AVX2, and every element that is read lies inside its slice, as was just checked.
-        Isa::Avx2 => unsafe { with_rows!(rows, avx2::q8, x, panel, out) },
+        // SAFETY: the machine has these instructions, and every element that is read lies inside its slice, as was just checked.
+        Isa::Avx512Vnni => unsafe { with_rows!(avx512_vnni::q8, rows, 12, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx512 => unsafe { with_rows!(avx512::q8, rows, 12, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::AvxVnni => unsafe { with_rows!(avx_vnni::q8, rows, 6, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Isa::Avx2 => unsafe { with_rows!(avx2::q8, rows, 6, (x, panel, out)) },
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above, of NEON.
-        Isa::Neon => unsafe { with_rows!(rows, neon::long::q8, x, panel, out) },
+        // SAFETY: as above.
+        Isa::NeonDot => unsafe { with_rows!(neon::dot::q8, rows, 5, (x, panel, out)) },
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above, of SDOT.
-        Isa::NeonDot => unsafe { with_rows!(rows, neon::dot::q8, x, panel, out) },
-        Isa::Compiled => with_rows!(rows, plain::q8, x, panel, out),
+        // SAFETY: as above.
+        Isa::Neon => unsafe { with_rows!(neon::long::q8, rows, [1 2 3 .. 4], (x, panel, out)) },
+        Isa::Compiled => with_rows!(plain::q8, rows, 6, (x, panel, out)),
     }
 }
 
@@ -129,19 +190,28 @@ pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &
 /// # Panics
 /// As [`q8`].
 pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
-    x.check(rows, panel, Q4_BLOCK);
+    x.check(isa.rows(QuantFormat::Q4), rows, panel, Q4_BLOCK);
     assert!(offsets.len() >= rows * x.blocks, "a tile beyond its offsets");
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx2 => unsafe { with_rows!(rows, avx2::q4, x, offsets, panel, out) },
+        Isa::Avx512Vnni => unsafe { with_rows!(avx512_vnni::q4, rows, 12, (x, offsets, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::Avx512 => unsafe { with_rows!(avx512::q4, rows, 12, (x, offsets, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::AvxVnni => unsafe { with_rows!(avx_vnni::q4, rows, 6, (x, offsets, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::Avx2 => unsafe { with_rows!(avx2::q4, rows, 6, (x, offsets, panel, out)) },
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above, of NEON.
-        Isa::Neon => unsafe { with_rows!(rows, neon::long::q4, x, offsets, panel, out) },
+        // SAFETY: as in `q8`.
+        Isa::NeonDot => unsafe { with_rows!(neon::dot::q4, rows, 5, (x, offsets, panel, out)) },
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above, of SDOT.
-        Isa::NeonDot => unsafe { with_rows!(rows, neon::dot::q4, x, offsets, panel, out) },
-        Isa::Compiled => with_rows!(rows, plain::q4, x, offsets, panel, out),
+        // SAFETY: as in `q8`.
+        Isa::Neon => unsafe { with_rows!(neon::long::q4, rows, [1..2], (x, offsets, panel, out)) },
+        Isa::Compiled => with_rows!(plain::q4, rows, 6, (x, offsets, panel, out)),
     }
 }
 
@@ -152,19 +222,21 @@ pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, offsets: &[i32], pane
 pub(super) fn bf16(isa: Isa, rows: usize, x: &[f32], panel: &[u8], out: &mut Tile) {
     let width = panel.len() / (2 * PANEL);
     assert!(
-        (1..=MOST_ROWS).contains(&rows) && width.is_multiple_of(2) && x.len() >= rows * width,
+        (1..=isa.rows(QuantFormat::Bf16)).contains(&rows)
+            && width.is_multiple_of(2)
+            && x.len() >= rows * width,
         "a tile beyond its matrix"
     );
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx2 => unsafe { with_rows!(rows, avx2::bf16, x, panel, out) },
+        Isa::Avx512Vnni | Isa::Avx512 => unsafe { with_rows!(avx512::bf16, rows, 12, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::AvxVnni | Isa::Avx2 => unsafe { with_rows!(avx2::bf16, rows, 5, (x, panel, out)) },
         #[cfg(target_arch = "aarch64")]
-        // SAFETY: as above, of NEON.
-        Isa::Neon | Isa::NeonDot => unsafe { with_rows!(rows, neon::bf16, x, panel, out) },
-        Isa::Compiled => with_rows!(rows, plain::bf16, x, panel, out),
+        // SAFETY: as in `q8`.
+        Isa::NeonDot | Isa::Neon => unsafe { with_rows!(neon::bf16, rows, 5, (x, panel, out)) },
+        Isa::Compiled => with_rows!(plain::bf16, rows, 5, (x, panel, out)),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -14,7 +14,7 @@ use super::{Blocks, Tile};
 /// Bytes that are asked for ahead: panels lie one behind the other, and the processor by itself does not look beyond a page of
 /// memory.
 const AHEAD: usize = 4096;
-const LINE: usize = 64;
+pub(super) const LINE: usize = 64;
 
 /// Asks for what a block's successor of [`AHEAD`] bytes on will read.
 ///
@@ -22,7 +22,7 @@ const LINE: usize = 64;
 /// None: an address that is only prefetched may be any.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn prefetch<const BYTES: usize>(at: *const u8) {
+pub(super) fn prefetch<const BYTES: usize>(at: *const u8) {
     for line in 0..BYTES.div_ceil(LINE) {
         _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(AHEAD + line * LINE).cast());
     }
@@ -34,7 +34,7 @@ fn prefetch<const BYTES: usize>(at: *const u8) {
 /// There are 32 bytes at `at`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn scales(at: *const u8) -> [__m256; 2] {
+pub(super) unsafe fn scales(at: *const u8) -> [__m256; 2] {
     // SAFETY: the caller's promise.
     let halves = unsafe { [_mm_loadu_si128(at.cast()), _mm_loadu_si128(at.add(16).cast())] };
     halves.map(|half| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(half))))
@@ -46,7 +46,7 @@ unsafe fn scales(at: *const u8) -> [__m256; 2] {
 /// They are there.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn broadcast<T>(at: *const T) -> __m256i {
+pub(super) unsafe fn broadcast<T>(at: *const T) -> __m256i {
     // SAFETY: the caller's promise.
     _mm256_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
@@ -55,7 +55,7 @@ unsafe fn broadcast<T>(at: *const T) -> __m256i {
 /// There are 64 bytes at `at`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn load(at: *const u8) -> [__m256i; 2] {
+pub(super) unsafe fn load(at: *const u8) -> [__m256i; 2] {
     // SAFETY: the caller's promise.
     unsafe {
         [
@@ -68,7 +68,7 @@ unsafe fn load(at: *const u8) -> [__m256i; 2] {
 /// `total + sum · (weight · x)`, each step rounded, as the plain loop has it.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_block(total: __m256, sum: __m256i, weight: __m256, x: __m256) -> __m256 {
+pub(super) fn add_block(total: __m256, sum: __m256i, weight: __m256, x: __m256) -> __m256 {
     _mm256_add_ps(
         total,
         _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(weight, x)),
@@ -77,7 +77,7 @@ fn add_block(total: __m256, sum: __m256i, weight: __m256, x: __m256) -> __m256 {
 
 #[inline]
 #[target_feature(enable = "avx2")]
-fn store<const ROWS: usize>(totals: &[[__m256; 2]; ROWS], out: &mut Tile) {
+pub(super) fn store<const ROWS: usize>(totals: &[[__m256; 2]; ROWS], out: &mut Tile) {
     for (totals, out) in totals.iter().zip(out) {
         // SAFETY: a row of `out` has room for two vectors.
         unsafe {

@@ -12,53 +12,67 @@ fn panel(blocks: usize, block_bytes: usize) -> Vec<u8> {
     (0..blocks * block_bytes).map(byte).collect()
 }
 
-fn every() -> Vec<Isa> {
-    let mut all = vec![Isa::Compiled];
-    #[cfg(target_arch = "aarch64")]
-    if Isa::here() == Isa::NeonDot {
-        all.push(Isa::Neon);
-    }
-    if Isa::here() != Isa::Compiled {
-        all.push(Isa::here());
-    }
-    all
+fn every() -> impl Iterator<Item = Isa> {
+    Isa::EVERY.iter().copied().filter(|isa| isa.is_here())
 }
 
+/// Says what was tested: a machine has only some of the instructions.
 #[test]
-fn integers_give_the_same_bits_with_all_instructions_and_numbers_of_rows() {
-    let blocks = 5;
-    let values: Vec<i16> = (0..MOST_ROWS * blocks * BLOCK)
+fn the_widest_instructions_are_used() {
+    let every: Vec<Isa> = every().collect();
+    println!("instructions: {every:?}");
+    assert_eq!(every.first(), Some(&Isa::here()));
+    assert_eq!(every.last(), Some(&Isa::Compiled));
+}
+
+/// The tiles in `q8` and `q4` of `rows` rows from the `first` on; untouched where a tile of the format has fewer.
+fn integer_tiles(isa: Isa, first: usize, rows: usize, blocks: usize) -> [Tile; 2] {
+    let values: Vec<i16> = (first * blocks * BLOCK..(first + rows) * blocks * BLOCK)
         .map(|at| ((at * 6151) % 255) as i16 - 127)
         .collect();
     let bytes: Vec<i8> = values.iter().map(|&value| value as i8).collect();
-    let scales: Vec<f32> = (0..MOST_ROWS * blocks)
+    let scales: Vec<f32> = (first * blocks..(first + rows) * blocks)
         .map(|at| 0.01 + at as f32 * 1e-3)
         .collect();
     let offsets: Vec<i32> = values
         .chunks(BLOCK)
         .map(|block| -8 * block.iter().map(|&v| i32::from(v)).sum::<i32>())
         .collect();
-    let (wide, narrow) = (panel(blocks, Q8_BLOCK), panel(blocks, Q4_BLOCK));
-    let mut want: Option<[Tile; 2]> = None;
-    for isa in every() {
-        for rows in (1..=MOST_ROWS).rev() {
-            let mut got = [[[f32::NAN; PANEL]; MOST_ROWS]; 2];
-            let x = Blocks {
-                values: &values,
-                scales: &scales,
-                blocks,
-            };
-            q8(isa, rows, x, &wide, &mut got[0]);
-            let x = Blocks {
-                values: &bytes,
-                scales: &scales,
-                blocks,
-            };
-            q4(isa, rows, x, &offsets, &narrow, &mut got[1]);
-            let want = want.get_or_insert(got);
-            for (got, want) in got.iter().zip(&*want) {
-                assert_eq!(got[..rows], want[..rows], "{isa:?} {rows}");
-                assert!(got[rows..].iter().flatten().all(|value| value.is_nan()));
+    let mut tiles = [[[f32::NAN; PANEL]; MOST_ROWS]; 2];
+    let (values, scales) = (&values[..], &scales[..]);
+    let x = Blocks {
+        values,
+        scales,
+        blocks,
+    };
+    if rows <= isa.rows(QuantFormat::Q8) {
+        q8(isa, rows, x, &panel(blocks, Q8_BLOCK), &mut tiles[0]);
+    }
+    let x = Blocks {
+        values: &bytes[..],
+        scales,
+        blocks,
+    };
+    if rows <= isa.rows(QuantFormat::Q4) {
+        q4(isa, rows, x, &offsets, &panel(blocks, Q4_BLOCK), &mut tiles[1]);
+    }
+    tiles
+}
+
+#[test]
+fn integers_give_the_same_bits_with_all_instructions_and_numbers_of_rows() {
+    for blocks in [1, 2, 5] {
+        let want = [0, 6].map(|first| integer_tiles(Isa::Compiled, first, 6, blocks));
+        for isa in every() {
+            let most = [QuantFormat::Q8, QuantFormat::Q4].map(|format| isa.rows(format));
+            for rows in 1..=most[0].max(most[1]) {
+                let got = integer_tiles(isa, 0, rows, blocks);
+                for format in (0..2).filter(|&format| rows <= most[format]) {
+                    let want = [&want[0][format][..6], &want[1][format][..6]].concat();
+                    let got = &got[format];
+                    assert_eq!(got[..rows], want[..rows], "{isa:?} {rows} {blocks}");
+                    assert!(got[rows..].iter().flatten().all(|value| value.is_nan()));
+                }
             }
         }
     }
@@ -113,7 +127,7 @@ fn largest_integers_do_not_overflow() {
 }
 
 #[test]
-fn rows_of_bf16_do_not_depend_on_each_other() {
+fn sums_of_bf16_take_their_terms_in_order_beside_any_rows() {
     let width = 34;
     let x: Vec<f32> = (0..MOST_ROWS * width)
         .map(|at| (at as f32 * 0.37).sin())
@@ -121,19 +135,31 @@ fn rows_of_bf16_do_not_depend_on_each_other() {
     let panel: Vec<u8> = (0..width * 2 * PANEL)
         .map(|at| if at % 2 == 1 { 0x3e } else { (at * 31) as u8 })
         .collect();
+    let weight = |output: usize, input: usize| {
+        let at = input / 2 * 4 * PANEL + 4 * output + 2 * (input % 2);
+        f32::from_bits(u32::from(u16::from_le_bytes([panel[at], panel[at + 1]])) << 16)
+    };
     for isa in every() {
-        let mut whole = [[0.0; PANEL]; MOST_ROWS];
-        bf16(isa, MOST_ROWS, &x, &panel, &mut whole);
-        if cfg!(target_arch = "aarch64") {
-            // There even the compiled loop multiplies and adds at once.
-            let mut compiled = [[0.0; PANEL]; MOST_ROWS];
-            bf16(Isa::Compiled, MOST_ROWS, &x, &panel, &mut compiled);
-            assert_eq!(whole, compiled, "{isa:?}");
-        }
-        for rows in 1..MOST_ROWS {
-            let mut some = [[0.0; PANEL]; MOST_ROWS];
-            bf16(isa, rows, &x[width..], &panel, &mut some);
-            assert_eq!(some[..rows], whole[1..=rows], "{isa:?} {rows}");
+        let most = isa.rows(QuantFormat::Bf16);
+        let fused = isa != Isa::Compiled || cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+        for rows in 1..=most {
+            let first = most - rows;
+            let mut got = [[f32::NAN; PANEL]; MOST_ROWS];
+            bf16(isa, rows, &x[first * width..], &panel, &mut got);
+            for (x, got) in x.chunks(width).skip(first).zip(&got[..rows]) {
+                for (output, got) in got.iter().enumerate() {
+                    let want = x.iter().enumerate().fold(0.0f32, |sum, (input, x)| {
+                        let weight = weight(output, input);
+                        if fused {
+                            x.mul_add(weight, sum)
+                        } else {
+                            sum + x * weight
+                        }
+                    });
+                    assert_eq!(got.to_bits(), want.to_bits(), "{isa:?} {rows} {output}");
+                }
+            }
+            assert!(got[rows..].iter().flatten().all(|value| value.is_nan()));
         }
     }
 }
