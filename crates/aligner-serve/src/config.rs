@@ -61,6 +61,8 @@ pub struct ServeConfig {
     pub guards: GuardConfig,
     /// When a correction is not served.
     pub gate: GateConfig,
+    /// How `sentence` goes on.
+    pub sentence: SentenceConfig,
     /// How much at once.
     pub limits: LimitConfig,
     /// Who may ask.
@@ -207,6 +209,26 @@ impl Default for GateConfig {
             max_length_ratio: 4.0,
             length_allowance: 600,
             same_language: true,
+        }
+    }
+}
+
+/// How the mode `sentence` goes on behind a sentence that was changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SentenceConfig {
+    /// Whether the upstream is asked anew, to go on from the corrected sentences (Stream Aligner, arXiv 2501.05336). It must take an
+    /// assistant's message at the end as the beginning of its answer, as vLLM and llama.cpp's server do.
+    pub feed_back: bool,
+    /// How often it is asked anew at most; later sentences are corrected as they come.
+    pub max_rounds: usize,
+}
+
+impl Default for SentenceConfig {
+    fn default() -> Self {
+        Self {
+            feed_back: false,
+            max_rounds: 16,
         }
     }
 }

@@ -56,7 +56,7 @@ mod upstream;
 pub use api_error::ApiError;
 pub use config::{
     Action, AuthConfig, CorrectionConfig, GateConfig, GuardConfig, LimitConfig, Mode, PolicyConfig,
-    ServeConfig, ShadowConfig, UpstreamConfig,
+    SentenceConfig, ServeConfig, ShadowConfig, UpstreamConfig,
 };
 pub use engine::{
     Engine, EngineError, EngineLoad, Event, Finished, Job, LocalEngine, RemoteEngine, Running, SharedEngine,

@@ -87,6 +87,21 @@ impl Asked {
     }
 }
 
+impl Asked {
+    /// The body for an upstream that goes on, streaming, from what an assistant has begun to say: the last message, and the fields by
+    /// which vLLM takes it so; llama.cpp's server does without.
+    pub fn upstream_body_from(&self, begun: &str) -> Vec<u8> {
+        let mut body = self.body.clone();
+        if let Some(messages) = body.get_mut("messages").and_then(Value::as_array_mut) {
+            messages.push(json!({"role": "assistant", "content": begun}));
+        }
+        body.insert("stream".into(), true.into());
+        body.insert("add_generation_prompt".into(), false.into());
+        body.insert("continue_final_message".into(), true.into());
+        Value::Object(body).to_string().into_bytes()
+    }
+}
+
 /// The last thing a user said, and the turns before it. System prompts are for the upstream alone: an Aligner is trained on
 /// questions and answers.
 fn conversation(body: &Map<String, Value>) -> Result<(String, Vec<Turn>), ApiError> {

@@ -148,6 +148,42 @@ fn sentences_are_released_while_the_upstream_still_writes() {
 }
 
 #[test]
+fn an_upstream_goes_on_from_what_was_corrected() {
+    let upstream = Upstream::new(|_, body| {
+        let messages = body["messages"].as_array().expect("messages");
+        let begun = messages.last().expect("a message");
+        match (begun["role"].as_str(), begun["content"].as_str()) {
+            (Some("assistant"), Some("The earth is round, as everybody knows. ")) => stream_of(&[
+                "So you can sail around it, ",
+                "and come back. It is not flat, to be sure. ",
+            ]),
+            (Some("assistant"), _) => stream_of(&["That is all there is to say."]),
+            _ => stream_of(&[
+                "The earth is flat, as everybody knows. ",
+                "So you would fall off at its edge, one day.",
+            ]),
+        }
+    });
+    let served = Served::configured(&upstream, corrector(), |config| {
+        config.mode = Mode::Sentence;
+        config.sentence.feed_back = true;
+    });
+    let reply = served.chat(json!({"stream": true, "temperature": 0.25}));
+    assert_eq!(
+        reply.streamed(),
+        "The earth is round, as everybody knows. So you can sail around it, and come back. It is not round, to be sure. \
+         That is all there is to say."
+    );
+    let asked = upstream.asked.lock().expect("asked");
+    assert_eq!(asked.len(), 3);
+    let last: Value = serde_json::from_str(&asked[2].1).expect("JSON");
+    assert_eq!(
+        (&last["continue_final_message"], &last["temperature"]),
+        (&json!(true), &json!(0.25))
+    );
+}
+
+#[test]
 fn an_audited_answer_is_the_upstreams_to_the_byte_and_its_correction_is_recorded() {
     let dir = tempfile::tempdir().expect("a directory");
     let rows = dir.path().join("rows.jsonl");

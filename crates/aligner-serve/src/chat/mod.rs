@@ -3,6 +3,7 @@
 mod buffer;
 mod passing;
 mod sentence;
+mod upstream_stream;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -109,7 +110,16 @@ impl Exchange {
 
     /// Asks the upstream; a response that is a success.
     async fn ask(&self, stream: bool) -> Result<Answer, UpstreamFailure> {
-        let body = self.asked.upstream_body(stream).into();
+        self.ask_with(self.asked.upstream_body(stream)).await
+    }
+
+    /// Asks the upstream to go on from the beginning of an answer.
+    async fn ask_on(&self, begun: &str) -> Result<Answer, UpstreamFailure> {
+        self.ask_with(self.asked.upstream_body_from(begun)).await
+    }
+
+    async fn ask_with(&self, body: Vec<u8>) -> Result<Answer, UpstreamFailure> {
+        let body = body.into();
         let upstream = self
             .settings
             .upstream()

@@ -10,15 +10,15 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::{Receiver, Sender, channel, unbounded_channel};
 
 use super::buffer::{add, send};
+use super::upstream_stream::{Item, Reader};
 use super::{Exchange, UpstreamFailure};
 use crate::api_error::ApiError;
 use crate::guard::Guarded;
-use crate::http_client::Answer;
-use crate::openai::{ChunkHead, total_usage};
+use crate::openai::{ChunkHead, Shape, total_usage};
 use crate::outcome::Outcome;
 use crate::ruling::{Case, Ruling, Served, Wishes, rule};
-use crate::sentences::{Segment, Segmenter};
-use crate::sse::{self, SseParser};
+use crate::sentences::Segment;
+use crate::sse;
 
 /// Sentences that wait for their correction; the upstream is held back by more.
 const WAITING: usize = 256;
@@ -31,121 +31,36 @@ pub(super) async fn stream(exchange: Exchange) -> Result<Response<Body>, ApiErro
     }
     match exchange.ask(true).await {
         Ok(answer) => Ok(exchange.streaming(|exchange, frames| async move {
-            let (items, received) = channel(WAITING);
-            let most = exchange
-                .settings
-                .upstream
-                .as_ref()
-                .map_or(0, |upstream| upstream.max_answer_bytes);
-            let read = Reader::new(&exchange, items).read(answer, most);
-            let write = Writer::new(&exchange, frames).write(received);
-            tokio::join!(read, write);
+            let reader = Reader::new(&exchange, answer);
+            let writer = Writer::new(&exchange, frames);
+            // A prompt without a conversation has no message to go on from.
+            match exchange.settings.config.sentence.feed_back && exchange.asked.shape == Shape::Chat {
+                true => writer.feed_back(reader).await,
+                false => side_by_side(reader, writer).await,
+            }
         })),
         Err(failure) => exchange.upstream_failed(failure),
     }
 }
 
-/// What the reader hands to the writer, in the order in which it is released.
-enum Item {
-    Head(ChunkHead),
-    Segment(Segment),
-    /// A chunk that is handed on as it is: it calls tools.
-    Raw(Value),
-    /// Its reason, and when the upstream had written everything.
-    Finish(Value, Instant),
-    Usage(Value),
-    Failed(UpstreamFailure),
-}
-
-/// Reads the upstream's stream.
-struct Reader<'a> {
-    exchange: &'a Exchange,
-    items: Sender<Item>,
-    segmenter: Segmenter,
-    has_head: bool,
-    finish_reason: Value,
-}
-
-impl<'a> Reader<'a> {
-    fn new(exchange: &'a Exchange, items: Sender<Item>) -> Self {
-        Self {
-            exchange,
-            items,
-            segmenter: Segmenter::default(),
-            has_head: false,
-            finish_reason: Value::Null,
-        }
-    }
-
-    async fn read(mut self, answer: Answer, most: usize) {
-        if let Err(failure) = self.read_all(answer, most).await {
-            let _ = self.items.send(Item::Failed(failure)).await;
-            return;
-        }
-        let ended = Instant::now();
-        if let Some(segment) = std::mem::take(&mut self.segmenter).finish() {
-            let _ = self.items.send(Item::Segment(segment)).await;
-        }
-        let _ = self.items.send(Item::Finish(self.finish_reason, ended)).await;
-    }
-
-    async fn read_all(&mut self, mut answer: Answer, most: usize) -> Result<(), UpstreamFailure> {
-        let (mut parser, mut heard, mut done) = (SseParser::default(), 0, false);
-        while let Some(bytes) = answer.next().await.map_err(UpstreamFailure::Http)? {
-            heard += bytes.len();
-            if heard > most {
-                let error = crate::http_client::HttpError::TooLarge(most);
-                return Err(UpstreamFailure::Http(error));
-            }
-            let mut events = Vec::new();
-            parser
-                .feed(&bytes, |event| events.push(event))
-                .map_err(|error| UpstreamFailure::Malformed(error.to_string()))?;
-            for event in events {
-                done |= event.trim() == "[DONE]";
-                if !done {
-                    self.take(&event).await?;
+/// The upstream writes while earlier sentences are corrected.
+async fn side_by_side(mut reader: Reader<'_>, writer: Writer<'_>) {
+    let (items, received) = channel(WAITING);
+    let read = async move {
+        while let Some(some) = reader.next().await {
+            for item in some {
+                if items.send(item).await.is_err() {
+                    return;
                 }
             }
         }
-        if !done && self.finish_reason.is_null() {
-            return Err(UpstreamFailure::Malformed("its stream broke off".into()));
-        }
-        Ok(())
-    }
-
-    async fn take(&mut self, event: &str) -> Result<(), UpstreamFailure> {
-        let chunk: Value = serde_json::from_str(event)
-            .map_err(|error| UpstreamFailure::Malformed(format!("an event is no JSON: {error}")))?;
-        if let Some(error) = chunk.get("error").filter(|error| !error.is_null()) {
-            let message = error["message"]
-                .as_str()
-                .unwrap_or("it reports an error in its stream");
-            return Err(UpstreamFailure::Malformed(message.to_string()));
-        }
-        let shape = self.exchange.asked.shape;
-        let mut items = Vec::new();
-        if !std::mem::replace(&mut self.has_head, true) {
-            items.push(Item::Head(ChunkHead::of(shape, &chunk)));
-        }
-        if let Some(choice) = chunk["choices"].get(0) {
-            let (text, calls) = shape.delta(choice);
-            items.extend(self.segmenter.push(text).into_iter().map(Item::Segment));
-            if !choice["finish_reason"].is_null() {
-                self.finish_reason = choice["finish_reason"].clone();
-            }
-            if calls {
-                items.push(Item::Raw(chunk.clone()));
-            }
-        }
-        if chunk["usage"].is_object() {
-            items.push(Item::Usage(chunk["usage"].clone()));
-        }
-        for item in items {
-            // A writer that is gone has told its reader why.
-            let _ = self.items.send(item).await;
-        }
-        Ok(())
+    };
+    let write = writer.write(received);
+    tokio::pin!(write);
+    // A writer that has ended needs no more of the upstream.
+    tokio::select! {
+        () = &mut write => {}
+        () = read => write.await,
     }
 }
 
@@ -178,32 +93,65 @@ impl<'a> Writer<'a> {
     }
 
     async fn write(mut self, mut items: Receiver<Item>) {
-        if let Err(error) = self.write_all(&mut items).await {
+        let mut written = Ok(());
+        while let (Ok(()), Some(item)) = (&written, items.recv().await) {
+            written = self.take(item).await.map(drop);
+        }
+        self.close(written).await;
+    }
+
+    async fn close(self, written: Result<(), ApiError>) {
+        if let Err(error) = written {
             send(&self.frames, &error.body()).await;
         }
         let _ = self.frames.send(sse::done()).await;
     }
 
-    async fn write_all(&mut self, items: &mut Receiver<Item>) -> Result<(), ApiError> {
-        while let Some(item) = items.recv().await {
-            match item {
-                Item::Head(head) => {
-                    if let Some(chunk) = head.role(0) {
-                        send(&self.frames, &chunk).await;
+    /// Where a sentence was changed, the upstream goes on from what was served instead of what it had written.
+    async fn feed_back(mut self, reader: Reader<'_>) {
+        let written = self.rounds(reader).await;
+        self.close(written).await;
+    }
+
+    async fn rounds(&mut self, mut reader: Reader<'_>) -> Result<(), ApiError> {
+        let mut left = self.exchange.settings.config.sentence.max_rounds;
+        'round: loop {
+            while let Some(items) = reader.next().await {
+                for item in items {
+                    let is_last = matches!(item, Item::Finish(..));
+                    if self.take(item).await? && left > 0 && !is_last {
+                        left -= 1;
+                        let going_on = self.exchange.ask_on(&self.served).await;
+                        let answer = going_on.map_err(|failure| self.failed(failure))?;
+                        reader = Reader::new(self.exchange, answer);
+                        continue 'round;
                     }
-                    self.head = Some(head);
                 }
-                Item::Segment(segment) => self.segment(segment).await?,
-                Item::Raw(chunk) => {
-                    self.outcomes.push(Outcome::PassedToolCalls);
+            }
+            return Ok(());
+        }
+    }
+
+    /// Releases an item; says whether it was a sentence that was changed.
+    async fn take(&mut self, item: Item) -> Result<bool, ApiError> {
+        match item {
+            Item::Head(_) if self.head.is_some() => {}
+            Item::Head(head) => {
+                if let Some(chunk) = head.role(0) {
                     send(&self.frames, &chunk).await;
                 }
-                Item::Usage(usage) => self.upstream_usage = usage,
-                Item::Finish(reason, ended) => self.finish(reason, ended).await,
-                Item::Failed(failure) => return Err(self.failed(failure)),
+                self.head = Some(head);
             }
+            Item::Segment(segment) => return self.segment(segment).await,
+            Item::Raw(chunk) => {
+                self.outcomes.push(Outcome::PassedToolCalls);
+                send(&self.frames, &chunk).await;
+            }
+            Item::Usage(usage) => self.upstream_usage = usage,
+            Item::Finish(reason, ended) => self.finish(reason, ended).await,
+            Item::Failed(failure) => return Err(self.failed(failure)),
         }
-        Ok(())
+        Ok(false)
     }
 
     /// What was released cannot be taken back: a stream that has begun ends with the error, whatever the policy.
@@ -225,7 +173,8 @@ impl<'a> Writer<'a> {
         }
     }
 
-    async fn segment(&mut self, segment: Segment) -> Result<(), ApiError> {
+    async fn segment(&mut self, segment: Segment) -> Result<bool, ApiError> {
+        let mut changed = false;
         let Segment { text, gap, is_code } = segment;
         self.original.push_str(&text);
         self.original.push_str(&gap);
@@ -236,10 +185,11 @@ impl<'a> Writer<'a> {
             let ruling = self.correct(&text).await?;
             self.outcomes.push(ruling.outcome);
             add(&mut self.usage, ruling.usage);
+            changed = ruling.text != text;
             self.served.push_str(&ruling.text);
         }
         self.release(&gap).await;
-        Ok(())
+        Ok(changed)
     }
 
     async fn release(&mut self, text: &str) {
