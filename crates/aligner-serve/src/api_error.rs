@@ -85,7 +85,9 @@ impl ApiError {
                 StatusCode::TOO_MANY_REQUESTS,
                 "rate_limit_error",
                 "too_many_requests",
-                format!("{limit} requests are being served already (limits.max_requests): try again"),
+                format!(
+                    "as many requests as may be ({limit}, limits.max_requests) are being served: try again"
+                ),
             )
         }
     }

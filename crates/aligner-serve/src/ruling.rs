@@ -319,7 +319,7 @@ impl<'a> Attempt<'a> {
             Ok(()) => (Outcome::Corrected, Served::Correction, self.text.clone(), None),
             // What was released cannot be taken back: an answer of two halves would be neither.
             Err(failure) if self.released => {
-                return Err(self.refusal(failure, " after a part of it was sent"));
+                return Err(self.refusal(failure, ", after a part of it was sent"));
             }
             Err(failure) => match failure.action {
                 Action::Error => return Err(self.refusal(failure, "")),

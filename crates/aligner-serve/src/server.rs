@@ -130,7 +130,10 @@ impl Endpoint {
 
     /// Whether it is work, of which only so much is done at once.
     fn is_work(self) -> bool {
-        matches!(self, Self::Corrections | Self::Answer(_) | Self::Other)
+        matches!(
+            self,
+            Self::Models | Self::Corrections | Self::Answer(_) | Self::Other
+        )
     }
 }
 

@@ -93,7 +93,7 @@ fn mentions_aligner(body: &[u8]) -> bool {
 enum UpstreamFailure {
     Http(HttpError),
     /// It answered with an error of its own.
-    Status(StatusCode, Option<HeaderValue>, Bytes),
+    Status(StatusCode, HeaderMap, Bytes),
     Malformed(String),
 }
 
@@ -130,9 +130,9 @@ impl Exchange {
         if status.is_success() {
             return Ok(response.into_body());
         }
-        let kind = response.headers().get(header::CONTENT_TYPE).cloned();
+        let headers = response.headers().clone();
         let body = response.into_body().whole(1 << 20).await;
-        Err(UpstreamFailure::Status(status, kind, body.unwrap_or_default()))
+        Err(UpstreamFailure::Status(status, headers, body.unwrap_or_default()))
     }
 
     /// Asks the upstream for a whole response with choices.
@@ -182,12 +182,10 @@ impl Exchange {
         tracing::warn!(request = self.request_id, kind, "upstream failed");
         let mut response = match (self.settings.config.policy.upstream_fails, failure) {
             (Action::Block, _) => self.blocked(),
-            (Action::Original, UpstreamFailure::Status(status, kind, body)) => {
+            (Action::Original, UpstreamFailure::Status(status, headers, body)) => {
                 let mut response = Response::new(Body::from(body));
                 *response.status_mut() = status;
-                if let Some(kind) = kind {
-                    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-                }
+                hand_on(&headers, response.headers_mut());
                 response
             }
             (Action::Original | Action::Error, _) => {
@@ -296,6 +294,19 @@ impl Exchange {
         let mut response = event_stream(Body::from_stream(body));
         mark(response.headers_mut(), mode, None);
         response
+    }
+}
+
+/// Hands on what of an upstream's headers is a client's business.
+fn hand_on(from: &HeaderMap, to: &mut HeaderMap) {
+    for name in [
+        header::CONTENT_TYPE,
+        header::RETRY_AFTER,
+        header::CONTENT_ENCODING,
+    ] {
+        if let Some(value) = from.get(&name) {
+            to.insert(name, value.clone());
+        }
     }
 }
 

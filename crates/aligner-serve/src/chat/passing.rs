@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::http::{HeaderMap, HeaderValue, Method, Response, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Exchange, mark};
+use super::{Exchange, hand_on, mark};
 use crate::api_error::ApiError;
 use crate::config::Mode;
 use crate::http_client::{Answer, HttpError, Passing};
@@ -64,15 +64,7 @@ fn handed_on(response: Response<Answer>, each: impl FnMut(Passing<'_>) + Send + 
     let (parts, answer) = response.into_parts();
     let mut response = Response::new(answer.into_body(each));
     *response.status_mut() = parts.status;
-    for name in [
-        header::CONTENT_TYPE,
-        header::RETRY_AFTER,
-        header::CONTENT_ENCODING,
-    ] {
-        if let Some(value) = parts.headers.get(&name) {
-            response.headers_mut().insert(name, value.clone());
-        }
-    }
+    hand_on(&parts.headers, response.headers_mut());
     response
 }
 

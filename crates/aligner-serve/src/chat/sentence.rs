@@ -74,7 +74,8 @@ struct Writer<'a> {
     outcomes: Vec<Outcome>,
     usage: Usage,
     upstream_usage: Value,
-    first_text: Option<Duration>,
+    /// Of the first sentence that was corrected.
+    first_token: Option<Duration>,
 }
 
 impl<'a> Writer<'a> {
@@ -88,7 +89,7 @@ impl<'a> Writer<'a> {
             outcomes: Vec::new(),
             usage: Usage::default(),
             upstream_usage: Value::Null,
-            first_text: None,
+            first_token: None,
         }
     }
 
@@ -184,6 +185,7 @@ impl<'a> Writer<'a> {
         } else {
             let ruling = self.correct(&text).await?;
             self.outcomes.push(ruling.outcome);
+            self.first_token = self.first_token.or(ruling.first_token);
             add(&mut self.usage, ruling.usage);
             changed = ruling.text != text;
             self.served.push_str(&ruling.text);
@@ -223,7 +225,6 @@ impl<'a> Writer<'a> {
         let ruled = async move { rule(service, settings, case, Some(&live)).await };
         let written = async {
             while let Some(text) = texts.recv().await {
-                self.first_text.get_or_insert(self.exchange.started.elapsed());
                 if let Some(head) = &self.head {
                     send(&self.frames, &head.text(0, &text)).await;
                 }
@@ -248,7 +249,7 @@ impl<'a> Writer<'a> {
             edit_ratio: Some(edit_ratio(&edits)),
             edits: Some(edits),
             added: ended.elapsed(),
-            first_token: self.first_text,
+            first_token: self.first_token,
             usage: self.usage,
             timings: None,
             reason: None,

@@ -107,7 +107,8 @@ function read(frame, body) {
   return {
     [body.aligner?.mode === "audit" ? "audited" : "delta"]: delta,
     original: said.original,
-    final: said.outcome && said,
+    // An audited stream is the upstream's own: its end is all that it says.
+    final: said.outcome ? said : body.aligner?.mode === "audit" && frame.choices?.[0]?.finish_reason && { outcome: "audited" },
   };
 }
 
@@ -387,5 +388,7 @@ await loadService();
 select("ask");
 const submits = prefill();
 $("main").hidden = false;
-await loadModels();
+const models = loadModels();
+// A list that does not come must not keep a link waiting that names its model.
+if (submits && tab === "ask" && !$("model").value.trim()) await models;
 if (submits) run();

@@ -138,7 +138,7 @@ def links(page):
 
 def failures(page):
     said = {
-        "busy": "1 requests are being served already",
+        "busy": "as many requests as may be (1",
         "gone": "the upstream failed: ",
         "limited": "slower",
         "failing": "aligner_failed: the device is gone",
