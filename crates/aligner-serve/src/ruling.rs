@@ -16,8 +16,8 @@ use crate::openai::usage_of;
 use crate::outcome::Outcome;
 use crate::service::{Service, Settings};
 
-/// Words from which changes are not looked for: the search takes time with the square of what differs.
-const MOST_WORDS: usize = 20_000;
+/// Words from which changes are not looked for: the search takes time with the square of what differs, in which others wait.
+const MOST_WORDS: usize = 5_000;
 
 /// An answer, and how it is corrected.
 #[derive(Debug, Clone, Copy)]
@@ -365,7 +365,7 @@ impl<'a> Attempt<'a> {
 }
 
 /// What a correction changed, of texts that are not too long to tell.
-fn changes(answer: &str, correction: &str) -> Option<Vec<Edit>> {
+pub(crate) fn changes(answer: &str, correction: &str) -> Option<Vec<Edit>> {
     let words = |text: &str| text.split_whitespace().count();
     (words(answer).max(words(correction)) <= MOST_WORDS).then(|| diff(answer, correction))
 }

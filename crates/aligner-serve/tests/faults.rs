@@ -290,6 +290,55 @@ fn upstreams_that_hang_drip_reset_or_talk_nonsense_are_told_and_leave_no_slot() 
 }
 
 #[test]
+fn answers_of_no_known_shape_end_in_an_answer() {
+    let odd = [
+        json!([]),
+        json!("text"),
+        json!({"choices": null}),
+        json!({"choices": [null]}),
+        json!({"choices": ["text", 1]}),
+        json!({"choices": [[]]}),
+        json!({"choices": []}),
+        json!({"choices": [{}]}),
+        json!({"choices": [{"message": "text"}], "usage": "many"}),
+        json!({"choices": [{"message": {"content": ["a"], "tool_calls": "none"}}], "usage": {"prompt_tokens": -1.5}}),
+        json!({"choices": [{"message": {"content": ANSWER, "tool_calls": ["call", null]}, "finish_reason": {}}], "id": []}),
+        json!({"choices": [{"message": {"content": ANSWER}}], "usage": null, "aligner": 7, "model": 3}),
+        json!({"choices": [{"delta": "text", "index": "one"}]}),
+    ];
+    for body in odd {
+        let (answer, streamed) = (whole(&body), body.clone());
+        let upstream = Upstream::new(move |_, asked| match asked["stream"].as_bool() {
+            Some(true) => vec![
+                (Duration::ZERO, stream_head()),
+                (
+                    Duration::ZERO,
+                    format!("data: {streamed}\n\ndata: [DONE]\n\n").into_bytes(),
+                ),
+            ],
+            _ => answer.clone(),
+        });
+        for mode in [Mode::Buffer, Mode::Sentence, Mode::Audit, Mode::Off] {
+            let served = Served::configured(&upstream, Scripted::replacing("flat", "round"), |config| {
+                config.mode = mode
+            });
+            for stream in [false, true] {
+                let reply = served.chat(json!({ "stream": stream }));
+                assert!(
+                    matches!(reply.status, 200 | 502),
+                    "{mode:?} {stream} {body}: {}",
+                    reply.status
+                );
+                assert!(reply.body.len() > 1, "{mode:?} {stream} {body}");
+            }
+            until("no slot is stuck", || {
+                served.metric("aligner_requests_in_flight ") == 0.0
+            });
+        }
+    }
+}
+
+#[test]
 fn half_a_character_is_waited_for() {
     let upstream = failing(|| {
         let bytes: Vec<u8> = stream_of(&[

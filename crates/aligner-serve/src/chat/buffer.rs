@@ -147,7 +147,9 @@ fn tool_calls(message: &Value) -> Value {
     if let Some(calls) = message["tool_calls"].as_array() {
         let with_index = |(index, call): (usize, &Value)| {
             let mut call = call.clone();
-            call["index"] = index.into();
+            if let Some(call) = call.as_object_mut() {
+                call.insert("index".into(), index.into());
+            }
             call
         };
         delta["tool_calls"] = calls.iter().enumerate().map(with_index).collect();

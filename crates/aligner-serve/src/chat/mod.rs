@@ -93,7 +93,7 @@ fn mentions_aligner(body: &[u8]) -> bool {
 enum UpstreamFailure {
     Http(HttpError),
     /// It answered with an error of its own.
-    Status(StatusCode, HeaderMap, Bytes),
+    Status(StatusCode, Box<HeaderMap>, Bytes),
     Malformed(String),
 }
 
@@ -130,7 +130,7 @@ impl Exchange {
         if status.is_success() {
             return Ok(response.into_body());
         }
-        let headers = response.headers().clone();
+        let headers = Box::new(response.headers().clone());
         let body = response.into_body().whole(1 << 20).await;
         Err(UpstreamFailure::Status(status, headers, body.unwrap_or_default()))
     }
@@ -150,8 +150,10 @@ impl Exchange {
             .map_err(UpstreamFailure::Http)?;
         let response: Value = serde_json::from_slice(&bytes)
             .map_err(|error| UpstreamFailure::Malformed(format!("its answer is no JSON: {error}")))?;
-        if !response["choices"].is_array() {
-            return Err(UpstreamFailure::Malformed("its answer has no choices".into()));
+        let choices = response["choices"].as_array();
+        if !choices.is_some_and(|choices| choices.iter().all(Value::is_object)) {
+            let reason = "its answer has no choices, or one that is no object";
+            return Err(UpstreamFailure::Malformed(reason.into()));
         }
         Ok(response)
     }

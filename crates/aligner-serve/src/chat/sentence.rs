@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use aligner_infer::{Usage, diff, edit_ratio};
+use aligner_infer::{Usage, edit_ratio};
 use axum::body::Body;
 use axum::http::Response;
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use crate::api_error::ApiError;
 use crate::guard::Guarded;
 use crate::openai::{ChunkHead, Shape, total_usage};
 use crate::outcome::Outcome;
-use crate::ruling::{Case, Ruling, Served, Wishes, rule};
+use crate::ruling::{Case, Ruling, Served, Wishes, changes, rule};
 use crate::sentences::Segment;
 use crate::sse;
 
@@ -238,7 +238,7 @@ impl<'a> Writer<'a> {
     async fn finish(&mut self, reason: Value, ended: Instant) {
         let Some(head) = self.head.clone() else { return };
         let outcome = self.outcome();
-        let edits = diff(&self.original, &self.served);
+        let edits = changes(&self.original, &self.served);
         let ruling = Ruling {
             outcome,
             served: match self.outcomes.contains(&Outcome::Corrected) {
@@ -246,8 +246,8 @@ impl<'a> Writer<'a> {
                 false => Served::Original,
             },
             text: std::mem::take(&mut self.served),
-            edit_ratio: Some(edit_ratio(&edits)),
-            edits: Some(edits),
+            edit_ratio: edits.as_deref().map(edit_ratio),
+            edits,
             added: ended.elapsed(),
             first_token: self.first_token,
             usage: self.usage,
