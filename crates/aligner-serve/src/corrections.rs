@@ -166,6 +166,7 @@ impl Asked {
                 answer: &input.answer,
                 ..Guarded::default()
             },
+            stops: &[],
             wishes: Wishes {
                 max_new_tokens: options.max_tokens,
                 temperature: options.temperature,

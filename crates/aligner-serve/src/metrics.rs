@@ -286,5 +286,13 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line}\n{text}");
         }
+        // The dashboard asks for nothing else.
+        let dashboard = include_str!("../../../deploy/grafana.json");
+        let words = dashboard.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+        let asked: Vec<&str> = words.filter(|word| word.starts_with("aligner_")).collect();
+        assert!(asked.len() > 10);
+        for name in asked {
+            assert!(text.contains(name), "{name}\n{text}");
+        }
     }
 }

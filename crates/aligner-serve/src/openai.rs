@@ -26,6 +26,8 @@ pub(crate) struct Asked {
     pub wants_json: bool,
     pub question: String,
     pub chat_history: Vec<Turn>,
+    /// Strings before which an answer ends.
+    pub stops: Vec<String>,
     pub extension: Extension,
 }
 
@@ -67,6 +69,15 @@ impl Asked {
             wants_json: format
                 .and_then(Value::as_str)
                 .is_some_and(|kind| kind.starts_with("json")),
+            stops: match body.get("stop") {
+                Some(Value::String(stop)) => vec![stop.clone()],
+                Some(Value::Array(stops)) => stops
+                    .iter()
+                    .filter_map(Value::as_str)
+                    .map(str::to_string)
+                    .collect(),
+                _ => Vec::new(),
+            },
             question,
             chat_history,
             extension,

@@ -26,6 +26,8 @@ pub(crate) struct Case<'a> {
     pub question: &'a str,
     pub chat_history: &'a [Turn],
     pub guarded: Guarded<'a>,
+    /// What must not be written: a correction ends before the first of these.
+    pub stops: &'a [String],
     /// Settings of the request that differ from the configured ones.
     pub wishes: Wishes<'a>,
 }
@@ -198,7 +200,8 @@ struct Attempt<'a> {
     look_at: usize,
     usage: Usage,
     timings: Option<aligner_infer::Timings>,
-    released: bool,
+    /// Bytes of the text that were sent.
+    released: usize,
 }
 
 impl<'a> Attempt<'a> {
@@ -219,7 +222,7 @@ impl<'a> Attempt<'a> {
             look_at: 64,
             usage: Usage::default(),
             timings: None,
-            released: false,
+            released: 0,
         }
     }
 
@@ -258,7 +261,7 @@ impl<'a> Attempt<'a> {
             match running.next().await {
                 Ok(Event::Text(text)) => self.take(&text)?,
                 Ok(Event::Done(finished)) => {
-                    self.text = finished.text;
+                    self.text = until_stop(finished.text, self.case.stops);
                     self.usage = finished.usage;
                     self.timings = Some(finished.timings);
                     return Ok(finished.finish_reason);
@@ -287,8 +290,9 @@ impl<'a> Attempt<'a> {
             self.look(None)?;
         }
         if self.live.is_some() && !self.settings.config.gate.hold {
-            self.released = true;
-            send(self.live, text);
+            let certain = certain(&self.text, self.case.stops);
+            send(self.live, &self.text[self.released..certain]);
+            self.released = certain;
         }
         Ok(())
     }
@@ -318,7 +322,7 @@ impl<'a> Attempt<'a> {
             Ok(()) if copied => (Outcome::Unchanged, Served::Correction, self.text.clone(), None),
             Ok(()) => (Outcome::Corrected, Served::Correction, self.text.clone(), None),
             // What was released cannot be taken back: an answer of two halves would be neither.
-            Err(failure) if self.released => {
+            Err(failure) if self.released > 0 => {
                 return Err(self.refusal(failure, ", after a part of it was sent"));
             }
             Err(failure) => match failure.action {
@@ -335,9 +339,7 @@ impl<'a> Attempt<'a> {
                 }
             },
         };
-        if !self.released {
-            send(self.live, &text);
-        }
+        send(self.live, text.get(self.released..).unwrap_or_default());
         let edits = (served == Served::Correction)
             .then(|| changes(answer, &text))
             .flatten();
@@ -364,8 +366,58 @@ impl<'a> Attempt<'a> {
     }
 }
 
+/// A text up to the first of the strings at which it ends.
+fn until_stop(mut text: String, stops: &[String]) -> String {
+    if let Some(end) = first_stop(&text, stops) {
+        text.truncate(end);
+    }
+    text
+}
+
+fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
+    let stops = stops.iter().filter(|stop| !stop.is_empty());
+    stops.filter_map(|stop| text.find(stop.as_str())).min()
+}
+
+/// Bytes of a text that is being written that are before any stop, whatever comes: its end may be the beginning of one.
+fn certain(text: &str, stops: &[String]) -> usize {
+    if let Some(end) = first_stop(text, stops) {
+        return end;
+    }
+    let begins_stop = |at: &usize| stops.iter().any(|stop| stop.starts_with(&text[*at..]));
+    let longest = stops.iter().map(String::len).max().unwrap_or(0);
+    let mut ends = text.char_indices().rev().map(|(at, _)| at);
+    let possible = ends.by_ref().take_while(|at| text.len() - at < longest.max(1));
+    possible.filter(begins_stop).min().unwrap_or(text.len())
+}
+
 /// What a correction changed, of texts that are not too long to tell.
 pub(crate) fn changes(answer: &str, correction: &str) -> Option<Vec<Edit>> {
     let words = |text: &str| text.split_whitespace().count();
     (words(answer).max(words(correction)) <= MOST_WORDS).then(|| diff(answer, correction))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_become_a_stop_is_held_back() {
+        let stops = ["\n\nQ:".to_string(), "END".into(), String::new()];
+        for (text, want) in [
+            ("a text", 6),
+            ("a\n", 1),
+            ("a\n\nQ", 1),
+            ("a\n\nR", 4),
+            ("aE", 1),
+            ("aEN", 1),
+            ("aEND b", 1),
+            ("ü", 2),
+            ("", 0),
+        ] {
+            assert_eq!(certain(text, &stops), want, "{text:?}");
+        }
+        assert_eq!(certain("a text", &[]), 6);
+        assert_eq!(until_stop("one END two".into(), &stops), "one ");
+    }
 }

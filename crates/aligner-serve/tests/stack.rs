@@ -76,6 +76,18 @@ fn a_stream_has_the_shape_that_clients_know() {
 }
 
 #[test]
+fn a_correction_ends_where_the_answer_had_to() {
+    let served = Served::before(&Upstream::saying(FLAT), corrector());
+    let stop = json!({"stop": ["round, as every", "never"]});
+    assert_eq!(
+        served.chat(stop).json()["choices"][0]["message"]["content"],
+        "The earth is "
+    );
+    let reply = served.chat(json!({"stop": "as everyb", "stream": true}));
+    assert_eq!(reply.streamed(), "The earth is round, ");
+}
+
+#[test]
 fn each_of_several_choices_is_corrected() {
     let upstream = Upstream::new(|_, _| {
         let mut body = completion(FLAT);

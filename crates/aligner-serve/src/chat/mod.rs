@@ -104,6 +104,7 @@ impl Exchange {
             question: &self.asked.question,
             chat_history: &self.asked.chat_history,
             guarded: self.asked.shape.guarded(choice, self.asked.wants_json),
+            stops: &self.asked.stops,
             wishes: Wishes::default(),
         }
     }

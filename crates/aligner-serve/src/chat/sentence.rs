@@ -219,6 +219,7 @@ impl<'a> Writer<'a> {
                 calls_tools: false,
                 wants_json: asked.wants_json,
             },
+            stops: &asked.stops,
             wishes: Wishes::default(),
         };
         let (live, mut texts) = unbounded_channel::<String>();
