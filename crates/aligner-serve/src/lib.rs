@@ -15,7 +15,7 @@
 //!
 //! ```no_run
 //! use aligner_infer::{BatchOptions, Corrector};
-//! use aligner_serve::{LocalEngine, ServeConfig, Service, UpstreamConfig, serve};
+//! use aligner_serve::{LocalEngine, PlainListener, ServeConfig, Service, UpstreamConfig, serve};
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
 //! let batcher = Corrector::open("runs/first/final")?.batcher(BatchOptions::default());
@@ -25,7 +25,7 @@
 //! };
 //! let service = Service::new(config, LocalEngine::new("my-aligner", batcher))?;
 //! let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
-//! serve(service, listener, std::future::pending()).await?;
+//! serve(service, PlainListener::new(listener), std::future::pending()).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -40,6 +40,7 @@ mod gate;
 mod guard;
 mod http_client;
 mod keys;
+mod listener;
 mod metrics;
 mod openai;
 mod outcome;
@@ -50,7 +51,6 @@ mod server;
 mod service;
 mod shadow;
 mod sse;
-mod tls;
 mod upstream;
 
 pub use api_error::ApiError;
@@ -64,8 +64,8 @@ pub use engine::{
 pub use error::{Result, ServeError};
 pub use gate::Gated;
 pub use guard::Guarded;
+pub use listener::{PlainListener, TlsListener};
 pub use outcome::Outcome;
 pub use server::{router, serve};
 pub use service::Service;
 pub use sse::{EventTooLarge, SseParser};
-pub use tls::TlsListener;

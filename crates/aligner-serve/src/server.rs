@@ -23,7 +23,7 @@ use crate::openai::Shape;
 use crate::page;
 use crate::service::{Service, Settings};
 
-/// Serves at a `TcpListener`, or a [`TlsListener`](crate::TlsListener), until `stop` is done and the requests of then have ended, or `limits.shutdown_secs` have passed.
+/// Serves at a [`PlainListener`](crate::PlainListener) or a [`TlsListener`](crate::TlsListener), until `stop` is done and the requests of then have ended, or `limits.shutdown_secs` have passed.
 ///
 /// # Errors
 /// When the listener fails.

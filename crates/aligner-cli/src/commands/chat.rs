@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use aligner_infer::{BatchOptions, Edit};
-use aligner_serve::{LocalEngine, ServeConfig, ServeError, Service, UpstreamConfig, serve};
+use aligner_serve::{LocalEngine, PlainListener, ServeConfig, ServeError, Service, UpstreamConfig, serve};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -30,6 +30,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
         // The service itself, on a port of its own: what is seen here is what clients of `aligner serve` get.
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
+        let listener = PlainListener::new(listener);
         tokio::spawn(serve(service, listener, std::future::pending()));
         Ok::<_, ServeError>(format!("http://{address}/v1"))
     })?;

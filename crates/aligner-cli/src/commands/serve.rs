@@ -4,7 +4,7 @@ use std::path::Path;
 
 use aligner_data::{AlignerManifest, PromptTemplate};
 use aligner_hub::Files;
-use aligner_serve::{LocalEngine, RemoteEngine, ServeError, Service, TlsListener, serve};
+use aligner_serve::{LocalEngine, PlainListener, RemoteEngine, ServeError, Service, TlsListener, serve};
 use tokio::net::TcpListener;
 
 use super::builder;
@@ -104,7 +104,7 @@ async fn listen(service: Service, args: &ServeArgs) -> Result<()> {
         }
         _ => {
             say(format!("listening on http://{address}"));
-            serve(service, listener, stop).await?;
+            serve(service, PlainListener::new(listener), stop).await?;
         }
     }
     Ok(())

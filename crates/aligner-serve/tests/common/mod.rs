@@ -265,6 +265,7 @@ impl Served {
         let served = service.clone();
         let thread = std::thread::spawn(move || {
             let stopped = async move { drop(stopped.await) };
+            let listener = aligner_serve::PlainListener::new(listener);
             runtime.block_on(serve(served, listener, stopped)).unwrap();
         });
         Self {

@@ -1,4 +1,4 @@
-//! TLS, for a service that no proxy stands before.
+//! Where connections come from: plain, or with TLS for a service that no proxy stands before.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,6 +23,39 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Connections that have shaken hands and wait to be served.
 const WAITING: usize = 64;
 
+/// Accepts plain connections, on which a small frame of a stream does not wait for more to be sent with it.
+#[derive(Debug)]
+pub struct PlainListener(TcpListener);
+
+impl PlainListener {
+    /// Connections of a listener.
+    pub fn new(listener: TcpListener) -> Self {
+        Self(listener)
+    }
+}
+
+impl Listener for PlainListener {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        let (stream, from) = Listener::accept(&mut self.0).await;
+        send_at_once(&stream);
+        (stream, from)
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.0.local_addr()
+    }
+}
+
+/// Where it cannot be set, frames come a little later.
+fn send_at_once(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY");
+    }
+}
+
 /// Accepts TLS connections; handshakes run side by side, so that one that hangs holds up nobody.
 #[derive(Debug)]
 pub struct TlsListener {
@@ -44,6 +77,7 @@ impl TlsListener {
             loop {
                 // Axum's own way of accepting, which outlives errors such as too many open files.
                 let (stream, from) = Listener::accept(&mut listener).await;
+                send_at_once(&stream);
                 if shaken.is_closed() {
                     return;
                 }
