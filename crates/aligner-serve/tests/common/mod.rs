@@ -152,8 +152,8 @@ impl Upstream {
 
     pub fn config(&self) -> UpstreamConfig {
         UpstreamConfig {
-            first_byte_secs: 2.0,
-            idle_secs: 1.0,
+            first_byte_secs: 3.0,
+            idle_secs: 2.0,
             max_answer_bytes: 100_000,
             ..UpstreamConfig::new(format!("http://{}/v1", self.address))
         }
