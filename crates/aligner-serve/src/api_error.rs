@@ -5,6 +5,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use crate::outcome::Outcome;
+
 /// What a client is told: `{"error": {"message", "type", "param", "code"}}`, as a response or as a frame of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError {
@@ -18,6 +20,8 @@ pub struct ApiError {
     pub param: Option<String>,
     /// A word for programs.
     pub code: Option<&'static str>,
+    /// What became of the answer, where that is why there is none.
+    pub outcome: Option<Outcome>,
     /// After how many seconds another try makes sense.
     pub retry_after_secs: Option<u64>,
 }
@@ -30,6 +34,7 @@ impl ApiError {
             kind,
             param: None,
             code: Some(code),
+            outcome: None,
             retry_after_secs: None,
         }
     }
@@ -113,8 +118,16 @@ impl ApiError {
     }
 
     /// The correction failed, and the policy forbids to serve the answer as it is.
-    pub fn correction(code: &'static str, message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "server_error", code, message)
+    pub fn correction(outcome: Outcome, message: impl Into<String>) -> Self {
+        Self {
+            outcome: Some(outcome),
+            ..Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "server_error",
+                outcome.as_str(),
+                message,
+            )
+        }
     }
 
     /// The error as clients read it.
@@ -134,6 +147,9 @@ impl IntoResponse for ApiError {
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(outcome) = self.outcome {
+            headers.insert("x-aligner-outcome", HeaderValue::from_static(outcome.as_str()));
+        }
         if let Some(seconds) = self.retry_after_secs {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -359,10 +359,7 @@ impl<'a> Attempt<'a> {
 
     fn refusal(&self, failure: Failure, when: &str) -> (Outcome, ApiError) {
         let message = format!("{}: {}{when}", failure.outcome.as_str(), failure.reason);
-        (
-            failure.outcome,
-            ApiError::correction(failure.outcome.as_str(), message),
-        )
+        (failure.outcome, ApiError::correction(failure.outcome, message))
     }
 }
 

@@ -6,7 +6,7 @@ mod common;
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aligner_infer::FinishReason;
@@ -15,6 +15,7 @@ use common::{Scripted, Served, completion, words};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Runtime;
 
 /// One at a time: each would slow the other down.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -146,6 +147,15 @@ fn served(address: SocketAddr, mode: Mode, engine: Scripted) -> Served {
     Served::new(config, engine)
 }
 
+/// What both tests need: to be alone, a thread for clients and upstream, and the upstream.
+fn begin() -> (MutexGuard<'static, ()>, Runtime, SocketAddr) {
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).enable_all().build().expect("threads");
+    let upstream = runtime.block_on(upstream());
+    (alone, runtime, upstream)
+}
+
 fn median(times: &[Duration]) -> Duration {
     times[times.len() / 2]
 }
@@ -156,13 +166,7 @@ fn resident_mib(served: &Served) -> f64 {
 
 #[test]
 fn passing_through_costs_little() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("threads");
-    let upstream = runtime.block_on(upstream());
+    let (_alone, runtime, upstream) = begin();
     let served = served(upstream, Mode::Off, Scripted::replacing("flat", "round"));
     let time = if is_long() { 10 } else { 1 };
     let time = Duration::from_secs(time);
@@ -187,13 +191,7 @@ fn passing_through_costs_little() {
 
 #[test]
 fn crowds_are_served_or_told_to_wait_and_memory_stays() {
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .expect("threads");
-    let upstream = runtime.block_on(upstream());
+    let (_alone, runtime, upstream) = begin();
     let pause = Duration::from_millis(20);
     let mut engine = Scripted::new(move |job| {
         let mut pieces = words(&job.answer.replace("flat", "round"));

@@ -110,16 +110,16 @@ impl Exchange {
     }
 
     /// Asks the upstream; a response that is a success.
-    async fn ask(&self, stream: bool) -> Result<Answer, UpstreamFailure> {
+    async fn ask(&self, stream: bool) -> Result<Response<Answer>, UpstreamFailure> {
         self.ask_with(self.asked.upstream_body(stream)).await
     }
 
     /// Asks the upstream to go on from the beginning of an answer.
-    async fn ask_on(&self, begun: &str) -> Result<Answer, UpstreamFailure> {
+    async fn ask_on(&self, begun: &str) -> Result<Response<Answer>, UpstreamFailure> {
         self.ask_with(self.asked.upstream_body_from(begun)).await
     }
 
-    async fn ask_with(&self, body: Vec<u8>) -> Result<Answer, UpstreamFailure> {
+    async fn ask_with(&self, body: Vec<u8>) -> Result<Response<Answer>, UpstreamFailure> {
         let body = body.into();
         let upstream = self
             .settings
@@ -129,7 +129,7 @@ impl Exchange {
         let response = sent.await.map_err(UpstreamFailure::Http)?;
         let status = response.status();
         if status.is_success() {
-            return Ok(response.into_body());
+            return Ok(response);
         }
         let headers = Box::new(response.headers().clone());
         let body = response.into_body().whole(1 << 20).await;
@@ -146,6 +146,7 @@ impl Exchange {
         let bytes = self
             .ask(false)
             .await?
+            .into_body()
             .whole(most)
             .await
             .map_err(UpstreamFailure::Http)?;

@@ -70,23 +70,12 @@ fn handed_on(response: Response<Answer>, each: impl FnMut(Passing<'_>) + Send + 
 
 /// The original reaches the client; its correction is made behind it, counted and recorded.
 pub(super) async fn audit(exchange: Exchange) -> Result<Response<Body>, ApiError> {
-    let body = exchange.asked.upstream_body(exchange.asked.stream).into();
-    let upstream = exchange.settings.upstream()?;
-    let most = upstream.max_answer_bytes;
-    let sent = upstream.send(Method::POST, exchange.asked.shape.path(), &exchange.headers, body);
-    let response = sent.await.map_err(|error| failed(&exchange.service, &error))?;
-    if !response.status().is_success() {
-        exchange.service.metrics().upstream_error("status");
-        let mut response = handed_on(response, |_| ());
-        mark(
-            response.headers_mut(),
-            exchange.mode,
-            Some(Outcome::UpstreamFailed),
-        );
-        return Ok(response);
-    }
+    let response = match exchange.ask(exchange.asked.stream).await {
+        Ok(response) => response,
+        Err(failure) => return exchange.upstream_failed(failure),
+    };
     let mode = exchange.mode;
-    let mut listener = Listener::new(exchange, most);
+    let mut listener = Listener::new(exchange);
     let mut response = handed_on(response, move |passing| listener.take(passing));
     mark(response.headers_mut(), mode, Some(Outcome::Audited));
     response
@@ -110,12 +99,13 @@ struct Listener {
 }
 
 impl Listener {
-    fn new(exchange: Exchange, most: usize) -> Self {
+    fn new(exchange: Exchange) -> Self {
+        let upstream = exchange.settings.upstream.as_ref();
         Self {
+            most: upstream.map_or(0, |upstream| upstream.max_answer_bytes),
             exchange,
             parser: SseParser::default(),
             body: Vec::new(),
-            most,
             heard: 0,
             choices: BTreeMap::new(),
             model: Value::Null,

@@ -31,7 +31,7 @@ pub(super) async fn stream(exchange: Exchange) -> Result<Response<Body>, ApiErro
     }
     match exchange.ask(true).await {
         Ok(answer) => Ok(exchange.streaming(|exchange, frames| async move {
-            let reader = Reader::new(&exchange, answer);
+            let reader = Reader::new(&exchange, answer.into_body());
             let writer = Writer::new(&exchange, frames);
             // A prompt without a conversation has no message to go on from.
             match exchange.settings.config.sentence.feed_back && exchange.asked.shape == Shape::Chat {
@@ -124,7 +124,7 @@ impl<'a> Writer<'a> {
                         left -= 1;
                         let going_on = self.exchange.ask_on(&self.served).await;
                         let answer = going_on.map_err(|failure| self.failed(failure))?;
-                        reader = Reader::new(self.exchange, answer);
+                        reader = Reader::new(self.exchange, answer.into_body());
                         continue 'round;
                     }
                 }

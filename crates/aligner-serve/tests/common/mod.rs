@@ -116,13 +116,37 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn new(answer: impl Fn(&str, &Value) -> Answer + Send + Sync + 'static) -> Self {
+        Self::serving(move |mut stream, head, body| {
+            for (pause, bytes) in answer(head, body) {
+                std::thread::sleep(pause);
+                if stream.write_all(&bytes).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    /// One that says the same thing again and again, until nobody listens.
+    pub fn endless(event: Value, left: impl Fn() + Send + Sync + 'static) -> Self {
+        Self::serving(move |mut stream, _, _| {
+            let frame = format!("data: {event}\n\n").into_bytes();
+            let mut sent = stream.write_all(&stream_head());
+            while sent.is_ok() {
+                std::thread::sleep(Duration::from_millis(5));
+                sent = stream.write_all(&frame);
+            }
+            left();
+        })
+    }
+
+    fn serving(serve: impl Fn(TcpStream, &str, &Value) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let asked: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
-        let (answer, noted) = (Arc::new(answer), Arc::clone(&asked));
+        let (serve, noted) = (Arc::new(serve), Arc::clone(&asked));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (answer, noted) = (Arc::clone(&answer), Arc::clone(&noted));
+                let (serve, noted) = (Arc::clone(&serve), Arc::clone(&noted));
                 std::thread::spawn(move || {
                     let mut stream = stream.unwrap();
                     let Some((head, body)) = request(&mut stream) else {
@@ -130,12 +154,7 @@ impl Upstream {
                     };
                     noted.lock().unwrap().push((head.clone(), body.clone()));
                     let body = serde_json::from_str(&body).unwrap_or(Value::Null);
-                    for (pause, bytes) in answer(&head, &body) {
-                        std::thread::sleep(pause);
-                        if stream.write_all(&bytes).is_err() {
-                            return;
-                        }
-                    }
+                    serve(stream, &head, &body);
                 });
             }
         });

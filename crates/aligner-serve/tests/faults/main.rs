@@ -1,0 +1,129 @@
+//! What clients get when something goes wrong: by policy, and never without being told.
+
+#![allow(clippy::expect_used, reason = "a test fails where it breaks")]
+
+mod clients;
+#[path = "../common/mod.rs"]
+mod common;
+mod upstream;
+
+use std::time::Duration;
+
+use aligner_infer::FinishReason;
+use aligner_serve::{Action, EngineError, PolicyConfig};
+use common::{Scripted, Served, Upstream, words};
+use serde_json::json;
+
+const ANSWER: &str = "The earth is flat, as everybody knows.";
+
+fn slow(pause: u64) -> Scripted {
+    let pause = Duration::from_millis(pause);
+    Scripted::new(move |_| {
+        let words = (0..200).map(|index| (pause, format!("word{index} "))).collect();
+        (words, Ok(FinishReason::Stop))
+    })
+}
+
+fn broken() -> Scripted {
+    Scripted::new(|_| (Vec::new(), Err(EngineError::Failed("the device is gone".into()))))
+}
+
+/// What each action serves when one thing fails, whole and as a stream.
+fn check_actions(engine: &Scripted, outcome: &str, set: fn(&mut PolicyConfig, Action)) {
+    let upstream = Upstream::saying(ANSWER);
+    for action in [Action::Original, Action::Error, Action::Block] {
+        let served = Served::configured(&upstream, engine.clone(), |config| {
+            config.policy = PolicyConfig {
+                aligner_fails: Action::Error,
+                aligner_timeout: Action::Error,
+                worse: Action::Error,
+                aligner_timeout_secs: 1.0,
+                ..PolicyConfig::default()
+            };
+            // Held, so that nothing was sent when it is found.
+            config.gate.hold = true;
+            set(&mut config.policy, action);
+        });
+        let (reply, streamed) = (served.chat(json!({})), served.chat(json!({"stream": true})));
+        match action {
+            Action::Error => {
+                assert_eq!(
+                    (reply.status, &reply.json()["error"]["code"]),
+                    (503, &json!(outcome))
+                );
+                assert_eq!(reply.header("x-aligner-outcome"), Some(outcome));
+                let error = streamed.chunks().pop().expect("a frame");
+                assert_eq!(error["error"]["code"], outcome);
+            }
+            _ => {
+                let (text, reason) = match action {
+                    Action::Block => (
+                        "This answer could not be checked and is withheld.",
+                        "content_filter",
+                    ),
+                    _ => (ANSWER, "stop"),
+                };
+                let choice = reply.json()["choices"][0].clone();
+                assert_eq!(
+                    (&choice["message"]["content"], &choice["finish_reason"]),
+                    (&json!(text), &json!(reason))
+                );
+                assert_eq!(reply.header("x-aligner-outcome"), Some(outcome));
+                assert_eq!(streamed.streamed(), text);
+                let report = streamed.report();
+                assert_eq!(report["outcome"], outcome);
+                assert!(report["reason"].is_string(), "{report}");
+            }
+        }
+        let counted = format!("aligner_corrections_total{{outcome=\"{outcome}\"}} ");
+        assert_eq!(served.metric(&counted), 2.0);
+    }
+}
+
+#[test]
+fn an_aligner_that_fails_is_told() {
+    check_actions(&broken(), "aligner_failed", |policy, action| {
+        policy.aligner_fails = action
+    });
+}
+
+#[test]
+fn an_aligner_that_takes_too_long_is_told() {
+    check_actions(&slow(50), "aligner_timeout", |policy, action| {
+        policy.aligner_timeout = action
+    });
+}
+
+#[test]
+fn corrections_that_are_plainly_worse_are_told() {
+    let empty = Scripted::new(|_| (words(" "), Ok(FinishReason::Stop)));
+    check_actions(&empty, "gated_empty", |policy, action| policy.worse = action);
+    let endless = Scripted::new(|job| (words(&job.answer), Ok(FinishReason::Length)));
+    check_actions(&endless, "gated_runaway", |policy, action| policy.worse = action);
+    let long = Scripted::new(|_| {
+        (
+            words(&"All work and no play makes a dull boy indeed, they say. ".repeat(30)),
+            Ok(FinishReason::Stop),
+        )
+    });
+    check_actions(&long, "gated_length", |policy, action| policy.worse = action);
+}
+
+#[test]
+fn what_was_sent_is_not_followed_by_another_text() {
+    let engine = Scripted::new(|_| {
+        (
+            words("The earth is round. "),
+            Err(EngineError::Failed("the device is gone".into())),
+        )
+    });
+    let served = Served::before(&Upstream::saying(ANSWER), engine);
+    let reply = served.chat(json!({"stream": true}));
+    let chunks = reply.chunks();
+    assert!(
+        chunks.last().expect("a frame")["error"]["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("after a part"))
+    );
+    assert_eq!(reply.streamed(), "The earth is round. ");
+}
