@@ -85,3 +85,20 @@ seed("rows", "beavertails", "\n".join(
 seed("rows", "csv", 'question,answer,correction\nq,"a ""b""\n",c\n')
 seed("rows", "gzip", gzip.compress(f"{row}\n{row}\n".encode(), mtime=0))
 seed("template", "plain", "USER: {question} {{}} | {answer} ASSISTANT:")
+
+chunk = '{"id":"1","choices":[{"index":0,"delta":{"content":"Grüße"},"finish_reason":null}]}'
+for name, end in {"lf": "\n", "crlf": "\r\n", "cr": "\r"}.items():
+    lines = [": comment", "event: x", f"data: {chunk}", "", "data:two", "data: lines", "", "data: [DONE]", "", ""]
+    seed("sse", name, b"\x21\x00" + end.join(lines).encode())
+question = {"role": "user", "content": "Is the earth flat?"}
+seed("requests", "chat", json.dumps({"model": "m", "messages": [
+    {"role": "system", "content": "Be brief."}, question, {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": [{"type": "text", "text": "Really?"}]}],
+    "stream": True, "stream_options": {"include_usage": True}, "stop": ["\n"], "n": 2,
+    "response_format": {"type": "json_object"}, "aligner": {"mode": "sentence", "edits": True, "include_original": True}}))
+seed("requests", "completion", json.dumps({"prompt": ["Is the earth flat?"], "stop": "END"}))
+seed("requests", "correction", json.dumps({"question": "q", "answer": "a", "chat_history": [{"question": "q", "answer": "a"}],
+    "prediction": {"type": "content", "content": "p"}, "temperature": 0.5, "top_p": 0.9, "seed": 1, "max_tokens": 5, "stream": True}))
+seed("requests", "batch", json.dumps({"inputs": [{"question": "q", "answer": "a"}], "edits": False}))
+seed("requests", "choice", json.dumps({"message": {"content": "text", "tool_calls": [{"id": "1"}]}, "delta": {"content": "x"},
+    "text": "y", "finish_reason": "stop"}))

@@ -101,6 +101,7 @@ impl CliError {
                     | ServeError::Setting { .. }
                     | ServeError::ReadConfig { .. }
                     | ServeError::Tls { .. }
+                    | ServeError::Telemetry(_)
             ),
             Self::Train(error) => matches!(
                 error,

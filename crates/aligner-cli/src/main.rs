@@ -18,16 +18,23 @@ use clap::Parser;
 
 use args::{Cli, Command, DataCommand, SteerCommand};
 use error::CliError;
+use terminal::Log;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    terminal::log_to_stderr(cli.verbose);
+    // A service sets its own log up, with what its arguments say of it.
+    if !matches!(cli.command, Command::Serve(_)) {
+        terminal::log_to_stderr(&Log {
+            verbose: cli.verbose,
+            ..Log::default()
+        });
+    }
     let done = match cli.command {
         Command::Train(args) => commands::train::run(&args),
         Command::Plan(args) => commands::plan::run(&args),
         Command::Report(args) => commands::report::run(&args),
         Command::Correct(args) => commands::correct::run(&args),
-        Command::Serve(args) => commands::serve::run(&args),
+        Command::Serve(args) => commands::serve::run(&args, cli.verbose),
         Command::Chat(args) => commands::chat::run(&args),
         Command::Score(args) => commands::score::run(&args),
         Command::Steer {

@@ -5,15 +5,32 @@ use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use aligner_infer::{Edit, EditOp};
+use aligner_serve::Telemetry;
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer, fmt};
 
 use crate::error::CliError;
 
+/// How a command logs.
+#[derive(Default)]
+pub struct Log<'a> {
+    /// Times that `-v` was given.
+    pub verbose: u8,
+    /// Whether it is a service, whose log is its account of what it served.
+    pub service: bool,
+    /// A JSON object a line, with the time.
+    pub json: bool,
+    /// Where spans go as well.
+    pub telemetry: Option<&'a Telemetry>,
+}
+
 /// Sends the libraries' log to stderr; `RUST_LOG` overrides the level.
-pub fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
+pub fn log_to_stderr(log: &Log<'_>) {
+    let level = match log.verbose {
+        0 if log.service => "warn,aligner_serve=info",
         0 => "warn",
         1 => "info",
         _ => "debug",
@@ -21,14 +38,27 @@ pub fn log_to_stderr(verbose: u8) {
     let asked = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
     let filter = EnvFilter::try_new(without_requests(&asked, level));
     let filter = filter.unwrap_or_else(|_| EnvFilter::new(without_requests("", level)));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
-        .without_time();
-    // Somebody who embeds this may have set a log of their own.
-    let _ = log
         .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(std::io::stderr().is_terminal());
+    let lines = match log.json {
+        true => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(false)
+            .with_span_list(false)
+            .boxed(),
+        false => lines
+            .without_time()
+            .fmt_fields(fmt::format::DefaultFields::new())
+            .boxed(),
+    };
+    let spans = log.telemetry.map(|telemetry| telemetry.layer());
+    // Somebody who embeds this may have set a log of their own.
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .with(spans)
         .try_init();
 }
 

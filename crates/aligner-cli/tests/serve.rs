@@ -6,8 +6,9 @@
 mod lab;
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStderr, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lab::Lab;
@@ -23,9 +24,14 @@ struct Serving {
 }
 
 impl Serving {
-    fn new(lab: &Lab, more: &str) -> Self {
-        let command = format!("serve --model model --listen 127.0.0.1:0 {CORRECTION} {more}");
-        let mut child = lab.command(&command).stderr(Stdio::piped()).spawn().unwrap();
+    fn new(lab: &Lab, more: &str, environment: &[(&str, &str)]) -> Self {
+        let command = format!("serve --listen 127.0.0.1:0 {CORRECTION} {more}");
+        let mut child = lab
+            .command(&command)
+            .envs(environment.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let mut serving = Self {
             child,
@@ -64,6 +70,10 @@ impl Serving {
     }
 
     fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.post_with(path, body, ("x-nothing", "1"))
+    }
+
+    fn post_with(&self, path: &str, body: &Value, (name, value): (&str, &str)) -> (u16, Value) {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_global(Some(Duration::from_secs(60)))
@@ -71,6 +81,7 @@ impl Serving {
             .into();
         let mut response = agent
             .post(format!("{}{path}", self.url))
+            .header(name, value)
             .send(body.to_string())
             .unwrap();
         let text = response.body_mut().read_to_string().unwrap();
@@ -85,47 +96,85 @@ impl Drop for Serving {
     }
 }
 
-/// An upstream that knows one model and says one thing.
-fn upstream(says: &'static str) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let (mut bytes, mut some) = (Vec::new(), [0; 4096]);
-            let complete = |bytes: &[u8]| {
-                let text = String::from_utf8_lossy(bytes).into_owned();
-                let (head, body) = text.split_once("\r\n\r\n")?;
-                let length = head
-                    .to_lowercase()
-                    .split("content-length: ")
-                    .nth(1)
-                    .map_or(0, |rest| rest.lines().next().unwrap().parse().unwrap());
-                (body.len() >= length).then(|| head.to_string())
-            };
-            let head = loop {
-                if let Some(head) = complete(&bytes) {
-                    break head;
-                }
-                let count = stream.read(&mut some).unwrap();
-                bytes.extend_from_slice(&some[..count]);
-            };
-            let body = match head.starts_with("GET") {
-                true => json!({"object": "list", "data": [{"id": "up", "object": "model"}]}),
-                false => json!({
-                    "id": "1", "object": "chat.completion", "created": 1, "model": "up",
-                    "choices": [{"index": 0, "message": {"role": "assistant", "content": says}, "finish_reason": "stop"}],
-                }),
-            };
-            let body = body.to_string();
-            let head = format!(
-                "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
-                body.len()
-            );
-            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+/// A server that was asked this: heads and bodies.
+struct Server {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+}
+
+impl Server {
+    /// An upstream that knows one model and says one thing; what else is posted it takes, as a collector of spans does.
+    fn new(says: &'static str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let asked: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+        let noted = Arc::clone(&asked);
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let Some((head, body)) = request(&mut stream) else {
+                    continue;
+                };
+                let answer = answer(&head, says);
+                noted.lock().unwrap().push((head, body));
+                let head = format!(
+                    "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+                    answer.len()
+                );
+                let _ = stream.write_all(format!("{head}{answer}").as_bytes());
+            }
+        });
+        Self { address, asked }
+    }
+
+    /// Bodies of what was asked at a path, one behind the other, and the last head.
+    fn asked_at(&self, path: &str) -> (String, Vec<u8>) {
+        let asked = self.asked.lock().unwrap();
+        let there: Vec<_> = asked.iter().filter(|(head, _)| head.starts_with(path)).collect();
+        let head = there
+            .last()
+            .unwrap_or_else(|| panic!("{path} was not asked"))
+            .0
+            .clone();
+        (head, there.iter().flat_map(|(_, body)| body.clone()).collect())
+    }
+}
+
+fn request(stream: &mut TcpStream) -> Option<(String, Vec<u8>)> {
+    let (mut bytes, mut some) = (Vec::new(), [0; 4096]);
+    loop {
+        if let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&bytes[..end]).to_string();
+            let length = head.to_lowercase();
+            let length = length
+                .split("content-length: ")
+                .nth(1)
+                .map_or(0, |rest| rest.lines().next().unwrap().parse().unwrap());
+            if bytes.len() >= end + 4 + length {
+                return Some((head, bytes[end + 4..].to_vec()));
+            }
         }
-    });
-    address
+        let count = stream.read(&mut some).ok()?;
+        if count == 0 {
+            return None;
+        }
+        bytes.extend_from_slice(&some[..count]);
+    }
+}
+
+fn answer(head: &str, says: &str) -> String {
+    if head.starts_with("GET") {
+        return json!({"object": "list", "data": [{"id": "up", "object": "model"}]}).to_string();
+    }
+    if head.starts_with("POST /v1/traces") {
+        return String::new();
+    }
+    let message = json!({"role": "assistant", "content": says});
+    json!({
+        "id": "1", "object": "chat.completion", "created": 1, "model": "up",
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+    })
+    .to_string()
 }
 
 #[test]
@@ -138,7 +187,7 @@ fn it_corrects_as_the_command_does_and_reads_settings_and_model_anew() {
         "[gate]\nenabled = false\n[correction]\nmax_new_tokens = 6\n",
     )
     .unwrap();
-    let mut serving = Serving::new(&lab, "--config serve.toml --name mine");
+    let mut serving = Serving::new(&lab, "--model model --config serve.toml --name mine", &[]);
     let (question, answer) = ("Is it?", "It is.");
     let command = format!("correct --model model {CORRECTION} --max-new-tokens 6");
     let wanted = lab
@@ -210,7 +259,7 @@ fn what_is_asked_wrongly_is_told_before_a_model_is_read() {
 #[test]
 fn a_chat_shows_what_was_served() {
     let lab = Lab::new();
-    let address = upstream("[1, 2]");
+    let address = Server::new("[1, 2]").address;
     let command = format!("chat --model base {CORRECTION} --upstream http://{address}/v1");
     let mut chat = lab
         .command(&command)
@@ -235,4 +284,59 @@ fn a_chat_shows_what_was_served() {
         said.contains("answers of up") && said.contains("passed_json"),
         "{said}"
     );
+}
+
+#[test]
+fn a_request_is_one_trace_from_client_to_upstream_and_a_line_of_the_log() {
+    let lab = Lab::new();
+    let (upstream, collector) = (Server::new("The sun is cold."), Server::new(""));
+    let endpoint = format!("http://{}", collector.address);
+    let more = format!(
+        "--model base --upstream http://{}/v1 --log-json",
+        upstream.address
+    );
+    let mut serving = Serving::new(&lab, &more, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let body = json!({"model": "up", "messages": [{"role": "user", "content": "a private question"}]});
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let (status, _) = serving.post_with("/v1/chat/completions", &body, ("traceparent", &parent));
+    assert_eq!(status, 200);
+    let line: Value = serde_json::from_str(&serving.until("chat_completions")).unwrap();
+    assert_eq!(
+        (&line["status"], &line["level"]),
+        (&json!(200), &json!("INFO")),
+        "{line}"
+    );
+    assert!(
+        line["timestamp"].is_string() && line["request"].is_string(),
+        "{line}"
+    );
+    serving.signal("-TERM");
+    assert_eq!(serving.child.wait().unwrap().code(), Some(0));
+
+    // The upstream is asked in the same trace, by a span of the service's own.
+    let (head, _) = upstream.asked_at("POST /v1/chat/completions");
+    let told = head
+        .lines()
+        .find_map(|line| line.strip_prefix("traceparent: "))
+        .expect("a traceparent");
+    assert!(
+        told.starts_with(&format!("00-{trace}-")) && told != parent,
+        "{told}"
+    );
+    let (_, spans) = collector.asked_at("POST /v1/traces");
+    let has = |what: &[u8]| spans.windows(what.len()).any(|window| window == what);
+    let id: Vec<u8> = (0..16)
+        .map(|at| u8::from_str_radix(&trace[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    for what in [
+        &id[..],
+        b"chat_completions",
+        b"upstream",
+        b"correction",
+        b"aligner.outcome",
+    ] {
+        assert!(has(what), "{}", String::from_utf8_lossy(what));
+    }
+    assert!(!has(b"a private question") && !has(b"The sun is cold."));
 }

@@ -30,6 +30,7 @@ mod check;
 mod control;
 mod convert;
 mod dataset;
+mod diff;
 mod encode;
 mod error;
 mod format;
@@ -51,6 +52,7 @@ pub use check::{
 };
 pub use convert::{ConvertOptions, ConvertReport, convert_files};
 pub use dataset::{Dataset, LoadOptions, Progress};
+pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};
 pub use encode::{Encoder, Example, Target};
 pub use error::{DataError, Result, RowError};
 pub use format::{Format, Prefer};

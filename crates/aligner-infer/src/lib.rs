@@ -35,7 +35,6 @@ mod causal_lm;
 mod corrector;
 mod cost;
 mod decoder;
-mod diff;
 pub mod draft;
 mod engine;
 mod error;
@@ -51,12 +50,12 @@ mod verify;
 mod voice;
 mod windows;
 
+pub use aligner_data::{Edit, EditOp, diff, edit_ratio, is_copy};
 pub use batcher::{BatchLoad, Batcher};
 pub use builder::CorrectorBuilder;
 pub use causal_lm::{CausalLm, Run};
 pub use corrector::{CorrectOptions, Correction, CorrectionStream, Corrector, Input, Piece, Score, Usage};
 pub use decoder::DecoderLm;
-pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};
 pub use engine::{
     CancelToken, Drafting, FinishReason, Generated, Request, Timings, TokenScore, generate, score_tokens,
 };

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use aligner_infer::{diff, edit_ratio};
+use aligner_data::{diff, edit_ratio};
 use serde_json::{Map, Value};
 
 use crate::error::Result;

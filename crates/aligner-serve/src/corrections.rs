@@ -9,6 +9,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{Sender, channel, unbounded_channel};
 use tokio_stream::wrappers::ReceiverStream;
 
+use tracing::Instrument;
+
 use crate::api_error::ApiError;
 use crate::chat::{event_stream, json_response, mark, unix_time};
 use crate::config::Mode;
@@ -178,6 +180,11 @@ impl Asked {
     }
 }
 
+/// For the fuzz target.
+pub(crate) fn read_and_drop(bytes: &[u8]) {
+    let _ = Asked::read(bytes);
+}
+
 /// Answers a request.
 pub(crate) async fn correct(
     service: Service,
@@ -250,13 +257,14 @@ fn object(service: &Service, request_id: &str, ruling: &Ruling, edits: bool) -> 
 fn stream(service: Service, request_id: String, asked: Asked) -> Response<Body> {
     let (frames, body) = channel::<Bytes>(64);
     let gone = frames.clone();
-    tokio::spawn(async move {
+    let task = async move {
         tokio::select! {
             () = write(service, request_id, asked, frames) => {}
             // Nobody reads any more: the correction is dropped, which ends it.
             () = gone.closed() => {}
         }
-    });
+    };
+    tokio::spawn(task.in_current_span());
     let body = tokio_stream::StreamExt::map(ReceiverStream::new(body), Ok::<Bytes, std::convert::Infallible>);
     let mut response = event_stream(Body::from_stream(body));
     mark(response.headers_mut(), Mode::Buffer, None);

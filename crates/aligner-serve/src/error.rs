@@ -58,6 +58,9 @@ pub enum ServeError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Spans cannot be exported.
+    #[error("cannot export spans as OTEL_EXPORTER_OTLP_ENDPOINT says: {0}")]
+    Telemetry(String),
     /// The service stopped by itself.
     #[error("the service stopped: {0}")]
     Io(#[from] std::io::Error),

@@ -51,7 +51,39 @@ mod server;
 mod service;
 mod shadow;
 mod sse;
+mod telemetry;
 mod upstream;
+
+/// What reads bytes of clients, for the fuzz targets.
+#[doc(hidden)]
+pub mod fuzzing {
+    use crate::openai::{Asked, Shape};
+
+    /// Reads a request of each kind. What was understood is told to an upstream as it was asked.
+    pub fn requests(bytes: &[u8]) {
+        for shape in [Shape::Chat, Shape::Completion] {
+            if let Ok(asked) = Asked::read(shape, bytes) {
+                let told = asked.upstream_body(asked.stream);
+                let again = Asked::read(shape, &told);
+                assert!(
+                    again.is_ok_and(|again| again.body == asked.body && again.question == asked.question)
+                );
+            }
+        }
+        crate::corrections::read_and_drop(bytes);
+    }
+
+    /// Reads a response's choices as those of each kind.
+    pub fn choices(bytes: &[u8]) {
+        let Ok(value) = serde_json::from_slice(bytes) else {
+            return;
+        };
+        for shape in [Shape::Chat, Shape::Completion] {
+            shape.guarded(&value, false);
+            shape.delta(&value);
+        }
+    }
+}
 
 pub use api_error::ApiError;
 pub use config::{
@@ -69,3 +101,4 @@ pub use outcome::Outcome;
 pub use server::{router, serve};
 pub use service::Service;
 pub use sse::{EventTooLarge, SseParser};
+pub use telemetry::Telemetry;

@@ -132,6 +132,11 @@ pub(crate) fn millis(time: Duration) -> u64 {
 
 /// Corrects one answer. What is served is sent to `live` as soon as it is certain enough; when this returns a ruling, all of its
 /// text has been sent.
+#[tracing::instrument(
+    name = "correction",
+    skip_all,
+    fields(aligner.mode = case.mode.as_str(), aligner.outcome = tracing::field::Empty, aligner.edit_ratio = tracing::field::Empty)
+)]
 pub(crate) async fn rule(
     service: &Service,
     settings: &Settings,
@@ -154,11 +159,13 @@ pub(crate) async fn rule(
         Ok(ruling) => ruling.outcome,
         Err((outcome, _)) => *outcome,
     };
-    let metrics = service.metrics();
+    let (metrics, span) = (service.metrics(), tracing::Span::current());
     metrics.outcome(outcome);
+    span.record("aligner.outcome", outcome.as_str());
     if let Ok(ruling) = &ruled {
         if let Some(ratio) = ruling.edit_ratio {
             metrics.edit_ratio(ratio);
+            span.record("aligner.edit_ratio", ratio);
         }
         if ruling.usage.prompt_tokens > 0 {
             let first = ruling.first_token.map(|time| time.as_secs_f64());

@@ -13,6 +13,7 @@ use axum::serve::Listener;
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use crate::api_error::ApiError;
 use crate::chat::{self, json_response};
@@ -22,6 +23,7 @@ use crate::error::Result;
 use crate::openai::Shape;
 use crate::page;
 use crate::service::{Service, Settings};
+use crate::telemetry;
 
 /// Serves at a [`PlainListener`](crate::PlainListener) or a [`TlsListener`](crate::TlsListener), until `stop` is done and the requests of then have ended, or `limits.shutdown_secs` have passed.
 ///
@@ -152,9 +154,21 @@ async fn handle(State(service): State<Service>, request: Request<Body>) -> Respo
     let id = request_id(request.headers());
     let origin = allowed_origin(&settings, request.headers());
     let method = request.method().clone();
+    let span = tracing::info_span!(
+        "request",
+        otel.name = endpoint.name(),
+        otel.kind = "server",
+        request.id = id,
+        http.response.status_code = tracing::field::Empty,
+        aligner.outcome = tracing::field::Empty,
+    );
+    telemetry::continue_from(&span, request.headers());
     let answered = match method == Method::OPTIONS && origin.is_some() {
         true => Ok(preflight()),
-        false => answer(&service, &settings, endpoint, &id, request).await,
+        false => {
+            let answering = answer(&service, &settings, endpoint, &id, request);
+            answering.instrument(span.clone()).await
+        }
     };
     let mut response = answered.unwrap_or_else(IntoResponse::into_response);
     let headers = response.headers_mut();
@@ -171,10 +185,15 @@ async fn handle(State(service): State<Service>, request: Request<Body>) -> Respo
             HeaderValue::from_static(exposed),
         );
     }
+    let outcome = headers
+        .get("x-aligner-outcome")
+        .and_then(|outcome| outcome.to_str().ok());
+    outcome.map(|outcome| span.record("aligner.outcome", outcome));
     let status = response.status().as_u16();
+    span.record("http.response.status_code", status);
     service.metrics().request(endpoint.name(), status);
     // No text of users: what was asked and answered is theirs.
-    tracing::debug!(
+    tracing::info!(
         request = id,
         endpoint = endpoint.name(),
         status,

@@ -1,15 +1,23 @@
 //! The upstream: where answers come from.
 
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Response, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, header};
 use bytes::Bytes;
+use tracing::Instrument;
 
 use crate::config::{UpstreamConfig, secs};
 use crate::engine::bearer;
 use crate::error::Result;
 use crate::http_client::{Answer, HttpClient, HttpError};
+use crate::telemetry;
 
 /// Headers of a client's request that the upstream is told.
-const HANDED_ON: [HeaderName; 3] = [header::CONTENT_TYPE, header::ACCEPT, header::USER_AGENT];
+const HANDED_ON: [&str; 5] = [
+    "content-type",
+    "accept",
+    "user-agent",
+    "traceparent",
+    "tracestate",
+];
 
 /// The upstream of a service. Its URL is configuration: no request chooses where it is sent.
 #[derive(Debug, Clone)]
@@ -49,15 +57,19 @@ impl Upstream {
         asked_with: &HeaderMap,
         body: Bytes,
     ) -> Result<Response<Answer>, HttpError> {
+        let span = tracing::info_span!("upstream", otel.kind = "client", url.path = path);
+        let mut headers = self.headers(asked_with);
+        span.in_scope(|| telemetry::tell(&mut headers));
         self.client
-            .send(method, path, self.headers(asked_with), body)
+            .send(method, path, headers, body)
+            .instrument(span)
             .await
     }
 
     fn headers(&self, asked_with: &HeaderMap) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in asked_with {
-            if HANDED_ON.contains(name) || name.as_str().starts_with("openai-") {
+            if HANDED_ON.contains(&name.as_str()) || name.as_str().starts_with("openai-") {
                 headers.append(name.clone(), value.clone());
             }
         }

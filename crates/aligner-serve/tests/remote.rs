@@ -77,7 +77,8 @@ fn a_server_gets_the_prompt_and_gives_the_correction() {
 
 #[test]
 fn a_server_that_fails_is_an_aligner_that_fails() {
-    let broken: [(&str, fn() -> Answer); 4] = [
+    type Make = fn() -> Answer;
+    let broken: [(&str, Make); 4] = [
         ("aligner_failed", || {
             response("500 Internal Server Error", "text/plain", b"out of memory")
         }),

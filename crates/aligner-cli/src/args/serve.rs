@@ -50,6 +50,9 @@ pub struct ServeArgs {
     /// Memory for keys and values of all of them: 2GB, 500MB.
     #[arg(long, value_name = "SIZE", default_value = "2GB")]
     pub kv_memory: MemorySize,
+    /// Log JSON objects with the time, one a line.
+    #[arg(long)]
+    pub log_json: bool,
     /// Write question/answer/correction rows to this file.
     #[arg(long, value_name = "FILE")]
     pub shadow: Option<PathBuf>,

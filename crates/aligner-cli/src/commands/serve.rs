@@ -4,17 +4,35 @@ use std::path::Path;
 
 use aligner_data::{AlignerManifest, PromptTemplate};
 use aligner_hub::Files;
-use aligner_serve::{LocalEngine, PlainListener, RemoteEngine, ServeError, Service, TlsListener, serve};
+use aligner_serve::{
+    LocalEngine, PlainListener, RemoteEngine, ServeError, Service, Telemetry, TlsListener, serve,
+};
 use tokio::net::TcpListener;
 
 use super::builder;
 use crate::args::{EngineChoice, ServeArgs, template};
 use crate::error::{CliError, Result};
 use crate::runs::model_dir;
-use crate::terminal::say;
+use crate::terminal::{Log, log_to_stderr, say};
 
 /// Serves until it is told to stop.
-pub fn run(args: &ServeArgs) -> Result<()> {
+pub fn run(args: &ServeArgs, verbose: u8) -> Result<()> {
+    let telemetry = Telemetry::from_env()?;
+    log_to_stderr(&Log {
+        verbose,
+        service: true,
+        json: args.log_json,
+        telemetry: telemetry.as_ref(),
+    });
+    let served = serve_until_stopped(args);
+    // Behind the runtime, so that spans of its last tasks are among those that are sent.
+    if let Some(telemetry) = telemetry {
+        telemetry.shutdown();
+    }
+    served
+}
+
+fn serve_until_stopped(args: &ServeArgs) -> Result<()> {
     let config = args.settings()?;
     config.check()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use aligner_infer::{EditOp, diff};
+use aligner_data::{EditOp, diff};
 use serde_json::{Map, Value};
 
 use crate::facts::Facts;

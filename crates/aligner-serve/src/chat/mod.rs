@@ -15,6 +15,8 @@ use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::{Sender, channel};
 use tokio_stream::wrappers::ReceiverStream;
 
+use tracing::Instrument;
+
 use crate::api_error::ApiError;
 use crate::config::{Action, Mode};
 use crate::http_client::{Answer, HttpError};
@@ -287,12 +289,13 @@ impl Exchange {
         let mode = self.mode;
         let gone = frames.clone();
         let work = write(self, frames);
-        tokio::spawn(async move {
+        let task = async move {
             tokio::select! {
                 () = work => {}
                 () = gone.closed() => {}
             }
-        });
+        };
+        tokio::spawn(task.in_current_span());
         let body =
             tokio_stream::StreamExt::map(ReceiverStream::new(body), Ok::<Bytes, std::convert::Infallible>);
         let mut response = event_stream(Body::from_stream(body));

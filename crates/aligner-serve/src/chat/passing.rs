@@ -7,6 +7,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tracing::Instrument;
 
 use super::{Exchange, hand_on, mark};
 use crate::api_error::ApiError;
@@ -178,7 +179,7 @@ fn behind(exchange: Exchange, answers: Vec<(String, bool)>, model: Value) {
     };
     let service = exchange.service.clone();
     let exchange = Arc::new(exchange);
-    service.background().spawn(async move {
+    let work = async move {
         let _permit = permit;
         for (answer, calls_tools) in answers {
             let choice = json!({});
@@ -198,5 +199,6 @@ fn behind(exchange: Exchange, answers: Vec<(String, bool)>, model: Value) {
                 Err(error) => tracing::warn!(request = exchange.request_id, error.message, "audit failed"),
             }
         }
-    });
+    };
+    service.background().spawn(work.in_current_span());
 }

@@ -29,7 +29,7 @@ pub struct Edit {
 /// Nothing is lost: kept and deleted stretches joined are the answer, kept and inserted ones the correction.
 ///
 /// ```
-/// use aligner_infer::{EditOp, diff};
+/// use aligner_data::{EditOp, diff};
 /// let edits = diff("two plus two is five", "two plus two is four");
 /// assert_eq!(edits[0].text, "two plus two is ");
 /// assert_eq!((edits[1].op, edits[1].text.as_str()), (EditOp::Delete, "five"));

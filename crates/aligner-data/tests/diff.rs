@@ -2,10 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod common;
-
-use aligner_infer::{Edit, EditOp, diff, edit_ratio};
-use common::mix;
+use aligner_data::{Edit, EditOp, diff, edit_ratio};
 
 const WORDS: [&str; 14] = [
     "the",
@@ -23,6 +20,15 @@ const WORDS: [&str; 14] = [
     "--",
     "7",
 ];
+/// MurmurHash3's finaliser, here only to spread bits.
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 33))
+        .wrapping_add(1)
+        .wrapping_mul(0xff51_afd7_ed55_8ccd);
+    x = (x ^ (x >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    x ^ (x >> 33)
+}
+
 const SPACES: [&str; 7] = [" ", " ", "  ", "\n", "\r\n", "\t ", "\u{a0}"];
 
 /// Words and spaces from a number; some texts start or end with a space, some have none at all.
