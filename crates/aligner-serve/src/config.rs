@@ -243,6 +243,8 @@ pub struct LimitConfig {
     pub max_background: usize,
     /// Bytes of a request's body.
     pub max_body_bytes: usize,
+    /// Seconds that a connection may be open without the whole head of a request.
+    pub idle_secs: f64,
     /// Seconds until a request's body must be there.
     pub body_secs: f64,
     /// Seconds that a stopping service waits for requests to end.
@@ -255,6 +257,7 @@ impl Default for LimitConfig {
             max_requests: 256,
             max_background: 64,
             max_body_bytes: 4 << 20,
+            idle_secs: 75.0,
             body_secs: 30.0,
             shutdown_secs: 30.0,
         }
@@ -349,6 +352,7 @@ impl ServeConfig {
         let refuse = |name, reason: String| Err(ServeError::Setting { name, reason });
         let seconds = [
             ("policy.aligner_timeout_secs", self.policy.aligner_timeout_secs),
+            ("limits.idle_secs", self.limits.idle_secs),
             ("limits.body_secs", self.limits.body_secs),
             ("limits.shutdown_secs", self.limits.shutdown_secs),
         ];

@@ -33,6 +33,7 @@
 mod api_error;
 mod chat;
 mod config;
+mod connections;
 mod corrections;
 mod engine;
 mod error;

@@ -18,6 +18,7 @@ use tracing::Instrument;
 use crate::api_error::ApiError;
 use crate::chat::{self, json_response};
 use crate::config::secs;
+use crate::connections;
 use crate::corrections;
 use crate::error::Result;
 use crate::openai::Shape;
@@ -44,12 +45,8 @@ where
         stop.await;
         let _ = told.send(true);
     };
-    let app = router(service.clone());
-    let served = axum::serve(listener, app).with_graceful_shutdown(stopping);
-    let served = served.into_future();
-    tokio::pin!(served);
     tokio::select! {
-        ended = &mut served => ended?,
+        () = connections::serve(listener, service.clone(), stopping) => {}
         () = async {
             let _ = heard.wait_for(|stopped| *stopped).await;
             tokio::time::sleep(patience).await;
@@ -147,7 +144,7 @@ fn climbs(path: &str) -> bool {
         || lower.contains('\\')
 }
 
-async fn handle(State(service): State<Service>, request: Request<Body>) -> Response<Body> {
+pub(crate) async fn handle(State(service): State<Service>, request: Request<Body>) -> Response<Body> {
     let started = Instant::now();
     let settings = service.settings();
     let endpoint = Endpoint::of(request.method(), request.uri().path());

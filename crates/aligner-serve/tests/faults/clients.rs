@@ -104,6 +104,56 @@ fn limits_are_kept_and_told() {
 }
 
 #[test]
+fn a_head_that_does_not_come_ends_its_connection() {
+    let served = Served::configured(&Upstream::saying(ANSWER), slow(1), |config| {
+        config.limits.idle_secs = 1.0;
+    });
+    let heads: [&[u8]; 4] = [
+        b"",
+        b"GET /health HT",
+        b"GET /health HTTP/1.1\r\nhost: x\r\nx-slow: ",
+        // The preface of HTTP/2 cut short.
+        b"PRI * HTTP/2.0",
+    ];
+    for head in heads {
+        let started = Instant::now();
+        let mut stream = TcpStream::connect(served.address).expect("a connection");
+        let patience = Some(Duration::from_secs(20));
+        stream.set_read_timeout(patience).expect("a timeout");
+        stream.write_all(head).expect("sent");
+        let mut said = Vec::new();
+        // Closed or reset, with or without a word: what counts is that it ends.
+        let ended = stream.read_to_end(&mut said);
+        let took = started.elapsed();
+        assert!(
+            took > Duration::from_millis(900) && took < Duration::from_secs(15),
+            "{head:?}: {ended:?} after {took:?}"
+        );
+    }
+    // One that drips is no better than one that stops.
+    let mut stream = TcpStream::connect(served.address).expect("a connection");
+    stream.write_all(b"GET /health HTTP/1.1\r\n").expect("sent");
+    let dripped = (0..150).position(|index| {
+        std::thread::sleep(Duration::from_millis(100));
+        stream.write_all(format!("x-{index}: 1\r\n").as_bytes()).is_err()
+    });
+    assert!(dripped.is_some(), "a head of 15 s was waited for");
+    // Whoever has been answered may be silent as long, and no longer.
+    let mut stream = TcpStream::connect(served.address).expect("a connection");
+    stream
+        .write_all(b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n")
+        .expect("sent");
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said).expect("an end");
+    assert!(String::from_utf8_lossy(&said).contains("200 OK"));
+    // A request that takes longer than that is no silence.
+    let served = Served::configured(&Upstream::saying(ANSWER), slow(5), |config| {
+        config.limits.idle_secs = 0.3;
+    });
+    assert_eq!(served.chat(json!({})).status, 200);
+}
+
+#[test]
 fn keys_are_asked_for_and_settings_change_while_it_runs() {
     // printf %s sesame | sha256sum
     let hash = "d0c04f4b1951e4aeaaec8223ed2039e542f3aae805a6fa7f6d794e5afff5d272".to_string();
