@@ -199,6 +199,9 @@ pub struct GateConfig {
     pub length_allowance: usize,
     /// Whether the correction must be in the language of the answer or the question.
     pub same_language: bool,
+    /// How much lower than the answer's the correction's reward may be, where the service has a reward model; streams then wait as
+    /// with `hold`.
+    pub max_reward_loss: f64,
 }
 
 impl Default for GateConfig {
@@ -209,6 +212,7 @@ impl Default for GateConfig {
             max_length_ratio: 4.0,
             length_allowance: 600,
             same_language: true,
+            max_reward_loss: 0.0,
         }
     }
 }
@@ -372,6 +376,10 @@ impl ServeConfig {
                 let reason = "a key's hash has 64 hexadecimal digits: printf %s KEY | sha256sum";
                 return refuse("auth.key_sha256", reason.into());
             }
+        }
+        if !self.gate.max_reward_loss.is_finite() {
+            let reason = format!("{} is no number", self.gate.max_reward_loss);
+            return refuse("gate.max_reward_loss", reason);
         }
         if self.limits.max_requests == 0 {
             return refuse("limits.max_requests", "0 requests cannot be served".into());

@@ -24,6 +24,11 @@ pub struct Gated<'a> {
 }
 
 impl GateConfig {
+    /// Whether nothing of a correction is released before all of it was looked at.
+    pub(crate) fn holds(&self, has_reward_model: bool) -> bool {
+        self.enabled && (self.hold || has_reward_model)
+    }
+
     /// What is wrong with a correction, if anything. While it is being written, only what can no longer come right.
     pub fn finds(&self, gated: Gated<'_>) -> Option<Outcome> {
         if !self.enabled {

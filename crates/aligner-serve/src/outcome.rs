@@ -36,6 +36,8 @@ pub enum Outcome {
     GatedLanguage,
     /// The correction is far longer than the answer.
     GatedLength,
+    /// A reward model holds the correction for worse.
+    GatedReward,
     /// The Aligner failed.
     AlignerFailed,
     /// The Aligner took too long.
@@ -62,6 +64,7 @@ impl Outcome {
             Self::GatedRunaway => "gated_runaway",
             Self::GatedLanguage => "gated_language",
             Self::GatedLength => "gated_length",
+            Self::GatedReward => "gated_reward",
             Self::AlignerFailed => "aligner_failed",
             Self::AlignerTimeout => "aligner_timeout",
             Self::UpstreamFailed => "upstream_failed",

@@ -248,10 +248,15 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    async fn run(&mut self) -> Result<FinishReason, Failure> {
+    async fn run(&mut self) -> Result<(), Failure> {
         let policy = &self.settings.config.policy;
         let limit = secs(policy.aligner_timeout_secs);
-        match tokio::time::timeout(limit, self.generate()).await {
+        let made = async {
+            let reason = self.generate().await?;
+            self.look(Some(reason == FinishReason::Stop))?;
+            self.weigh().await
+        };
+        match tokio::time::timeout(limit, made).await {
             Ok(end) => end,
             Err(_) => Err(Failure {
                 outcome: Outcome::AlignerTimeout,
@@ -296,7 +301,8 @@ impl<'a> Attempt<'a> {
             self.look_at = self.text.len() + self.text.len() / 8;
             self.look(None)?;
         }
-        if self.live.is_some() && !self.settings.config.gate.hold {
+        let holds = self.settings.config.gate.holds(self.service.rewards().is_set());
+        if self.live.is_some() && !holds {
             let certain = certain(&self.text, self.case.stops);
             send(self.live, &self.text[self.released..certain]);
             self.released = certain;
@@ -312,18 +318,39 @@ impl<'a> Attempt<'a> {
             correction: &self.text,
             ended,
         });
-        found.map_or(Ok(()), |outcome| {
-            Err(Failure {
-                outcome,
-                action: self.settings.config.policy.worse,
-                reason: "the correction was held for worse than the answer".into(),
-            })
-        })
+        found.map_or(Ok(()), |outcome| Err(self.worse(outcome)))
     }
 
-    fn decide(self, end: Result<FinishReason, Failure>) -> Result<Ruling, (Outcome, ApiError)> {
+    /// Asks the reward model, where there is one and the correction is another text.
+    async fn weigh(&self) -> Result<(), Failure> {
+        let (answer, config) = (self.case.guarded.answer, &self.settings.config);
+        if !config.gate.enabled || is_copy(answer, &self.text) {
+            return Ok(());
+        }
+        let rewards = self.service.rewards();
+        let gain = rewards.gain(self.case.question, self.case.chat_history, answer, &self.text);
+        match gain.await {
+            None => Ok(()),
+            Some(Ok(gain)) if gain >= -config.gate.max_reward_loss => Ok(()),
+            Some(Ok(_)) => Err(self.worse(Outcome::GatedReward)),
+            Some(Err(error)) => Err(Failure {
+                outcome: Outcome::AlignerFailed,
+                action: config.policy.aligner_fails,
+                reason: format!("the reward check failed: {error}"),
+            }),
+        }
+    }
+
+    fn worse(&self, outcome: Outcome) -> Failure {
+        Failure {
+            outcome,
+            action: self.settings.config.policy.worse,
+            reason: "the correction was held for worse than the answer".into(),
+        }
+    }
+
+    fn decide(self, ended: Result<(), Failure>) -> Result<Ruling, (Outcome, ApiError)> {
         let answer = self.case.guarded.answer;
-        let ended = end.and_then(|reason| self.look(Some(reason == FinishReason::Stop)));
         let copied = is_copy(answer, &self.text);
         let (outcome, served, text, reason) = match ended {
             Ok(()) if copied => (Outcome::Unchanged, Served::Correction, self.text.clone(), None),

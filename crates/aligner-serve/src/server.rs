@@ -277,7 +277,7 @@ fn about(service: &Service, settings: &Settings) -> Response<Body> {
         "mode": settings.config.mode,
         "upstream": settings.upstream.is_some(),
         "keys": !settings.keys.is_open(),
-        "gate_holds_streams": settings.config.gate.enabled && settings.config.gate.hold,
+        "gate_holds_streams": settings.config.gate.holds(service.rewards().is_set()),
         "version": env!("CARGO_PKG_VERSION"),
     }))
 }

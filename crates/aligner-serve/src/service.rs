@@ -13,6 +13,7 @@ use crate::engine::{Engine, SharedEngine};
 use crate::error::Result;
 use crate::keys::Keys;
 use crate::metrics::Metrics;
+use crate::reward::{RewardModel, Rewards};
 use crate::shadow::Shadow;
 use crate::upstream::Upstream;
 
@@ -26,6 +27,7 @@ struct Shared {
     metrics: Metrics,
     shadow: Option<Shadow>,
     background: TaskTracker,
+    rewards: Rewards,
 }
 
 impl std::fmt::Debug for Service {
@@ -99,6 +101,7 @@ impl Service {
             metrics: Metrics::new(),
             shadow,
             background: TaskTracker::new(),
+            rewards: Rewards::none(),
         })))
     }
 
@@ -115,6 +118,15 @@ impl Service {
     /// Exchanges the engine: corrections that are being made end with the one they began with.
     pub fn swap_engine(&self, engine: impl Engine) {
         self.0.engine.store(Arc::new(Arc::new(engine)));
+    }
+
+    /// Has the gate ask a reward model about each correction that differs from its answer.
+    pub fn set_reward_model(&self, model: impl RewardModel) {
+        self.0.rewards.set(model);
+    }
+
+    pub(crate) fn rewards(&self) -> &Rewards {
+        &self.0.rewards
     }
 
     pub(crate) fn settings(&self) -> Arc<Settings> {

@@ -19,6 +19,7 @@ const OUTCOMES = {
   gated_runaway: "Correction rejected: it did not end.",
   gated_language: "Correction rejected: another language.",
   gated_length: "Correction rejected: far too long.",
+  gated_reward: "Correction rejected: a reward model prefers the answer.",
   aligner_failed: "The Aligner failed.",
   aligner_timeout: "The Aligner took too long.",
   upstream_failed: "The upstream failed.",

@@ -9,8 +9,9 @@ mod upstream;
 
 use std::time::Duration;
 
+use aligner_data::Turn;
 use aligner_infer::FinishReason;
-use aligner_serve::{Action, EngineError, PolicyConfig};
+use aligner_serve::{Action, EngineError, PolicyConfig, RewardError, RewardModel};
 use common::{Scripted, Served, Upstream, words};
 use serde_json::json;
 
@@ -107,6 +108,62 @@ fn corrections_that_are_plainly_worse_are_told() {
         )
     });
     check_actions(&long, "gated_length", |policy, action| policy.worse = action);
+}
+
+/// Holds one answer for better than another, or fails, or talks nonsense.
+struct Prefers(fn(&str) -> f64);
+
+impl RewardModel for Prefers {
+    fn rewards(&self, question: &str, _: &[Turn], answers: [&str; 2]) -> Result<[f64; 2], RewardError> {
+        assert_eq!(question, "What orbits what?");
+        let rewards = answers.map(self.0);
+        match rewards.contains(&f64::INFINITY) {
+            true => Err(RewardError("the device is gone".into())),
+            false => Ok(rewards),
+        }
+    }
+}
+
+#[test]
+fn a_correction_that_a_reward_model_holds_for_worse_is_not_served() {
+    let upstream = Upstream::saying(ANSWER);
+    let outcomes: [(fn(&str) -> f64, f64, &str, &str); 6] = [
+        (
+            |text| f64::from(text.contains("round")),
+            0.0,
+            "corrected",
+            "round",
+        ),
+        (
+            |text| f64::from(text.contains("flat")),
+            0.0,
+            "gated_reward",
+            "flat",
+        ),
+        (|text| f64::from(text.contains("flat")), 1.0, "corrected", "round"),
+        (|_| 1.0, 0.0, "corrected", "round"),
+        (|_| f64::NAN, 0.0, "aligner_failed", "flat"),
+        (|_| f64::INFINITY, 0.0, "aligner_failed", "flat"),
+    ];
+    for (reward, max_loss, outcome, word) in outcomes {
+        let engine = Scripted::replacing("flat", "round");
+        let served = Served::configured(&upstream, engine, |config| config.gate.max_reward_loss = max_loss);
+        served.service.set_reward_model(Prefers(reward));
+        let (reply, streamed) = (served.chat(json!({})), served.chat(json!({"stream": true})));
+        assert_eq!(reply.header("x-aligner-outcome"), Some(outcome));
+        let text = reply.json()["choices"][0]["message"]["content"].clone();
+        assert!(text.as_str().is_some_and(|text| text.contains(word)), "{text}");
+        // A stream waits for the reward, so that nothing has to be taken back.
+        assert_eq!(json!(streamed.streamed()), text);
+        assert_eq!(streamed.report()["outcome"], outcome);
+    }
+    // A copy is no worse than what it copies, whatever a model says.
+    let served = Served::before(&upstream, Scripted::replacing("nothing", "nothing"));
+    served.service.set_reward_model(Prefers(|_| f64::NAN));
+    assert_eq!(
+        served.chat(json!({})).header("x-aligner-outcome"),
+        Some("unchanged")
+    );
 }
 
 #[test]
