@@ -163,6 +163,11 @@ fn long_answers_are_corrected_in_windows_when_asked() {
     for count in ["prompt_tokens", "completion_tokens"] {
         assert_eq!(rows[1]["usage"][count], alone[0]["usage"][count], "{count}");
     }
+    // Many at once are the same.
+    let many = lines(&lab.ok(&format!("{windows} --parallel 4")));
+    for row in 0..2 {
+        assert_eq!(many[row]["corrected"], rows[row]["corrected"]);
+    }
     // One answer, streamed, is the same as the row.
     let mut command =
         lab.command("correct --model base --template correction --max-new-tokens 64 --long windows --stream");

@@ -96,10 +96,13 @@ impl Drop for Serving {
     }
 }
 
-/// A server that was asked this: heads and bodies.
+/// What a server was asked: heads and bodies.
+type Asked = Arc<Mutex<Vec<(String, Vec<u8>)>>>;
+
+/// A server that notes what it was asked.
 struct Server {
     address: SocketAddr,
-    asked: Arc<Mutex<Vec<(String, Vec<u8>)>>>,
+    asked: Asked,
 }
 
 impl Server {
@@ -107,7 +110,7 @@ impl Server {
     fn new(says: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let asked: Arc<Mutex<Vec<(String, Vec<u8>)>>> = Arc::default();
+        let asked: Asked = Arc::default();
         let noted = Arc::clone(&asked);
         std::thread::spawn(move || {
             for stream in listener.incoming() {

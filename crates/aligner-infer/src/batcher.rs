@@ -12,7 +12,8 @@ use crate::error::{InferError, Result};
 use crate::scheduler::{BatchOptions, Job, Reply, Scheduler};
 use crate::sequence::Sequence;
 use crate::voice::{Transcript, Voice};
-use crate::windows::LongAnswers;
+use crate::windows::{LongAnswers, Window, Windows, of_window};
+use crate::windows_batch::Whole;
 
 /// Corrects many answers at once; cheap to clone, usable from many threads.
 ///
@@ -54,6 +55,9 @@ impl<L: CausalLm + 'static> Clone for Batcher<L> {
         }
     }
 }
+
+/// A request that was checked, and who writes.
+type Prepared<L> = (Sequence, Arc<Voice<L>>);
 
 /// What a [`Batcher`] was doing when it last began a pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -166,13 +170,23 @@ impl<L: CausalLm + 'static> Batcher<L> {
             ..options.clone()
         };
         let mut reply: Box<dyn Reply> = Box::new(Pieces(on_piece));
-        let (sequence, voice) = match self.job(input, &options) {
-            Ok(parts) => parts,
-            Err(error) => {
-                reply.done(Err(error));
-                return cancel;
+        match self.windows(input, &options) {
+            Ok(None) => match self.prepare(input, &options) {
+                Ok(job) => self.send(job, reply),
+                Err(error) => reply.done(Err(error)),
+            },
+            Ok(Some((windows, jobs))) => {
+                let replies = Whole::replies(&windows, reply, cancel.clone());
+                jobs.into_iter()
+                    .zip(replies)
+                    .for_each(|(job, reply)| self.send(job, reply));
             }
-        };
+            Err(error) => reply.done(Err(error)),
+        }
+        cancel
+    }
+
+    fn send(&self, (sequence, voice): Prepared<L>, reply: Box<dyn Reply>) {
         let job = Job {
             voice,
             sequence,
@@ -182,13 +196,37 @@ impl<L: CausalLm + 'static> Batcher<L> {
         if let Err(mut unsent) = self.jobs.send(job) {
             unsent.0.reply.done(Err(InferError::BrokenOff));
         }
-        cancel
     }
 
-    fn job(&self, input: Input<'_>, options: &CorrectOptions) -> Result<(Sequence, Arc<Voice<L>>)> {
-        if options.long_answers == LongAnswers::Windows {
-            return Err(InferError::WindowsInBatch);
+    /// The windows of an answer and a job for each, where windows are asked for and needed: all are ready before the first is sent.
+    fn windows<'a>(
+        &self,
+        input: Input<'a>,
+        options: &CorrectOptions,
+    ) -> Result<Option<(Windows<'a>, Vec<Prepared<L>>)>> {
+        if options.long_answers == LongAnswers::Refuse {
+            return Ok(None);
         }
+        let Some(windows) = self.corrector.cut(input, options.max_new_tokens)? else {
+            return Ok(None);
+        };
+        let prepare = |(index, window): (usize, &Window<'_>)| {
+            let part = Input {
+                answer: window.text,
+                ..input
+            };
+            self.prepare(part, &of_window(options, index))
+        };
+        let jobs = windows
+            .windows
+            .iter()
+            .enumerate()
+            .map(prepare)
+            .collect::<Result<_>>()?;
+        Ok(Some((windows, jobs)))
+    }
+
+    fn prepare(&self, input: Input<'_>, options: &CorrectOptions) -> Result<Prepared<L>> {
         let voice = self.corrector.voice();
         let prepared = voice.prepare(input, options)?;
         let sequence = Sequence::new(&voice.request(&prepared), voice.model.max_positions())?;

@@ -93,9 +93,6 @@ pub enum InferError {
         /// Limit of new tokens.
         max_new_tokens: usize,
     },
-    /// Windows are asked for in a batch.
-    #[error("a batch corrects no answer in windows; correct long answers one at a time")]
-    WindowsInBatch,
     /// Prompt and correction together are longer than the context.
     #[error(
         "prompt ({prompt_tokens} tokens) and correction ({target_tokens}) are longer than the model's context of \

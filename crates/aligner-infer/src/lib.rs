@@ -49,6 +49,7 @@ mod steer;
 mod verify;
 mod voice;
 mod windows;
+mod windows_batch;
 
 pub use aligner_data::{Edit, EditOp, diff, edit_ratio, is_copy};
 pub use batcher::{BatchLoad, Batcher};

@@ -162,6 +162,20 @@ fn fits_whole(prompt_tokens: usize, own_tokens: usize, max_positions: usize, max
     prompt_tokens + room <= max_positions && room <= max_new_tokens
 }
 
+/// Options of one window of an answer.
+pub(crate) fn of_window(options: &CorrectOptions, index: usize) -> CorrectOptions {
+    let mut sampling = options.sampling;
+    // Else every window would be drawn with the same numbers.
+    sampling.seed = sampling.seed.wrapping_add(index as u64);
+    CorrectOptions {
+        long_answers: LongAnswers::Refuse,
+        sampling,
+        // A prediction is one of the whole: it would mislead the drafts of every window but the first.
+        prediction: None,
+        ..options.clone()
+    }
+}
+
 impl<L: CausalLm> Corrector<L> {
     /// [`correct_with`](Self::correct_with) of an answer of any length, under [`LongAnswers::Windows`].
     pub(crate) fn correct_windows(
@@ -170,31 +184,23 @@ impl<L: CausalLm> Corrector<L> {
         options: &CorrectOptions,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Correction> {
-        let whole = CorrectOptions {
-            long_answers: LongAnswers::Refuse,
-            ..options.clone()
-        };
         let Some(cut) = self.cut(input, options.max_new_tokens)? else {
+            let whole = CorrectOptions {
+                long_answers: LongAnswers::Refuse,
+                ..options.clone()
+            };
             return self.correct_with(input, &whole, on_text);
-        };
-        // A prediction is one of the whole: it would mislead the drafts of every window but the first.
-        let whole = CorrectOptions {
-            prediction: None,
-            ..whole
         };
         let mut joined = Joined::new();
         for (index, window) in cut.windows.iter().enumerate() {
             if joined.separator(window.gap, on_text).is_break() {
                 return Ok(joined.done);
             }
-            let mut options = whole.clone();
-            // Else every window would be drawn with the same numbers.
-            options.sampling.seed = options.sampling.seed.wrapping_add(index as u64);
             let part = Input {
                 answer: window.text,
                 ..input
             };
-            joined.push(self.correct_with(part, &options, &mut *on_text)?);
+            joined.push(self.correct_with(part, &of_window(options, index), &mut *on_text)?);
             if joined.done.finish_reason == FinishReason::Cancelled {
                 return Ok(joined.done);
             }
@@ -204,7 +210,7 @@ impl<L: CausalLm> Corrector<L> {
     }
 
     /// The windows of an answer; `None` when it is corrected in one piece.
-    fn cut<'a>(&self, input: Input<'a>, max_new_tokens: usize) -> Result<Option<Windows<'a>>> {
+    pub(crate) fn cut<'a>(&self, input: Input<'a>, max_new_tokens: usize) -> Result<Option<Windows<'a>>> {
         let prompt = |answer: &str| {
             let (question, history) = (input.question, input.chat_history);
             let ids = self
@@ -233,12 +239,12 @@ impl<L: CausalLm> Corrector<L> {
 }
 
 /// The corrections of windows as they become one.
-struct Joined {
-    done: Correction,
+pub(crate) struct Joined {
+    pub done: Correction,
 }
 
 impl Joined {
-    fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             done: Correction {
                 text: String::new(),
@@ -251,7 +257,11 @@ impl Joined {
     }
 
     /// White space of the answer.
-    fn separator(&mut self, gap: &str, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) -> ControlFlow<()> {
+    pub fn separator(
+        &mut self,
+        gap: &str,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
         if gap.is_empty() {
             return ControlFlow::Continue(());
         }
@@ -263,7 +273,7 @@ impl Joined {
         flow
     }
 
-    fn push(&mut self, part: Correction) {
+    pub fn push(&mut self, part: Correction) {
         // Taken apart whole, so that a count that is added there is not forgotten here.
         let Correction {
             text,

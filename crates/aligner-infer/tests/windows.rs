@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex};
 
 use aligner_data::Turn;
 use aligner_infer::{
-    CancelToken, CorrectOptions, Corrector, FinishReason, Input, LongAnswers, Piece, SamplingParams,
+    BatchLoad, BatchOptions, CancelToken, CorrectOptions, Corrector, FinishReason, InferError, Input,
+    LongAnswers, Piece, SamplingParams,
 };
 use common::{BYTES_VOCAB, MockLm, PROMPT_END, byte_tokenizer, corrector, one_hot, template};
 use proptest::prelude::*;
@@ -227,6 +228,88 @@ fn windows_are_not_drawn_with_the_same_numbers() {
         parts,
         "the seed decides"
     );
+}
+
+#[test]
+fn windows_in_a_batch_are_those_of_one_by_one() {
+    let sampled = CorrectOptions {
+        sampling: SamplingParams {
+            temperature: 0.8,
+            seed: 3,
+            ..SamplingParams::default()
+        },
+        ..windows()
+    };
+    let answers: Vec<String> = (0..12)
+        .map(|count| format!("\n {}\n", sentences(count * 7).replace("5. ", "5.\n\n")))
+        .collect();
+    for options in [windows(), sampled] {
+        let (corrector, _) = changing(256, |window| window.replace("number", "no"));
+        let inputs = || answers.iter().map(|answer| Input::new("Q", answer));
+        let batch = BatchOptions {
+            max_running: 5,
+            ..BatchOptions::default()
+        };
+        let many: Vec<_> = corrector.correct_many(inputs(), &options, batch).collect();
+        assert_eq!(many.len(), answers.len());
+        for (many, input) in many.into_iter().zip(inputs()) {
+            let (many, mut streamed) = (many.unwrap(), String::new());
+            let one = corrector.correct("Q", input.answer, &options).unwrap();
+            assert_eq!((&many.text, &many.ids), (&one.text, &one.ids));
+            assert_eq!(many.finish_reason, one.finish_reason);
+            assert_eq!(many.usage.prompt_tokens, one.usage.prompt_tokens);
+            let batcher = corrector.batcher(batch);
+            for piece in batcher.stream(input, &options) {
+                if let Piece::Text(text) = piece.unwrap() {
+                    streamed.push_str(&text);
+                }
+            }
+            assert_eq!(
+                streamed, one.text,
+                "in order, with the white space between windows"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_batch_gives_up_all_windows_of_an_answer_with_one() {
+    let answer = sentences(60);
+    let (corrector, _) = changing(256, str::to_string);
+    let few = BatchOptions {
+        max_running: 2,
+        ..BatchOptions::default()
+    };
+    // Whoever leaves leaves nothing behind.
+    let batcher = corrector.batcher(few);
+    let mut stream = batcher.stream(Input::new("Q", &answer), &windows());
+    assert!(matches!(stream.next(), Some(Ok(Piece::Text(_)))));
+    drop(stream);
+    let until_idle = || {
+        let started = std::time::Instant::now();
+        while batcher.load() != BatchLoad::default() {
+            assert!(started.elapsed().as_secs() < 60, "{:?}", batcher.load());
+            std::thread::yield_now();
+        }
+    };
+    until_idle();
+    // A caller who cancels gets what was written until then.
+    let cancel = CancelToken::default();
+    let options = CorrectOptions {
+        cancel: cancel.clone(),
+        ..windows()
+    };
+    let mut stream = batcher.stream(Input::new("Q", &answer), &options);
+    assert!(matches!(stream.next(), Some(Ok(Piece::Text(_)))));
+    cancel.cancel();
+    let done = stream.wait().unwrap();
+    assert_eq!(done.finish_reason, FinishReason::Cancelled);
+    assert!(answer.starts_with(&done.text) && done.text.len() < answer.len());
+    until_idle();
+    // What leaves no room for a window is refused as a whole.
+    let question = "Q".repeat(240);
+    let error = batcher.correct(Input::new(&question, &answer), &windows());
+    assert!(matches!(error, Err(InferError::NoRoomForWindows { .. })));
 }
 
 #[test]

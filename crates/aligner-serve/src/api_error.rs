@@ -58,7 +58,7 @@ impl ApiError {
             StatusCode::UNAUTHORIZED,
             "authentication_error",
             "invalid_api_key",
-            "no valid API key: send it as `Authorization: Bearer …`",
+            "no valid API key: send it in the header Authorization, behind the word Bearer",
         )
     }
 

@@ -5,9 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use aligner_data::{DataError, Fields, ReadOptions, Record, RowReader};
-use aligner_infer::{
-    CancelToken, CorrectOptions, Correction, Corrector, FinishReason, LongAnswers, Piece, diff,
-};
+use aligner_infer::{CancelToken, CorrectOptions, Correction, Corrector, FinishReason, Piece, diff};
 use indicatif::ProgressBar;
 use serde_json::{Map, Value};
 
@@ -28,12 +26,6 @@ pub fn run(args: &CorrectArgs) -> Result<()> {
         cancel: CancelToken::default(),
     };
     options.sampling.validate()?;
-    if args.long == LongAnswers::Windows && args.parallel > 1 {
-        return Err(CliError::Usage(
-            "--long windows corrects one row at a time: leave --parallel out, or correct the rows that are too long by themselves"
-                .into(),
-        ));
-    }
     let corrector = builder(&args.model)?.strength(args.strength).build()?;
     cancel_on_signal(&options.cancel)?;
     match (&args.input, &args.question, &args.answer) {

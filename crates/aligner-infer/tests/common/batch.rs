@@ -15,15 +15,25 @@ pub struct BatchLm {
     pub seen: Arc<Seen>,
 }
 
-#[derive(Default)]
 pub struct Seen {
     /// Rows of each run of each pass.
     passes: Mutex<Vec<Vec<usize>>>,
     /// Bytes of caches that exist.
     pub bytes: AtomicUsize,
     pub most_bytes: AtomicUsize,
-    /// Whether passes wait, and the signal that they need not any more.
-    gate: (Mutex<bool>, Condvar),
+    /// Passes until the next waits, and the signal that it need not any more.
+    gate: (Mutex<usize>, Condvar),
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            passes: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            most_bytes: AtomicUsize::new(0),
+            gate: (Mutex::new(usize::MAX), Condvar::new()),
+        }
+    }
 }
 
 impl Seen {
@@ -32,17 +42,22 @@ impl Seen {
     }
 
     pub fn close(&self) {
-        *self.gate.0.lock().unwrap() = true;
+        self.close_after(0);
     }
 
     pub fn open(&self) {
-        *self.gate.0.lock().unwrap() = false;
+        self.close_after(usize::MAX);
+    }
+
+    /// Lets so many passes through; the next waits.
+    pub fn close_after(&self, passes: usize) {
+        *self.gate.0.lock().unwrap() = passes;
         self.gate.1.notify_all();
     }
 
     fn wait(&self) {
-        let closed = self.gate.0.lock().unwrap();
-        drop(self.gate.1.wait_while(closed, |closed| *closed).unwrap());
+        let left = self.gate.0.lock().unwrap();
+        *self.gate.1.wait_while(left, |left| *left == 0).unwrap() -= 1;
     }
 }
 

@@ -179,6 +179,8 @@ async function run() {
     state = controller.signal.aborted ? "idle" : "failed";
     if (controller.signal.aborted) $("outcome").textContent = "Stopped.";
     else fail(error, body.answer);
+    // Half a correction must not look like a whole one.
+    if (right.textContent) $("right-title").textContent = "Correction, not complete";
   }
   running = null;
   setState(state);

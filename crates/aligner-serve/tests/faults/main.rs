@@ -111,7 +111,9 @@ fn corrections_that_are_plainly_worse_are_told() {
 }
 
 /// Holds one answer for better than another, or fails, or talks nonsense.
-struct Prefers(fn(&str) -> f64);
+struct Prefers(Reward);
+
+type Reward = fn(&str) -> f64;
 
 impl RewardModel for Prefers {
     fn rewards(&self, question: &str, _: &[Turn], answers: [&str; 2]) -> Result<[f64; 2], RewardError> {
@@ -127,7 +129,7 @@ impl RewardModel for Prefers {
 #[test]
 fn a_correction_that_a_reward_model_holds_for_worse_is_not_served() {
     let upstream = Upstream::saying(ANSWER);
-    let outcomes: [(fn(&str) -> f64, f64, &str, &str); 6] = [
+    let outcomes: [(Reward, f64, &str, &str); 6] = [
         (
             |text| f64::from(text.contains("round")),
             0.0,
