@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
+use crate::chat_format::ChatFormat;
 use crate::encode::{Encoder, Example};
 use crate::error::{DataError, Result, RowError};
 use crate::mixture::Share;
@@ -175,8 +176,9 @@ impl Dataset {
 /// other rows of the same bytes.
 fn identity(encoder: &Encoder, options: &LoadOptions) -> Identity {
     let tokenizer = encoder.tokenizer();
+    let chat = encoder.chat().map_or_else(String::new, ChatFormat::fingerprint);
     Identity(format!(
-        "{} {} {} {} {:?} {} {:?} {:?}",
+        "{} {} {} {} {:?} {} {:?} {:?}{chat}",
         env!("CARGO_PKG_VERSION"),
         tokenizer.hash(),
         tokenizer.eos_id(),

@@ -1,6 +1,8 @@
 //! Rows → token ids.
 
+use crate::chat_format::ChatFormat;
 use crate::error::{DataError, Result};
+use crate::format::Safety;
 use crate::record::{Record, Turn};
 use crate::template::PromptTemplate;
 use crate::tokenizer::Tokenizer;
@@ -24,6 +26,22 @@ pub enum Target {
     AnswerUnchanged,
     /// The correction stands in the prompt in place of the answer, and is written as it stands there.
     CorrectionUnchanged,
+    /// A conversation is written on: the answer, or the correction where there is one, behind the chat's prompt.
+    Completion,
+    /// Two conversations, one behind the other ([`PairRow`](crate::PairRow)): with the correction, and with the answer.
+    Preference,
+    /// The same, with whether each answer is safe behind both ([`Batch::labelled_pairs`](crate::Batch::labelled_pairs)).
+    LabelledPreference,
+}
+
+impl Target {
+    /// Whether rows are chats instead of corrections in a prompt template.
+    fn is_chat(self) -> bool {
+        matches!(
+            self,
+            Self::Completion | Self::Preference | Self::LabelledPreference
+        )
+    }
 }
 
 /// Encodes rows for one tokenizer and template.
@@ -36,6 +54,7 @@ pub struct Encoder {
     template: PromptTemplate,
     max_length: usize,
     target: Target,
+    chat: Option<ChatFormat>,
 }
 
 impl Encoder {
@@ -46,7 +65,23 @@ impl Encoder {
             template,
             max_length,
             target: Target::Correction,
+            chat: None,
         }
+    }
+
+    /// The same encoder for rows that are chats of this form.
+    #[must_use]
+    pub fn with_chat(self, target: Target, format: ChatFormat) -> Self {
+        Self {
+            target,
+            chat: Some(format),
+            ..self
+        }
+    }
+
+    /// The form of chats, where rows are chats.
+    pub fn chat(&self) -> Option<&ChatFormat> {
+        self.chat.as_ref().filter(|_| self.target.is_chat())
     }
 
     /// The same encoder with another text to write.
@@ -89,6 +124,9 @@ impl Encoder {
     /// # Errors
     /// When the row lacks a text that is needed, or the tokenizer fails on one.
     pub fn encode_any_length(&self, record: &Record) -> Result<(Vec<u32>, usize)> {
+        if let Some(format) = self.chat() {
+            return self.encode_chat(format, record);
+        }
         let (answer, written) = self.texts(record)?;
         let mut ids = self.encode_prompt(&record.question, answer, &record.chat_history)?;
         let prompt_len = ids.len();
@@ -101,6 +139,32 @@ impl Encoder {
         Ok((ids, prompt_len))
     }
 
+    fn encode_chat(&self, format: &ChatFormat, record: &Record) -> Result<(Vec<u32>, usize)> {
+        let (question, history) = (record.question.as_str(), record.chat_history.as_slice());
+        let correction = record.correction.as_deref();
+        if self.target == Target::Completion {
+            let mut ids = self.tokenizer.encode_chat_prompt(format, question, history)?;
+            let prompt_len = ids.len();
+            let written = correction.unwrap_or(&record.answer);
+            ids.extend(self.tokenizer.encode_chat_answer(format, written)?);
+            return Ok((ids, prompt_len));
+        }
+        let Some(chosen) = correction else {
+            return Err(DataError::BadRow(record.origin.error("has no second answer")));
+        };
+        let encode = |answer| {
+            self.tokenizer
+                .encode_conversation(format, question, answer, history)
+        };
+        let (mut ids, rejected) = (encode(chosen)?, encode(&record.answer)?);
+        let split = ids.len();
+        ids.extend(rejected);
+        if self.target == Target::LabelledPreference {
+            ids.extend(Safety::of_pair(&record.raw).map(|safety| safety as u32));
+        }
+        Ok((ids, split))
+    }
+
     /// The text that stands in the prompt as the answer, and the one that is written.
     fn texts<'a>(&self, record: &'a Record) -> Result<(&'a str, &'a str)> {
         let answer = record.answer.as_str();
@@ -108,6 +172,9 @@ impl Encoder {
             (Target::Correction, Some(correction)) => Ok((answer, correction)),
             (Target::AnswerUnchanged, _) => Ok((answer, answer)),
             (Target::CorrectionUnchanged, Some(correction)) => Ok((correction, correction)),
+            (Target::Completion | Target::Preference | Target::LabelledPreference, _) => Err(
+                DataError::BadRow(record.origin.error("is a chat without a chat format")),
+            ),
             (_, None) => Err(DataError::BadRow(record.origin.error("has no correction"))),
         }
     }
@@ -119,7 +186,12 @@ impl Encoder {
     /// and one without its beginning carries no loss at all.
     pub fn encode(&self, record: &Record) -> Result<(Vec<u32>, usize)> {
         let (ids, prompt_len) = self.encode_any_length(record)?;
-        if ids.len() > self.max_length {
+        // Each conversation of a pair goes through a model by itself.
+        let longest = match self.target {
+            Target::Preference | Target::LabelledPreference => prompt_len.max(ids.len() - prompt_len),
+            _ => ids.len(),
+        };
+        if longest > self.max_length {
             return Err(DataError::TooLong {
                 row: record.origin.to_string(),
                 prompt_tokens: prompt_len,

@@ -121,6 +121,17 @@ pub enum DataError {
         /// What there is.
         known: Vec<&'static str>,
     },
+    /// A chat cannot be written as a model was made for.
+    #[error(
+        "{found} {reason}; chat formats are {}: name the one that the model was made for",
+        crate::ChatFormat::names().collect::<Vec<_>>().join(", ")
+    )]
+    ChatFormat {
+        /// What was asked for or found.
+        found: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A preference that rows do not have.
     #[error("{0:?} is not a preference; preferences are safer, better")]
     Prefer(String),

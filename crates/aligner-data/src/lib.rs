@@ -25,6 +25,7 @@
 //! ```
 
 mod batch;
+mod chat_format;
 mod chat_template;
 mod check;
 mod control;
@@ -44,18 +45,20 @@ pub mod synthetic;
 mod template;
 mod tokenizer;
 
-pub use batch::Batch;
+pub use batch::{Batch, PairRow};
+pub use chat_format::ChatFormat;
 pub use check::{
     BenchmarkReport, CheckOptions, CheckReport, CutOffReport, FailOn, FileReport, Finding, Forecast,
     IdentityReport, Keeps, LeakReport, LengthBias, Lengths, Level, NearReport, Oddities, OddityKind,
-    OddityReport, PairExample, RefusalReport, RowExample, RowRef, check_files, refuses,
+    OddityReport, PairExample, RefusalReport, RowExample, RowRef, check_files, near_questions, refuses,
+    shares_run, words,
 };
 pub use convert::{ConvertOptions, ConvertReport, convert_files};
 pub use dataset::{Dataset, LoadOptions, Progress};
 pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};
 pub use encode::{Encoder, Example, Target};
 pub use error::{DataError, Result, RowError};
-pub use format::{Format, Prefer};
+pub use format::{Format, Prefer, Safety};
 pub use manifest::{AlignerManifest, Stage, StageSource};
 pub use mixture::{DataSource, Share};
 pub use order::{Cursor, Order};

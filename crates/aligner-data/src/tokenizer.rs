@@ -9,6 +9,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokenizers::{Encoding, Tokenizer as HfTokenizer};
 
+use crate::chat_format::{ChatFormat, Part};
 use crate::control::ControlTokens;
 use crate::error::{DataError, Result};
 use crate::record::Turn;
@@ -134,6 +135,73 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The ids of a whole conversation, to the end of its last answer, as models that score answers read them: prompt and
+    /// answer are one text, because the published ones were trained so.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_conversation(
+        &self,
+        format: &ChatFormat,
+        question: &str,
+        answer: &str,
+        history: &[Turn],
+    ) -> Result<Vec<u32>> {
+        let parts = format.conversation(question, answer, history);
+        self.encode_parts(&parts, format.adds_special_tokens())
+    }
+
+    /// The ids of a conversation up to where its answer begins, as an upstream is asked.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_chat_prompt(
+        &self,
+        format: &ChatFormat,
+        question: &str,
+        history: &[Turn],
+    ) -> Result<Vec<u32>> {
+        let parts = format.prompt(question, history);
+        self.encode_parts(&parts, format.adds_special_tokens())
+    }
+
+    /// The ids of an answer and what ends it, as an upstream writes them behind such a prompt.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text.
+    pub fn encode_chat_answer(&self, format: &ChatFormat, answer: &str) -> Result<Vec<u32>> {
+        let mut ids = self.encode_target(answer)?;
+        ids.extend(self.encode_parts(&format.end(), false)?);
+        Ok(ids)
+    }
+
+    fn encode_parts(&self, parts: &[Part<'_>], add_special_tokens: bool) -> Result<Vec<u32>> {
+        let mut out = Encoded {
+            tokenizer: self,
+            ids: Vec::new(),
+            pending: String::new(),
+            // What the tokenizer puts around a text stands at the beginning, once.
+            adds_special_tokens: add_special_tokens,
+        };
+        for part in parts {
+            match part {
+                Part::Text(text) => out.pending.push_str(text),
+                Part::End => out.control(Some(self.eos_id()))?,
+                Part::Own(text) => {
+                    let mut rest = text.as_str();
+                    while let Some((at, special)) = self.first_special(rest) {
+                        out.pending.push_str(&rest[..at]);
+                        out.control(self.inner.plain.token_to_id(special))?;
+                        rest = &rest[at + special.len()..];
+                    }
+                    out.pending.push_str(rest);
+                }
+            }
+        }
+        out.control(None)?;
+        Ok(out.ids)
+    }
+
     fn first_special<'a>(&'a self, text: &str) -> Option<(usize, &'a str)> {
         let special = self.inner.control.texts().iter();
         let found = special.filter_map(|special| Some((text.find(special.as_str())?, special.as_str())));
@@ -252,6 +320,28 @@ impl Tokenizer {
             prefix: 0,
             read: 0,
         }
+    }
+}
+
+/// Ids of a text in parts.
+struct Encoded<'a> {
+    tokenizer: &'a Tokenizer,
+    ids: Vec<u32>,
+    /// Text that is not encoded yet: parts without a control token between them are one text.
+    pending: String,
+    adds_special_tokens: bool,
+}
+
+impl Encoded<'_> {
+    /// Encodes the text so far, and adds a control token.
+    fn control(&mut self, token: Option<u32>) -> Result<()> {
+        let text = std::mem::take(&mut self.pending);
+        if !text.is_empty() {
+            let adds = std::mem::take(&mut self.adds_special_tokens);
+            self.ids.extend(self.tokenizer.encode(&text, adds)?);
+        }
+        self.ids.extend(token);
+        Ok(())
     }
 }
 
@@ -384,7 +474,7 @@ fn caught<T>(run: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
 }
 
 /// A JSON file, or null when there is none.
-fn json(path: &Path) -> Result<Value> {
+pub(crate) fn json(path: &Path) -> Result<Value> {
     match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Value::Null),
         _ => {}
@@ -396,7 +486,7 @@ fn json(path: &Path) -> Result<Value> {
 }
 
 /// A regular file of at most `max_bytes`: a pipe would block, a device has no end.
-fn bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
+pub(crate) fn bounded(path: &Path, max_bytes: u64) -> Result<Vec<u8>> {
     let io = || DataError::io("read", path);
     let error = |reason: String| DataError::Format {
         path: path.into(),

@@ -29,6 +29,8 @@ pub struct CausalDecoder {
     pub norm: RmsNorm,
     /// Output projection `[hidden_size, vocab_size]`; absent when it is the embedding.
     pub lm_head: Option<Projection>,
+    /// The head of a model that scores instead of writing, `[hidden_size, outputs]`.
+    pub score: Option<Projection>,
     #[module(skip)]
     rope: Rope,
     #[module(skip)]
@@ -82,6 +84,10 @@ impl CausalDecoder {
             norm: RmsNormConfig::of(config, config.hidden_size).init(device),
             lm_head: (!config.tie_embeddings)
                 .then(|| Projection::new(config.hidden_size, config.vocab_size, false, device)),
+            score: config
+                .score
+                .as_ref()
+                .map(|score| Projection::new(config.hidden_size, score.outputs, score.bias, device)),
             rope: Rope::new(&config.rope),
             local_rope: config.local_rope.as_ref().map(Rope::new),
             scales: Scales {
@@ -163,7 +169,7 @@ impl CausalDecoder {
         };
         assert_eq!(cache.batch(), batch, "sequences of the cache");
         let ids = ids.reshape([batch * tokens]);
-        let hidden = self.cached_rows(ids, &mut [(tokens, cache)], None);
+        let hidden = self.cached_rows(ids, &mut [(tokens, cache)], None, |_| ());
         hidden.reshape([batch as i64, tokens as i64, -1])
     }
 
@@ -185,20 +191,17 @@ impl CausalDecoder {
         let rows = kept_rows(runs);
         let rows = (rows.len() < ids.len()).then(|| Tensor::from_ints(rows.as_slice(), &device));
         let ids = Tensor::from_ints(ids.as_slice(), &device);
-        let mut caches: Vec<(usize, &mut KvCache)> = Vec::with_capacity(runs.len());
-        for run in runs {
-            assert_eq!(run.cache.batch(), 1, "sequences of a run's cache");
-            caches.push((run.ids.len(), &mut *run.cache));
-        }
-        self.cached_rows(ids, &mut caches, rows)
+        self.cached_rows(ids, &mut caches_of(runs), rows, |_| ())
     }
 
     /// The tokens of all caches' sequences, as many of each as is said; where there are `rows`, those alone are returned.
-    fn cached_rows(
+    /// `observe` sees the residual stream before the first layer and behind each.
+    pub(crate) fn cached_rows(
         &self,
         ids: Tensor<1, Int>,
         caches: &mut [(usize, &mut KvCache)],
         mut rows: Option<Tensor<1, Int>>,
+        mut observe: impl FnMut(&Tensor<2>),
     ) -> Tensor<2> {
         let mut runs = Vec::new();
         for (tokens, cache) in &*caches {
@@ -212,6 +215,7 @@ impl CausalDecoder {
         }
         let rotations = self.rotations(&runs, &ids.device());
         let mut x = self.scaled(self.embed_tokens.forward_rows(ids));
+        observe(&x);
         for (index, block) in self.layers.iter().enumerate() {
             let last = index + 1 == self.layers.len();
             let sequences = caches
@@ -220,6 +224,7 @@ impl CausalDecoder {
                 .collect();
             x = block.forward_cached(x, &rotations, sequences, if last { rows.take() } else { None });
             x = self.steering.behind(index, x);
+            observe(&x);
         }
         for (tokens, cache) in caches {
             cache.advance(*tokens);
@@ -448,8 +453,17 @@ impl CausalDecoder {
     }
 }
 
+/// The caches of runs, each with how many tokens it gets.
+pub(crate) fn caches_of<'a>(runs: &'a mut [CachedRun<'_>]) -> Vec<(usize, &'a mut KvCache)> {
+    let of_run = |run: &'a mut CachedRun<'_>| {
+        assert_eq!(run.cache.batch(), 1, "sequences of a run's cache");
+        (run.ids.len(), &mut *run.cache)
+    };
+    runs.iter_mut().map(of_run).collect()
+}
+
 /// The rows of the tokens that are kept, of those of all runs.
-fn kept_rows(runs: &[CachedRun<'_>]) -> Vec<i32> {
+pub(crate) fn kept_rows(runs: &[CachedRun<'_>]) -> Vec<i32> {
     let mut end = 0;
     let of_run = |run: &CachedRun<'_>| {
         end += run.ids.len();

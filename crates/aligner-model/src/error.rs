@@ -43,6 +43,21 @@ pub enum ModelError {
         /// The architectures this crate can run.
         supported: Vec<&'static str>,
     },
+    /// A model that scores answers where one is needed that writes them.
+    #[error("{found} is a model that scores answers, and one is needed that writes them")]
+    IsScoreModel {
+        /// The architecture named in `config.json`.
+        found: String,
+    },
+    /// A model that writes where one is needed that scores answers.
+    #[error(
+        "{found} is a model that writes answers, and one is needed that scores them (…ForSequenceClassification or \
+         Safe-RLHF's …ForScore)"
+    )]
+    NoScoreModel {
+        /// The architecture named in `config.json`.
+        found: String,
+    },
     /// A directory holds no weights.
     #[error(
         "{} has neither model.safetensors nor pytorch_model.bin, nor an index of shards beside its name (*.index.json)",

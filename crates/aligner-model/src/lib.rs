@@ -46,12 +46,14 @@ mod loss;
 pub mod nn;
 mod pool;
 mod read;
+mod residual;
+mod score;
 mod steering;
 pub mod weights;
 
 pub use config::{
-    Activation, LayerKind, LayerRope, LlamaShape, ModelConfig, NormPlacement, Packing, QkNorm, RopeConfig,
-    RopeScaling, architectures,
+    Activation, LayerKind, LayerRope, LlamaShape, ModelConfig, NormPlacement, Normalization, Packing, QkNorm,
+    RopeConfig, RopeScaling, ScoreConfig, ScoreKind, ScoreLayout, architectures,
 };
 pub use decoder::{CachedRun, CausalDecoder};
 pub use device::{DeviceSpec, compiled_devices};
@@ -64,7 +66,9 @@ pub use loss::Targets;
 pub use nn::KvCache;
 pub use nn::with_dropout_seed;
 pub use pool::on_pool;
+pub use score::ScoreModel;
 pub use steering::SteeringVector;
 pub use weights::{
-    Loaded, WeightsCache, load_dir, load_dir_as, load_dir_quantized, save_dir, weights_fingerprint,
+    Loaded, WeightsCache, load_dir, load_dir_as, load_dir_quantized, load_score_dir,
+    load_score_dir_quantized, save_dir, weights_fingerprint,
 };

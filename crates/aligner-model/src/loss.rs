@@ -48,3 +48,39 @@ impl CausalDecoder {
         self.nll_of_rows(hidden_states, &targets.ids)
     }
 }
+
+impl CausalDecoder {
+    /// The same of several sequences, each by itself: `[targets]`. One without a target has 0.
+    ///
+    /// # Shapes
+    /// - `ids`: `[tokens]`, those of all `sequences`
+    /// - output: as many as there are `targets`
+    ///
+    /// # Panics
+    /// As [`target_nll`](Self::target_nll), and when there are no targets at all.
+    pub fn sequence_nlls(
+        &self,
+        ids: Tensor<1, Int>,
+        sequences: &Sequences,
+        targets: &[Targets],
+    ) -> Tensor<1> {
+        let device = ids.device();
+        let rows: Vec<i32> = targets
+            .iter()
+            .flat_map(|of| &of.rows)
+            .map(|&row| row as i32)
+            .collect();
+        let rows = Tensor::<1, Int>::from_ints(rows.as_slice(), &device);
+        let hidden_states = self.packed_rows(ids, sequences, Some(rows));
+        let mut start = 0;
+        let sums = targets.iter().map(|of| {
+            if of.is_empty() {
+                return Tensor::zeros([1], &device);
+            }
+            let of_sequence = hidden_states.clone().narrow(0, start, of.len());
+            start += of.len();
+            self.nll_of_rows(of_sequence, &of.ids)
+        });
+        Tensor::cat(sums.collect(), 0)
+    }
+}

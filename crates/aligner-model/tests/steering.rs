@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use aligner_model::{CausalDecoder, Sequences, SteeringVector, Targets, weights_fingerprint};
+use aligner_model::{CachedRun, CausalDecoder, Sequences, SteeringVector, Targets, weights_fingerprint};
 use burn::module::Param;
 use burn::tensor::{Device, Int, Tensor};
 use common::{assert_close, golden, greedy, host, ids};
@@ -60,6 +60,56 @@ fn the_vector_is_added_behind_its_layer_at_every_token() {
             1e-4,
             "logits",
         );
+    }
+}
+
+#[test]
+fn the_residual_stream_is_what_goes_into_each_layer_and_out_of_it() {
+    let (decoder, sequence) = base();
+    let stream = |decoder: &CausalDecoder, cut: usize, keep: usize| -> Vec<Vec<f32>> {
+        let mut cache = decoder.new_cache(1, sequence.len());
+        let (before, ids) = sequence.split_at(cut);
+        if !before.is_empty() {
+            let mut run = [CachedRun {
+                ids: before,
+                cache: &mut cache,
+                keep: 1,
+            }];
+            decoder.forward_cached(&mut run);
+        }
+        let mut run = [CachedRun {
+            ids,
+            cache: &mut cache,
+            keep,
+        }];
+        decoder.residual_stream(&mut run).into_iter().map(host).collect()
+    };
+    let (layers, width) = (decoder.layers.len(), width(&decoder));
+    let whole = stream(&decoder, 0, sequence.len());
+    assert_eq!(whole.len(), layers + 1);
+    // It begins with the embeddings, and its end gives the logits.
+    let embedded = host(decoder.embed_tokens.forward_rows(flat(&sequence)));
+    assert_close(&whole[0], &embedded, 1e-6, "embeddings");
+    let last =
+        Tensor::<1>::from_floats(whole[layers].as_slice(), &Device::flex()).reshape([-1, width as i64]);
+    let ends = host(decoder.logits_of_rows(decoder.norm.forward(last)));
+    assert_close(&ends, &logits(&decoder, &sequence), 1e-4, "logits");
+    // The last tokens alone, behind a cache, to the last bit.
+    for (all, kept) in whole.iter().zip(stream(&decoder, 3, 2)) {
+        assert_eq!(all[all.len() - 2 * width..], kept);
+    }
+    // A vector that is added behind a layer is in the stream from there on.
+    for layer in 0..layers {
+        let vector = vector(&decoder, &[layer]);
+        let steered = stream(&decoder.with_steering(&vector, 2.0).unwrap(), 0, 1);
+        let plain = stream(&decoder, 0, 1);
+        assert_eq!(steered[..=layer], plain[..=layer]);
+        let moved = steered[layer + 1]
+            .iter()
+            .zip(&plain[layer + 1])
+            .map(|(a, b)| a - b);
+        let expected: Vec<f32> = vector.layers[&layer].iter().map(|value| 2.0 * value).collect();
+        assert_close(&moved.collect::<Vec<_>>(), &expected, 1e-5, "what was added");
     }
 }
 

@@ -6,8 +6,8 @@
 //! comment" is an answer to anything). Runs that occur in more than ten texts of a benchmark are its boilerplate and do not
 //! count. Memory: about 40 bytes for each run of a benchmark, nothing for a row.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -150,6 +150,24 @@ impl BenchmarkReport {
     }
 }
 
+/// Whether an answer shares a run of `ngram` words with another text, case and punctuation aside, as the check of
+/// [`check_files`](crate::check_files) for benchmarks has it: texts that are shorter are compared as a whole, and ones of
+/// fewer than five words not at all.
+///
+/// ```
+/// use aligner_data::shares_run;
+/// assert!(!shares_run("The earth is round", "the EARTH is round.", 4));
+/// assert!(shares_run("I say: the earth is quite round.", "The earth is quite round!", 5));
+/// ```
+pub fn shares_run(answer: &str, other: &str, ngram: usize) -> bool {
+    let [answer, other] = [answer, other].map(|text| word_hashes(&words(text)));
+    if answer.len().min(other.len()) < LEAST_TEXT {
+        return false;
+    }
+    let known: HashSet<u64> = runs(&other, ngram.max(1)).collect();
+    runs(&answer, ngram.max(1)).any(|run| known.contains(&run))
+}
+
 /// The runs of a text; of one that is shorter, the whole. A run's hash knows its length, so that a whole short text is no
 /// part of a longer one.
 fn runs(words: &[u64], ngram: usize) -> impl Iterator<Item = u64> + '_ {
@@ -204,6 +222,28 @@ mod tests {
         assert_eq!(hit(&benchmark, "Say: is the earth flat?", "Yes"), [false, false]);
         assert_eq!(hit(&benchmark, "Yes", "I have no comment."), [false, false]);
         assert_eq!(hit(&benchmark, "", ""), [false, false]);
+    }
+
+    #[test]
+    fn two_texts_share_what_a_benchmark_would_find() {
+        for (answer, other) in [
+            (format!("I say: {LONG}"), format!("Before. {LONG}! After")),
+            (LONG.replace("seven", "7"), LONG.to_string()),
+            (
+                "the earth is quite flat".to_string(),
+                "The earth is quite flat!".to_string(),
+            ),
+            (
+                "Say: the earth is quite flat".to_string(),
+                "The earth is quite flat!".to_string(),
+            ),
+            ("I have no comment".to_string(), "I have no comment.".to_string()),
+            (String::new(), String::new()),
+        ] {
+            let found = hit(&benchmarks(&[&other]), "", &answer)[1];
+            assert_eq!(shares_run(&answer, &other, 13), found, "{answer}");
+        }
+        assert!(shares_run(LONG, LONG, 0));
     }
 
     #[test]

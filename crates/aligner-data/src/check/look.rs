@@ -10,7 +10,7 @@ use super::sketch::{BANDS, KEPT, Sketch, bands, question_shingles, text_shingles
 use super::words::{hash_exact, hash_sequence, mix, word_hashes, words};
 use crate::encode::Encoder;
 use crate::error::Result;
-use crate::record::Record;
+use crate::record::{Record, Turn};
 
 /// What a row is looked at with.
 #[derive(Debug)]
@@ -63,7 +63,7 @@ pub(super) struct RowWords {
 impl Look {
     pub(super) fn at(record: &Record, lens: &Lens<'_>) -> Result<Self> {
         let correction = record.correction.as_deref().unwrap_or_default();
-        let asked = asked(record);
+        let asked = asked(&record.chat_history, &record.question);
         let question_words = words(&asked);
         let row = RowWords {
             question: hashes(&asked, &question_words),
@@ -102,12 +102,12 @@ impl Look {
 }
 
 /// What was asked, earlier turns first.
-pub(super) fn asked(record: &Record) -> String {
+pub(super) fn asked(chat_history: &[Turn], question: &str) -> String {
     let mut asked = String::new();
-    for turn in &record.chat_history {
+    for turn in chat_history {
         asked.extend([&*turn.question, "\n", &*turn.answer, "\n"]);
     }
-    asked + &record.question
+    asked + question
 }
 
 fn question_key(record: &Record) -> u64 {
@@ -120,7 +120,7 @@ fn question_key(record: &Record) -> u64 {
 }
 
 /// The words' hashes; of a text without a word (`?!`), the hash of the text.
-fn hashes(text: &str, words: &[String]) -> Vec<u64> {
+pub(super) fn hashes(text: &str, words: &[String]) -> Vec<u64> {
     match (words.is_empty(), text.trim()) {
         (true, "") => Vec::new(),
         (true, text) => vec![hash_exact(text)],

@@ -144,7 +144,11 @@ pub(super) struct Joins {
 }
 
 impl Joins {
-    fn find(bands: &[[u32; BANDS]], threshold: f64, similarity: impl Fn(usize, usize) -> f64) -> Self {
+    pub(super) fn find(
+        bands: &[[u32; BANDS]],
+        threshold: f64,
+        similarity: impl Fn(usize, usize) -> f64,
+    ) -> Self {
         let count = u32::try_from(bands.len()).unwrap_or(u32::MAX);
         let mut joins = Self {
             pairs: Vec::new(),
@@ -184,6 +188,14 @@ impl Joins {
             text = above;
         }
         text
+    }
+
+    /// For each text the first one of its cluster: itself where it is that or stands alone.
+    pub(super) fn firsts(mut self) -> Vec<usize> {
+        // The smaller number is made the root when two are joined.
+        (0..self.parents.len())
+            .map(|text| self.root(u32::try_from(text).unwrap_or(u32::MAX)) as usize)
+            .collect()
     }
 
     /// The counts, without examples.

@@ -43,7 +43,7 @@ impl PairTexts {
                 if wanted.contains(&place) {
                     let correction = record.correction.as_deref().unwrap_or_default();
                     let reply = format!("{} → {correction}", record.answer);
-                    texts.insert(place, (asked(&record), reply));
+                    texts.insert(place, (asked(&record.chat_history, &record.question), reply));
                 }
                 if place >= *last {
                     break;

@@ -4,7 +4,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// The words of a text: runs of letters and digits in lower case; where a script writes no spaces (Chinese, Japanese,
 /// Thai), each letter.
-pub(super) fn words(text: &str) -> Vec<String> {
+///
+/// ```
+/// assert_eq!(aligner_data::words("Don't STOP!"), ["don", "t", "stop"]);
+/// ```
+pub fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word = String::new();
     for letter in text.chars() {

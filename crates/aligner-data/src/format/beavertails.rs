@@ -147,7 +147,7 @@ fn member(raw: Map<String, Value>, origin: Origin) -> Result<(String, Member), (
 }
 
 /// A yes or no, as JSON or as a CSV file holds it.
-fn truth(raw: &Map<String, Value>, column: &str) -> Result<bool, Reason> {
+pub(super) fn truth(raw: &Map<String, Value>, column: &str) -> Result<bool, Reason> {
     let said = match raw.get(column) {
         Some(Value::Bool(said)) => Some(*said),
         Some(Value::Number(number)) => match number.as_i64() {

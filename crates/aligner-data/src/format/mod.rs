@@ -13,6 +13,8 @@ mod safe_rlhf;
 mod spec;
 mod stream;
 
+pub use safe_rlhf::Safety;
+
 use std::fmt;
 use std::str::FromStr;
 

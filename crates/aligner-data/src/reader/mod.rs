@@ -3,6 +3,7 @@
 mod delimited;
 mod footer;
 mod json;
+mod objects;
 mod parquet;
 mod skip;
 mod source;

@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::families::{self, Bias, FAMILIES, Family, Packing, Windows};
 use super::rope::RopeDefaults;
-use super::{Activation, LayerKind, LayerRope, ModelConfig, RopeConfig, RopeScaling};
+use super::{Activation, LayerKind, LayerRope, ModelConfig, RopeConfig, RopeScaling, score};
 use crate::error::{ModelError, Result};
 
 /// The largest size accepted for any dimension, so that products of dimensions cannot overflow.
@@ -32,7 +32,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A number that may be 0.
-    fn count(&self, name: &'static str) -> Result<Option<usize>> {
+    pub fn count(&self, name: &'static str) -> Result<Option<usize>> {
         self.present(name)
             .map(|value| {
                 let number = value.as_u64().filter(|&number| number <= MAX_DIMENSION);
@@ -43,7 +43,7 @@ impl<'a> Fields<'a> {
             .transpose()
     }
 
-    fn dimension(&self, name: &'static str) -> Result<Option<usize>> {
+    pub fn dimension(&self, name: &'static str) -> Result<Option<usize>> {
         self.present(name)
             .map(|value| match value.as_u64() {
                 Some(number @ 1..=MAX_DIMENSION) => Ok(number as usize),
@@ -85,9 +85,24 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The configuration of a model that writes.
 pub(super) fn from_map(raw: Map<String, Value>) -> Result<ModelConfig> {
+    let named = raw.get("architectures").and_then(|list| list.get(0));
+    let found = named.and_then(Value::as_str).map(str::to_string);
+    let config = read(raw)?;
+    match config.score {
+        None => Ok(config),
+        Some(_) => Err(ModelError::IsScoreModel {
+            found: found.unwrap_or_default(),
+        }),
+    }
+}
+
+/// The configuration of a model that writes, or of one that scores.
+pub(super) fn read(raw: Map<String, Value>) -> Result<ModelConfig> {
     let fields = Fields(&raw);
     let family = family(&fields)?;
+    let score = score::read(&fields)?;
     let (hidden_size, heads) = (
         fields.required("hidden_size")?,
         fields.required("num_attention_heads")?,
@@ -121,9 +136,10 @@ pub(super) fn from_map(raw: Map<String, Value>) -> Result<ModelConfig> {
         layer_kinds: layer_kinds(&fields, family, layers)?,
         rope: ropes.global,
         local_rope: ropes.local,
-        tie_embeddings: fields
-            .boolean("tie_word_embeddings")?
-            .unwrap_or(family.default_tied),
+        tie_embeddings: score.is_some()
+            || fields
+                .boolean("tie_word_embeddings")?
+                .unwrap_or(family.default_tied),
         qkv_bias,
         output_bias,
         mlp_bias: fields.boolean("mlp_bias")?.unwrap_or(false),
@@ -145,6 +161,7 @@ pub(super) fn from_map(raw: Map<String, Value>) -> Result<ModelConfig> {
             family.softcaps.map(|caps| caps.1),
         )?,
         initializer_range: fields.float("initializer_range")?.unwrap_or(0.02),
+        score,
         raw: Map::new(),
     };
     Ok(ModelConfig { raw, ..config })
@@ -156,7 +173,11 @@ fn family(fields: &Fields<'_>) -> Result<&'static Family> {
         .get("architectures")
         .and_then(|list| list.get(0))
         .and_then(Value::as_str);
-    let by_name = |name| FAMILIES.iter().find(|family| family.architecture == name);
+    let by_name = |name: &str| {
+        let decoder = score::decoder_of(name).map(|(decoder, _)| decoder);
+        let name = decoder.as_deref().unwrap_or(name);
+        FAMILIES.iter().find(|family| family.architecture == name)
+    };
     let by_type = |kind| FAMILIES.iter().find(|family| family.model_type == kind);
     let kind = fields.text("model_type");
     match (named, kind) {

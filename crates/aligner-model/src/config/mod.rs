@@ -3,6 +3,7 @@
 mod families;
 mod hf;
 mod rope;
+mod score;
 
 use std::path::Path;
 
@@ -12,6 +13,7 @@ use crate::error::{ModelError, Result};
 use crate::read::{MAX_CONFIG_BYTES, bounded, json_error};
 pub use families::{NormPlacement, Packing, QkNorm};
 pub use rope::{RopeConfig, RopeScaling};
+pub use score::{Normalization, ScoreConfig, ScoreKind, ScoreLayout};
 
 /// The architectures that the decoder runs, as `config.json` names them.
 pub fn architectures() -> Vec<&'static str> {
@@ -109,6 +111,8 @@ pub struct ModelConfig {
     pub logit_softcap: Option<f64>,
     /// Standard deviation of new weights.
     pub initializer_range: f64,
+    /// The head of a model that scores instead of writing; it has no output projection.
+    pub score: Option<ScoreConfig>,
     /// `config.json` as it was read, so that what this crate does not interpret survives a round trip.
     pub(crate) raw: Map<String, Value>,
 }
@@ -177,6 +181,39 @@ impl ModelConfig {
         hf::from_map(serde_json::from_slice(json).map_err(json_error(path))?)
     }
 
+    /// Reads `dir/config.json` of a model that scores answers.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and when the model is one that writes.
+    pub fn read_score(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let json = bounded(&path, MAX_CONFIG_BYTES)?;
+        Self::score_from_map(serde_json::from_slice(&json).map_err(json_error(&path))?)
+    }
+
+    /// Whether `dir/config.json` names a model that scores answers instead of writing them.
+    ///
+    /// # Errors
+    /// When the file is missing or no JSON.
+    pub fn is_score_dir(dir: &Path) -> Result<bool> {
+        let path = dir.join("config.json");
+        let raw: Value =
+            serde_json::from_slice(&bounded(&path, MAX_CONFIG_BYTES)?).map_err(json_error(&path))?;
+        let named = raw["architectures"][0].as_str();
+        Ok(named.and_then(score::decoder_of).is_some())
+    }
+
+    /// From the fields of a `config.json` of a model that scores.
+    pub(crate) fn score_from_map(raw: Map<String, Value>) -> Result<Self> {
+        let config = hf::read(raw)?;
+        match config.score {
+            Some(_) => Ok(config),
+            None => Err(ModelError::NoScoreModel {
+                found: config.architecture,
+            }),
+        }
+    }
+
     /// From the fields of a `config.json`.
     pub(crate) fn from_map(raw: Map<String, Value>) -> Result<Self> {
         hf::from_map(raw)
@@ -240,7 +277,10 @@ impl ModelConfig {
             .sum();
         let per_layer = attention + mlp + norms * self.hidden_size + qk_norms + biases;
         let embeddings = self.vocab_size * self.hidden_size * if self.tie_embeddings { 1 } else { 2 };
-        embeddings + self.layers * per_layer + self.hidden_size
+        let head = self.score.as_ref().map_or(0, |score| {
+            score.outputs * (self.hidden_size + usize::from(score.bias))
+        });
+        head + embeddings + self.layers * per_layer + self.hidden_size
     }
 }
 

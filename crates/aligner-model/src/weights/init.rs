@@ -42,6 +42,7 @@ impl RandomSource {
             "o_proj" => (c.hidden_size, queries),
             "gate_proj" | "up_proj" => (c.intermediate_size, c.hidden_size),
             "down_proj" => (c.hidden_size, c.intermediate_size),
+            "score" => (c.score.as_ref().map_or(1, |score| score.outputs), c.hidden_size),
             "q_norm" => return vec![self.norm_width(queries)],
             "k_norm" => return vec![self.norm_width(keys)],
             _ => return vec![c.hidden_size],
@@ -82,6 +83,14 @@ pub(crate) fn uniform(seed: u64, name: &str, count: usize, bound: f64) -> Vec<f3
     (0..count)
         .map(|_| ((next() * 2.0 - 1.0) * bound) as f32)
         .collect()
+}
+
+/// A new matrix, normal with a deviation, of the tensor's own stream.
+pub(crate) fn new_matrix(seed: u64, name: &str, [rows, columns]: [usize; 2], deviation: f64) -> HostTensor {
+    HostTensor {
+        shape: vec![rows, columns],
+        values: normal(seed ^ name_hash(name), rows * columns, deviation),
+    }
 }
 
 /// FNV-1a: each tensor gets its own stream, independent of the order in which tensors are asked for.

@@ -6,12 +6,18 @@
 use std::path::Path;
 
 use super::{HostTensor, NamedTensor, TensorSource};
-use crate::config::{ModelConfig, Packing};
+use crate::config::{ModelConfig, Packing, ScoreLayout};
 use crate::error::{ModelError, Result};
+
+/// The head of a model that scores, as transformers and this crate call it, and as Safe-RLHF does.
+const SCORE: &str = "score.";
+const SAFE_RLHF_SCORE: &str = "score_head.";
+/// Of Safe-RLHF's normaliser; read apart from the weights.
+pub(super) const NORMALIZER: &str = "normalizer.";
 
 /// The weight name of a module path such as `layers.0.self_attn.q_proj.weight`.
 pub(super) fn weight_name(path: &str) -> String {
-    if path.starts_with("lm_head.") {
+    if path.starts_with("lm_head.") || path.starts_with(SCORE) {
         path.to_string()
     } else {
         format!("model.{path}")
@@ -53,10 +59,17 @@ fn packs(config: &ModelConfig) -> Vec<Pack> {
     }
 }
 
+fn is_safe_rlhf(config: &ModelConfig) -> bool {
+    let score = config.score.as_ref();
+    score.is_some_and(|score| score.layout == ScoreLayout::SafeRlhf)
+}
+
 /// Gives the projections of packed tensors under their own names.
 pub(super) struct Unpacked<'a> {
     inner: &'a mut dyn TensorSource,
     packs: Vec<Pack>,
+    /// Whether names are those of Safe-RLHF.
+    is_safe_rlhf: bool,
     /// The packed tensor that was read last: its parts are asked for one after the other.
     last: Option<(String, HostTensor)>,
 }
@@ -66,7 +79,16 @@ impl<'a> Unpacked<'a> {
         Self {
             inner,
             packs: packs(config),
+            is_safe_rlhf: is_safe_rlhf(config),
             last: None,
+        }
+    }
+
+    /// The stored name of what is no part of a packed tensor.
+    fn stored(&self, name: &str) -> String {
+        match name.strip_prefix(SCORE) {
+            Some(rest) if self.is_safe_rlhf => format!("{SAFE_RLHF_SCORE}{rest}"),
+            _ => name.to_string(),
         }
     }
 
@@ -130,7 +152,7 @@ impl TensorSource for Unpacked<'_> {
     fn read(&mut self, name: &str) -> Result<Option<HostTensor>> {
         match self.place(name) {
             Some((stored, before, rows, all)) => self.part(stored, (before, rows, all)),
-            None => self.inner.read(name),
+            None => self.inner.read(&self.stored(name)),
         }
     }
 
@@ -140,7 +162,7 @@ impl TensorSource for Unpacked<'_> {
                 let part = self.part(stored, (before, rows, all))?;
                 Ok(part.map(HostTensor::transposed))
             }
-            None => self.inner.read_transposed(name),
+            None => self.inner.read_transposed(&self.stored(name)),
         }
     }
 
@@ -156,7 +178,11 @@ impl TensorSource for Unpacked<'_> {
                     .iter()
                     .map(|(part, _)| name.replace(pack.stored, part))
                     .collect(),
-                None => vec![name],
+                None if self.is_safe_rlhf && name.starts_with(NORMALIZER) => Vec::new(),
+                None => match name.strip_prefix(SAFE_RLHF_SCORE) {
+                    Some(rest) if self.is_safe_rlhf => vec![format!("{SCORE}{rest}")],
+                    _ => vec![name],
+                },
             }
         };
         self.inner.names().into_iter().flat_map(parts).collect()
@@ -171,7 +197,12 @@ impl TensorSource for Unpacked<'_> {
 pub(super) fn packed(config: &ModelConfig, tensors: Vec<NamedTensor>) -> Vec<NamedTensor> {
     let packs = packs(config);
     let mut out: Vec<NamedTensor> = Vec::with_capacity(tensors.len());
-    for tensor in tensors {
+    for mut tensor in tensors {
+        if let Some(rest) = tensor.name.strip_prefix(SCORE)
+            && is_safe_rlhf(config)
+        {
+            tensor.name = format!("{SAFE_RLHF_SCORE}{rest}");
+        }
         let stored = packs.iter().find_map(|pack| {
             let (part, _) = pack
                 .parts
@@ -195,7 +226,28 @@ pub(super) fn packed(config: &ModelConfig, tensors: Vec<NamedTensor>) -> Vec<Nam
             }
         }
     }
+    out.extend(normalizer(config));
     out
+}
+
+/// The tensors of Safe-RLHF's normaliser.
+fn normalizer(config: &ModelConfig) -> Vec<NamedTensor> {
+    let numbers = config
+        .score
+        .as_ref()
+        .and_then(|score| score.normalization.as_ref());
+    let Some(numbers) = numbers else {
+        return Vec::new();
+    };
+    let tensor = |name, values: &Vec<f32>| {
+        let values = values.clone();
+        NamedTensor {
+            name: format!("{NORMALIZER}{name}"),
+            shape: vec![values.len()],
+            read: Box::new(move || Ok(values)),
+        }
+    };
+    vec![tensor("mean", &numbers.mean), tensor("var", &numbers.variance)]
 }
 
 fn joined(first: NamedTensor, second: NamedTensor) -> NamedTensor {

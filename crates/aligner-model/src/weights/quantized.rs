@@ -41,7 +41,17 @@ pub fn load_dir_quantized(
     cache: &WeightsCache,
     device: &Device,
 ) -> Result<Loaded> {
-    let config = ModelConfig::read(dir)?;
+    load_quantized(ModelConfig::read(dir)?, dir, format, cache, device)
+}
+
+/// [`load_dir_quantized`] of a known configuration.
+pub(super) fn load_quantized(
+    config: ModelConfig,
+    dir: &Path,
+    format: RuntimeWeights,
+    cache: &WeightsCache,
+    device: &Device,
+) -> Result<Loaded> {
     let Some(format) = format.quantized() else {
         let runs_here = *device == Device::flex();
         let storage = if runs_here {
