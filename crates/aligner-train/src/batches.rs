@@ -7,6 +7,7 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
+use crate::objective::Unit;
 use crate::prefetch::Ahead;
 use crate::rows::Rows;
 
@@ -18,7 +19,7 @@ const PREPARED_STEPS: usize = 2;
 pub struct StepBatch {
     /// Rows that go through the model at once.
     pub micro_batches: Vec<Batch>,
-    /// Tokens that carry loss, in all of them.
+    /// What the loss is a mean over: tokens that carry loss, in all of them, or the rows of an objective over rows.
     pub target_tokens: u64,
     /// Tokens of all of them.
     pub tokens: u64,
@@ -36,7 +37,7 @@ impl StepBatch {
         order: &Order,
         start: Cursor,
         rows: u64,
-        micro_batch: usize,
+        (micro_batch, unit): (usize, Unit),
     ) -> Result<Self, DataError> {
         let mut cursor = start;
         let examples: Vec<Example<'_>> = (0..rows)
@@ -46,11 +47,12 @@ impl StepBatch {
             .chunks(micro_batch)
             .map(|chunk| Batch::new(chunk.iter().copied()))
             .collect();
+        let target_tokens = |batch: &Batch| batch.target_tokens() as u64;
         Ok(Self {
-            target_tokens: micro_batches
-                .iter()
-                .map(|batch| batch.target_tokens() as u64)
-                .sum(),
+            target_tokens: match unit {
+                Unit::Tokens => micro_batches.iter().map(target_tokens).sum(),
+                Unit::Rows => rows,
+            },
             tokens: micro_batches.iter().map(|batch| batch.tokens() as u64).sum(),
             micro_batches,
             start,
@@ -77,6 +79,8 @@ pub struct Portions {
     pub rows_per_step: u64,
     /// Rows of the whole stage; the last step takes what is left.
     pub total_rows: u64,
+    /// What the loss of a step is a mean over.
+    pub unit: Unit,
 }
 
 /// Gives the steps of a stage from where it stands to its end.
@@ -96,7 +100,7 @@ impl StepLoader {
     }
 
     /// A loader that passes once over all rows in their order, `micro_batch` at a time.
-    pub fn one_pass(rows: impl Into<Rows>, micro_batch: usize) -> Self {
+    pub fn one_pass(rows: impl Into<Rows>, micro_batch: usize, unit: Unit) -> Self {
         let all = rows.into();
         let rows = all.len() as u64;
         let order = Order::new(0, all.len(), false);
@@ -108,6 +112,7 @@ impl StepLoader {
             micro_batch,
             rows_per_step: micro_batch as u64,
             total_rows: rows,
+            unit,
         };
         Self { rows: all, portions }
     }
@@ -179,6 +184,7 @@ impl Iterator for Steps {
             micro_batch,
             rows_per_step,
             total_rows,
+            unit,
             ..
         } = &self.loader.portions;
         if self.done >= *total_steps {
@@ -188,7 +194,7 @@ impl Iterator for Steps {
         if rows == 0 {
             return None;
         }
-        match StepBatch::new(&self.loader.rows, order, self.cursor, rows, *micro_batch) {
+        match StepBatch::new(&self.loader.rows, order, self.cursor, rows, (*micro_batch, *unit)) {
             Ok(batch) => {
                 self.done += 1;
                 self.cursor = batch.end;

@@ -13,7 +13,8 @@ use burn_train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 use crate::batches::StepBatch;
 use crate::dashboard::{CopyRate, CopyRetention, EditRatio, ExactMatch, GradNorm, TokensPerSecond};
 use crate::evaluation::TextMetrics;
-use crate::objective::Objective;
+use crate::metrics::PairMetrics;
+use crate::objective::{Measured, Objective, Unit};
 
 /// A decoder with the objective it is trained for.
 #[derive(Module, Debug)]
@@ -28,6 +29,11 @@ pub struct TrainedModel {
 impl ModuleDisplay for TrainedModel {}
 
 impl TrainedModel {
+    /// What the loss of a step is a mean over.
+    pub fn unit(&self) -> Unit {
+        self.objective.unit()
+    }
+
     /// Pairs a decoder with an objective.
     pub fn new(decoder: CausalDecoder, objective: Arc<dyn Objective>) -> Self {
         Self { decoder, objective }
@@ -132,8 +138,62 @@ pub struct StepOutput {
     pub tokens_per_second: f64,
     /// What the model writes, with the last batch of a validation that looks.
     pub text: Option<TextMetrics>,
+    /// How pairs of answers were told apart, in validation.
+    pub pairs: PairCounts,
     /// Why the loss could not be read from the device.
     pub failure: Option<String>,
+}
+
+/// Pairs of answers and labelled answers, and how many of them were told right.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PairCounts {
+    /// Pairs.
+    pub pairs: u64,
+    /// Those whose chosen answer is ahead.
+    pub right: u64,
+    /// Sum of how far it is ahead.
+    pub margin_sum: f64,
+    /// Labelled answers.
+    pub labelled: u64,
+    /// Those whose cost has the sign of its label.
+    pub signed_right: u64,
+}
+
+impl PairCounts {
+    /// Counts another batch.
+    pub fn add(&mut self, other: &Self) {
+        self.pairs += other.pairs;
+        self.right += other.right;
+        self.margin_sum += other.margin_sum;
+        self.labelled += other.labelled;
+        self.signed_right += other.signed_right;
+    }
+
+    /// The shares; `None` without pairs.
+    pub fn metrics(&self) -> Option<PairMetrics> {
+        let share = |right: u64, all: u64| right as f64 / all as f64;
+        (self.pairs > 0).then(|| PairMetrics {
+            pair_accuracy: share(self.right, self.pairs),
+            pair_margin: self.margin_sum / self.pairs as f64,
+            sign_accuracy: (self.labelled > 0).then(|| share(self.signed_right, self.labelled)),
+        })
+    }
+
+    fn read(margins: Option<Tensor<1>>, signed: Option<Tensor<1>>) -> Result<Self, String> {
+        let host = |tensor: Option<Tensor<1>>| match tensor {
+            Some(tensor) => tensor.try_into_vec_as::<f32>().map_err(|error| error.to_string()),
+            None => Ok(Vec::new()),
+        };
+        let positive = |values: &[f32]| values.iter().filter(|value| **value > 0.0).count() as u64;
+        let (margins, signed) = (host(margins)?, host(signed)?);
+        Ok(Self {
+            pairs: margins.len() as u64,
+            right: positive(&margins),
+            margin_sum: margins.iter().map(|&margin| f64::from(margin)).sum(),
+            labelled: signed.len() as u64,
+            signed_right: positive(&signed),
+        })
+    }
 }
 
 impl StepOutput {
@@ -145,14 +205,22 @@ impl StepOutput {
         }
     }
 
-    /// Mean loss of a target token, in nats.
+    /// Mean loss of a target token, or row, in nats.
     pub fn loss(&self) -> f64 {
         self.loss_sum / self.target_tokens.max(1) as f64
     }
 
-    fn add(&mut self, loss_sum: Tensor<1>) {
-        match read(loss_sum) {
-            Ok(value) => self.loss_sum += value,
+    fn add(&mut self, measured: Measured) {
+        let Measured {
+            loss_sum,
+            margins,
+            signed,
+        } = measured;
+        match read(loss_sum).and_then(|loss| Ok((loss, PairCounts::read(margins, signed)?))) {
+            Ok((loss, pairs)) => {
+                self.loss_sum += loss;
+                self.pairs.add(&pairs);
+            }
             Err(reason) => self.failure = Some(reason),
         }
     }
@@ -180,7 +248,7 @@ impl InferenceStep for TrainedModel {
     fn step(&self, batch: StepBatch) -> StepOutput {
         let mut output = StepOutput::of(&batch);
         for micro_batch in &batch.micro_batches {
-            output.add(self.objective.loss_sum(&self.decoder, micro_batch));
+            output.add(self.objective.measured(&self.decoder, micro_batch));
         }
         output
     }

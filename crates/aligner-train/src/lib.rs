@@ -66,14 +66,16 @@ mod workers;
 
 pub use batches::{Portions, StepBatch, StepLoader};
 pub use burn_train::{Interrupter, renderer::MetricsRenderer};
-pub use config::{BestBy, CopyFrom, LoraChoice, RowPolicy, TemplateChoice, TrainConfig, WarmupChoice};
+pub use config::{
+    BestBy, CopyFrom, LoraChoice, ObjectiveKind, RowPolicy, TemplateChoice, TrainConfig, WarmupChoice,
+};
 pub use devices::DeviceList;
 pub use error::{Result, TrainError};
 pub use evaluation::{Evaluator, ModelInMemory, SampleRecord, SampleRow, TextMetrics, Verdict, draw_rows};
-pub use learner::{StepOutput, TrainedModel};
+pub use learner::{PairCounts, StepOutput, TrainedModel};
 pub use loader::PlanLoader;
 pub use memory_plan::{MemoryChoices, MemoryPlan, MemorySize, PeakMoment, available_memory_bytes};
-pub use metrics::{Split, StepRecord, peak_rss_bytes};
+pub use metrics::{PairMetrics, Split, StepRecord, peak_rss_bytes};
 pub use optimizer::{AdamW, AdamWConfig, gradient_norm};
 pub use plan::{Length, Place, Plan, StageKind, StagePlan};
 pub use rows::Rows;

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use aligner_data::{
-    Columns, Dataset, Encoder, Fields, LoadOptions, OnBadRow, Progress, PromptTemplate, ReadOptions,
-    TokenCache, Tokenizer,
+    ChatFormat, Columns, Dataset, Encoder, Fields, LoadOptions, OnBadRow, Prefer, Progress, PromptTemplate,
+    ReadOptions, TokenCache, Tokenizer,
 };
 use aligner_model::{ModelConfig, WeightFormat};
 
 use crate::checkpoint::RunState;
-use crate::config::{RowPolicy, TrainConfig};
+use crate::config::{ObjectiveKind, RowPolicy, TrainConfig};
 use crate::error::{Result, TrainError};
 use crate::evaluation::{SampleRow, sample};
 use crate::plan::Plan;
@@ -42,7 +42,10 @@ impl Materials {
     ) -> Result<Self> {
         let tokenizer = Tokenizer::from_dir(&start.tokenizer)?;
         let template = config.template.resolve()?;
-        let encoder = Encoder::new(tokenizer.clone(), template.clone(), config.max_length);
+        let mut encoder = Encoder::new(tokenizer.clone(), template.clone(), config.max_length);
+        if let Some(target) = config.objective.chat_target() {
+            encoder = encoder.with_chat(target, chat_format(config, start, &tokenizer)?);
+        }
         let options = load_options(config)?;
         let read = options.read.clone();
         let sources = Sources::of(&config.data)?;
@@ -200,6 +203,20 @@ impl Materials {
     }
 }
 
+/// How chats are written for the model.
+fn chat_format(config: &TrainConfig, start: &Start, tokenizer: &Tokenizer) -> Result<ChatFormat> {
+    if !config.chat_format.is_empty() {
+        return Ok(ChatFormat::named(&config.chat_format)?);
+    }
+    if ModelConfig::is_score_dir(&start.base)?
+        && let Some(score) = ModelConfig::read_score(&start.base)?.score
+        && let Some(name) = score.chat_format
+    {
+        return Ok(ChatFormat::named(&name)?);
+    }
+    Ok(ChatFormat::of(tokenizer)?)
+}
+
 fn tell_progress(observer: &mut Option<Box<dyn Observer>>, progress: Progress) {
     let Progress {
         rows,
@@ -223,13 +240,20 @@ fn load_options(config: &TrainConfig) -> Result<LoadOptions> {
     Ok(LoadOptions {
         read: ReadOptions {
             columns: config.columns.parse::<Columns>()?,
-            fields: Fields::Triple,
+            fields: match config.objective {
+                // A chat has one answer, which is the target.
+                ObjectiveKind::Sft => Fields::Pair,
+                _ => Fields::Triple,
+            },
+            prefer: match config.objective {
+                ObjectiveKind::Reward | ObjectiveKind::Dpo => Prefer::Better,
+                _ => Prefer::default(),
+            },
             on_bad_row: policy(config.on_bad_row),
             format: match config.format.as_str() {
                 "" => None,
                 name => Some(name.parse()?),
             },
-            ..ReadOptions::default()
         },
         on_long_row: policy(config.on_long_row),
         cache: TokenCache::from_env(),

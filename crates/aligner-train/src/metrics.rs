@@ -56,6 +56,21 @@ pub struct StepRecord {
     /// What the model wrote on a sample of the validation rows; absent in training, and where there is no sample.
     #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
     pub text: Option<TextMetrics>,
+    /// How well pairs of answers are told apart; absent in training, and of objectives without pairs.
+    #[serde(flatten, default, skip_serializing_if = "Option::is_none")]
+    pub pairs: Option<PairMetrics>,
+}
+
+/// How well the held-out pairs of answers are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PairMetrics {
+    /// Share of the pairs whose chosen answer is ahead.
+    pub pair_accuracy: f64,
+    /// Mean of how far it is ahead.
+    pub pair_margin: f64,
+    /// Of a cost model, share of the labelled answers whose cost has the sign of its label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sign_accuracy: Option<f64>,
 }
 
 /// The file, open for appending.
@@ -152,6 +167,7 @@ mod tests {
             data_wait_seconds: Some(0.0),
             peak_rss_bytes: 0,
             text: None,
+            pairs: None,
         }
     }
 
@@ -176,6 +192,25 @@ mod tests {
         let line = serde_json::to_value(record(1)).unwrap();
         assert!(line.get("copy_rate").is_none() && line.get("text").is_none());
         assert_eq!(serde_json::from_value::<StepRecord>(line).unwrap(), record(1));
+    }
+
+    #[test]
+    fn pairs_stand_in_the_record_where_there_are_any() {
+        for sign_accuracy in [None, Some(0.25)] {
+            let pairs = PairMetrics {
+                pair_accuracy: 0.75,
+                pair_margin: -0.5,
+                sign_accuracy,
+            };
+            let with = StepRecord {
+                pairs: Some(pairs),
+                ..record(1)
+            };
+            let line = serde_json::to_value(&with).unwrap();
+            assert_eq!(line["pair_accuracy"], 0.75);
+            assert_eq!(line.get("sign_accuracy").is_some(), sign_accuracy.is_some());
+            assert_eq!(serde_json::from_value::<StepRecord>(line).unwrap(), with);
+        }
     }
 
     #[test]

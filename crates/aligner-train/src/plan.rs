@@ -25,6 +25,14 @@ pub enum StageKind {
     /// To correct the answer.
     #[default]
     Correction,
+    /// To answer.
+    Sft,
+    /// To score the better of two answers higher.
+    Reward,
+    /// To tell harmful answers from harmless ones.
+    Cost,
+    /// To write the better of two answers rather than the worse.
+    Dpo,
 }
 
 impl std::fmt::Display for StageKind {
@@ -32,6 +40,10 @@ impl std::fmt::Display for StageKind {
         f.write_str(match self {
             Self::Warmup => "warmup",
             Self::Correction => "correction",
+            Self::Sft => "sft",
+            Self::Reward => "reward",
+            Self::Cost => "cost",
+            Self::Dpo => "dpo",
         })
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aligner_data::{AlignerManifest, Cursor, Dataset};
+use aligner_model::CausalDecoder;
 use aligner_model::weights::named_parameters;
 use burn::module::Module;
 use burn::optim::AdamWConfig as UnusedOptimizer;
@@ -17,7 +18,7 @@ use burn_train::{Interrupter, Learner, SupervisedTraining, TrainingStrategy};
 
 use crate::batches::{Portions, StepLoader};
 use crate::checkpoint::{Checkpoint, CheckpointStore, RunState, recover_dir};
-use crate::config::{BestBy, TemplateChoice, TrainConfig, WarmupChoice};
+use crate::config::{BestBy, ObjectiveKind, TemplateChoice, TrainConfig, WarmupChoice};
 use crate::dashboard::{
     CopyRate, CopyRetention, EditRatio, ExactMatch, GradNorm, NoDashboard, QuantityMetric, TokensPerSecond,
 };
@@ -27,7 +28,7 @@ use crate::evaluation::{Evaluation, Evaluator};
 use crate::learner::TrainedModel;
 use crate::loader::PlanLoader;
 use crate::materials::Materials;
-use crate::objective::{Objective, Sft};
+use crate::objective::{Cost, Dpo, Objective, Reward, Sft, Unit};
 use crate::optimizer::AdamW;
 use crate::plan::Plan;
 use crate::records::Records;
@@ -59,7 +60,8 @@ pub struct RunOptions {
     pub devices: Option<DeviceList>,
     /// Is given burn-train's metrics instead of its terminal dashboard.
     pub renderer: Option<Box<dyn MetricsRenderer>>,
-    /// What is minimised instead of [`Sft`]. It is not recorded: a run is resumed with what it was started with.
+    /// What is minimised instead of what the configuration says, over the same rows. It is not recorded: a run is resumed with
+    /// what it was started with.
     pub objective: Option<Arc<dyn Objective>>,
 }
 
@@ -89,7 +91,12 @@ pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcom
     }
     let start = Start::of(config)?;
     let materials = Materials::load(config, &start, &mut options.observer)?;
-    warn_of_other_template(config, &materials)?;
+    if config.objective == ObjectiveKind::Correction {
+        warn_of_other_template(config, &materials)?;
+    } else {
+        // Nobody corrects anything with such a model.
+        options.evaluator = None;
+    }
     if options.evaluator.is_some() && config.eval_sample > 0 {
         check_rereadable("eval_sample", &config.valid)?;
     }
@@ -101,6 +108,9 @@ pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcom
 pub(crate) fn resolved(config: &TrainConfig) -> Result<TrainConfig> {
     config.validate()?;
     let mut config = config.clone();
+    if config.objective != ObjectiveKind::Correction {
+        config.warmup.share.get_or_insert(0.0);
+    }
     if config.warmup.share.is_none() && config.warmup.data.is_empty() {
         let earlier = AlignerManifest::read(&config.model)?;
         let is_aligner = earlier.is_some_and(|manifest| !manifest.stages.is_empty());
@@ -206,6 +216,10 @@ fn launch_run(
     let device = config.devices()?.first().open()?;
     let place = checkpoint.as_ref().map(|checkpoint| checkpoint.dir.as_path());
     let trained_on = with_gradients(device.clone(), config.checkpointing);
+    let reference = match config.objective {
+        ObjectiveKind::Dpo => Some(Trainee::reference(&config, &start, &device)?),
+        _ => None,
+    };
     let Trainee { decoder, form } = Trainee::load(&config, start, place, &trained_on)?;
     let decoder = decoder.with_recompute(config.checkpointing);
     materials.check_fit(&config, &form.config)?;
@@ -235,9 +249,10 @@ fn launch_run(
             },
         });
     }
-    let loaders = loaders(&config, &materials, &plan, &state);
-    let objective = options.objective.take().unwrap_or_else(|| Arc::new(Sft));
+    let own = || objective(&config, &form, reference);
+    let objective = options.objective.take().unwrap_or_else(own);
     let model = TrainedModel::new(decoder, objective);
+    let loaders = loaders(&config, &materials, (&plan, &state), model.unit());
     let session = session(
         config,
         run,
@@ -252,6 +267,16 @@ fn launch_run(
     let outcome = launch(session, model, loaders, options);
     drop(lock);
     outcome
+}
+
+/// What the configuration says is minimised.
+fn objective(config: &TrainConfig, form: &Form, reference: Option<CausalDecoder>) -> Arc<dyn Objective> {
+    match (config.objective, form.config.score.clone(), reference) {
+        (ObjectiveKind::Reward, Some(head), _) => Arc::new(Reward::new(head)),
+        (ObjectiveKind::Cost, Some(head), _) => Arc::new(Cost::new(head)),
+        (ObjectiveKind::Dpo, _, Some(reference)) => Arc::new(Dpo::new(config.beta, reference)),
+        _ => Arc::new(Sft),
+    }
 }
 
 /// The plan of a run that is resumed, and its state: it lasts as long as it was to last when it was started.
@@ -281,7 +306,8 @@ fn evaluation(
     state: &RunState,
     evaluator: Option<Box<dyn Evaluator>>,
 ) -> Result<Option<Evaluation>> {
-    let evaluator = evaluator.filter(|_| config.eval_sample > 0 && !config.valid.is_empty());
+    let corrects = config.objective == ObjectiveKind::Correction;
+    let evaluator = evaluator.filter(|_| corrects && config.eval_sample > 0 && !config.valid.is_empty());
     let Some(evaluator) = evaluator else {
         if config.best_by == BestBy::ExactMatch {
             let reason = "exact_match needs somebody who corrects the sample: RunOptions::evaluator";
@@ -299,8 +325,8 @@ fn evaluation(
 fn loaders(
     config: &TrainConfig,
     materials: &Materials,
-    plan: &Plan,
-    state: &RunState,
+    (plan, state): (&Plan, &RunState),
+    unit: Unit,
 ) -> (PlanLoader, Option<StepLoader>) {
     let now = plan.at(state.step);
     let stages = materials.stages.iter().zip(plan.stages()).enumerate();
@@ -318,6 +344,7 @@ fn loaders(
             micro_batch: config.micro_batch,
             rows_per_step: plan.rows_per_step,
             total_rows: plan.total_rows,
+            unit,
         };
         StepLoader::new(stage.rows.clone(), portions)
     });
@@ -325,7 +352,7 @@ fn loaders(
     let valid = materials
         .valid
         .as_ref()
-        .map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch));
+        .map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch, unit));
     (train, valid)
 }
 
@@ -346,6 +373,7 @@ fn session(
         form,
         tokenizer: materials.tokenizer.clone(),
         manifest,
+        is_aligner: config.objective == ObjectiveKind::Correction,
     };
     let mut optimizer = match &checkpoint {
         Some(checkpoint) => {
@@ -393,7 +421,7 @@ fn launch(
     options: RunOptions,
 ) -> Result<Outcome> {
     let root = session.run.root().to_path_buf();
-    let valid = valid.unwrap_or_else(|| StepLoader::one_pass(Arc::new(Dataset::default()), 1));
+    let valid = valid.unwrap_or_else(|| StepLoader::one_pass(Arc::new(Dataset::default()), 1, Unit::Tokens));
     let looks_at_text = session.evaluation.is_some();
     let strategy = Arc::new(LanguageModelStrategy::new(session));
     let mut training = SupervisedTraining::new(root, Arc::new(train), Arc::new(valid))

@@ -19,6 +19,8 @@ pub(crate) struct ModelSaver {
     pub tokenizer: Tokenizer,
     /// With the stages of the model that the run started from.
     pub manifest: AlignerManifest,
+    /// Whether what is trained is an Aligner: other models have no `aligner.json`, by which they would be taken for one.
+    pub is_aligner: bool,
 }
 
 impl ModelSaver {
@@ -31,6 +33,9 @@ impl ModelSaver {
     pub fn fill(&self, dir: &Path, decoder: &CausalDecoder, plan: &Plan, step: u64) -> Result<()> {
         self.form.save(decoder, dir)?;
         self.tokenizer.save_to(dir)?;
+        if !self.is_aligner {
+            return Ok(());
+        }
         let mut manifest = self.manifest.clone();
         manifest.stages.extend(stages_done(plan, step));
         Ok(manifest.write(dir)?)

@@ -386,6 +386,7 @@ impl Session {
             data_wait_seconds: None,
             peak_rss_bytes: peak_rss_bytes(),
             text: None,
+            pairs: None,
         }
     }
 

@@ -144,7 +144,7 @@ impl StageRows {
             };
         }
         Ok(Self {
-            kind: StageKind::Correction,
+            kind: config.objective.stage(),
             rows,
             identity_rows,
             fingerprint,
@@ -254,7 +254,7 @@ impl Stages {
             let rows = stage.rows.len() as u64;
             let (length, lr) = match stage.kind {
                 StageKind::Warmup => (warmup_length(config, rows), config.warmup.lr),
-                StageKind::Correction => {
+                _ => {
                     let length = config.steps.map_or(Length::Epochs(config.epochs), Length::Steps);
                     (length, None)
                 }

@@ -3,13 +3,13 @@
 use std::path::{Path, PathBuf};
 
 use aligner_model::{
-    CausalDecoder, Loaded, LoraAdapter, LoraConfig, ModelConfig, WeightFormat, load_dir, load_dir_as,
-    save_dir,
+    CausalDecoder, Loaded, LoraAdapter, LoraConfig, ModelConfig, ScoreKind, WeightFormat, load_dir,
+    load_dir_as, load_score_dir, save_dir,
 };
 use burn::tensor::Device;
 use sha2::{Digest, Sha256};
 
-use crate::config::{LoraChoice, TrainConfig};
+use crate::config::{LoraChoice, ObjectiveKind, TrainConfig};
 use crate::error::{Result, TrainError};
 
 /// A decoder that is ready to be trained.
@@ -88,7 +88,9 @@ impl Start {
     /// Tells one base from another: its configuration, and names and sizes of its weight files. Empty for a run that trains
     /// all weights: those are in its checkpoints.
     pub fn base_fingerprint(&self, config: &TrainConfig) -> Result<String> {
-        if self.adapter.is_none() && config.lora.is_none() {
+        // A run of DPO asks the model that it started from in every step.
+        let is_asked = config.objective == ObjectiveKind::Dpo;
+        if self.adapter.is_none() && config.lora.is_none() && !is_asked {
             return Ok(String::new());
         }
         let read = |error| TrainError::io("read", &self.base)(error);
@@ -122,6 +124,9 @@ impl Trainee {
         checkpoint: Option<&Path>,
         device: &Device,
     ) -> Result<Self> {
+        if config.objective.scores() {
+            return Self::load_scoring(config, start, checkpoint, device);
+        }
         let chosen = config.lora.as_ref().map(LoraChoice::resolve);
         let Some(lora) = start.lora().or(chosen) else {
             let Loaded { config, decoder } = load_dir(checkpoint.unwrap_or(&start.base), device)?;
@@ -149,6 +154,79 @@ impl Trainee {
             form,
         })
     }
+}
+
+impl Trainee {
+    /// A model that scores: one that does already, or one that writes with a new head in place of its output projection.
+    fn load_scoring(
+        config: &TrainConfig,
+        start: Start,
+        checkpoint: Option<&Path>,
+        device: &Device,
+    ) -> Result<Self> {
+        let place = checkpoint.unwrap_or(&start.base);
+        let kind = match config.objective {
+            ObjectiveKind::Cost => ScoreKind::Cost,
+            _ => ScoreKind::Reward,
+        };
+        if start.adapter.is_some() {
+            let reason = "is an adapter, whose directory has no place for the head: merge it first with \
+                          `aligner export --format hf`";
+            return Err(TrainError::config("model", reason));
+        }
+        let loaded = if ModelConfig::is_score_dir(place)? {
+            load_score_dir(place, device)?
+        } else {
+            let Loaded {
+                config: writes,
+                decoder,
+            } = load_dir(place, device)?;
+            let scores = writes.into_score(kind);
+            let decoder = decoder.with_new_score(&scores, config.seed, device);
+            Loaded {
+                config: scores,
+                decoder,
+            }
+        };
+        check_head(&loaded.config, kind)?;
+        let scores = match config.chat_format.as_str() {
+            "" => loaded.config,
+            name => loaded.config.with_chat_format(name),
+        };
+        Ok(Self {
+            decoder: loaded.decoder,
+            form: Form {
+                config: scores,
+                adapter: None,
+            },
+        })
+    }
+
+    /// The model that a run starts from, without gradients: what DPO holds the trained one against.
+    pub fn reference(config: &TrainConfig, start: &Start, device: &Device) -> Result<CausalDecoder> {
+        let base = load_dir_as(&start.base, config.base_weights, device)?.decoder;
+        Ok(match &start.adapter {
+            Some(adapter) => base.with_adapter(adapter)?,
+            None => base,
+        })
+    }
+}
+
+/// What is trained further has one score, of the kind that is trained, as it comes out of the head.
+fn check_head(config: &ModelConfig, kind: ScoreKind) -> Result<()> {
+    let Some(head) = &config.score else {
+        return Ok(());
+    };
+    let reason = if head.outputs != 1 {
+        format!("gives {} scores; a reward or cost is one", head.outputs)
+    } else if head.kind != kind {
+        format!("is a {} model, and a {kind} is trained", head.kind)
+    } else if head.normalization.is_some() {
+        "normalises its scores, which is not trained here (do_normalize in its config.json)".to_string()
+    } else {
+        return Ok(());
+    };
+    Err(TrainError::config("model", reason))
 }
 
 impl Form {

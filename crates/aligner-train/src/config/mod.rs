@@ -1,6 +1,7 @@
 //! The configuration of a run: what `run.toml` holds.
 
 mod choices;
+mod objective;
 mod recipe;
 
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use aligner_model::WeightFormat;
 use serde::{Deserialize, Serialize};
 
 pub use self::choices::{LoraChoice, RowPolicy, TemplateChoice};
+pub use self::objective::ObjectiveKind;
 pub use self::recipe::{BestBy, CopyFrom, WarmupChoice};
 use crate::devices::DeviceList;
 use crate::error::{Result, TrainError};
@@ -21,7 +23,9 @@ use crate::schedule::ScheduleKind;
 pub struct TrainConfig {
     /// Model directory to start from.
     pub model: PathBuf,
-    /// Training rows: files of question, answer, correction. `rows.jsonl:0.7` draws that share of the rows from the file
+    /// What is minimised.
+    pub objective: ObjectiveKind,
+    /// Training rows: files of question, answer, correction, or what the objective takes. `rows.jsonl:0.7` draws that share of the rows from the file
     /// (see `aligner_data::DataSource`); all files have a weight, or none.
     pub data: Vec<PathBuf>,
     /// Validation rows; none: no validation.
@@ -35,6 +39,11 @@ pub struct TrainConfig {
     pub tensorboard: bool,
     /// Compute activations again in the backward pass instead of keeping them: less memory for more time.
     pub checkpointing: bool,
+    /// How chats are written, as `aligner_data::ChatFormat` names it, for all objectives but the correction; empty: told by the
+    /// model's chat template.
+    pub chat_format: String,
+    /// DPO's β: how far the model may move away from the one that the run starts from; less is farther.
+    pub beta: f64,
     /// Prompt template.
     pub template: TemplateChoice,
     /// Column mapping, `question=prompt,answer=response`; empty: columns carry our names.
@@ -106,12 +115,15 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             model: PathBuf::new(),
+            objective: ObjectiveKind::Correction,
             data: Vec::new(),
             valid: Vec::new(),
             out: PathBuf::new(),
             device: "cpu".into(),
             tensorboard: true,
             checkpointing: false,
+            chat_format: String::new(),
+            beta: 0.1,
             template: TemplateChoice::Builtin("correction".into()),
             columns: String::new(),
             format: String::new(),
@@ -249,7 +261,8 @@ impl TrainConfig {
             (0.0..=0.5).contains(&self.identity_share),
             "in 0..=0.5",
         )?;
-        self.warmup.validate()
+        self.warmup.validate()?;
+        objective::check(self)
     }
 
     /// The devices by their names.
@@ -302,14 +315,17 @@ impl TrainConfig {
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
-const KEYS: [&str; 38] = [
+const KEYS: [&str; 41] = [
     "model",
+    "objective",
     "data",
     "valid",
     "out",
     "device",
     "tensorboard",
     "checkpointing",
+    "chat_format",
+    "beta",
     "template",
     "columns",
     "format",

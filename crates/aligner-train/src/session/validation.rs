@@ -35,6 +35,7 @@ impl Session {
             sum.loss_sum += output.loss_sum;
             sum.tokens += output.tokens;
             sum.target_tokens += output.target_tokens;
+            sum.pairs.add(&output.pairs);
             if let Some(output) = last.replace(output) {
                 screen.validated_batch(output, index, valid.len());
             }
@@ -46,7 +47,11 @@ impl Session {
             screen.validated_batch(StepOutput { text, ..output }, valid.len(), valid.len());
         }
         screen.validated();
-        let record = StepRecord { text, ..record };
+        let record = StepRecord {
+            text,
+            pairs: sum.pairs.metrics(),
+            ..record
+        };
         self.tell(&record)?;
         self.judge(&record, &model)
     }
