@@ -309,17 +309,25 @@ impl<L: CausalLm> Corrector<L> {
         transcript.finish(prepared.prompt.len(), generated, on_text)
     }
 
+    /// The tokens of a given correction, and the end of sequence.
+    ///
+    /// # Errors
+    /// When the tokenizer fails on the text, or the model does not have one of its tokens.
+    pub fn correction_ids(&self, correction: &str) -> Result<Vec<u32>> {
+        let mut ids = self.tokenizer().encode_target(correction)?;
+        ids.push(self.tokenizer().eos_id());
+        self.voice.check_ids(&ids)?;
+        Ok(ids)
+    }
+
     /// Log-probability of a given correction, the end of sequence included.
     ///
     /// # Errors
     /// As [`correct`](Self::correct).
     pub fn score(&self, input: Input<'_>, correction: &str) -> Result<Score> {
-        let Voice { model, encoder, .. } = &*self.voice;
         let prompt = self.voice.prompt(input)?;
-        let mut target = encoder.tokenizer().encode_target(correction)?;
-        target.push(encoder.tokenizer().eos_id());
-        self.voice.check_ids(&target)?;
-        let scores = score_tokens(model, &prompt, &target)?;
+        let target = self.correction_ids(correction)?;
+        let scores = score_tokens(self.model(), &prompt, &target)?;
         let token_logprobs: Vec<f64> = scores.iter().map(|score| score.logprob).collect();
         Ok(Score {
             logprob: token_logprobs.iter().sum(),

@@ -3,7 +3,7 @@
 use aligner_model::{
     CachedRun, CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError, SteeringVector, on_pool,
 };
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
 use crate::causal_lm::{CausalLm, Run};
 use crate::error::Result;
@@ -122,20 +122,47 @@ impl DecoderLm {
         if let Some(last) = runs.last_mut() {
             last.keep = last.keep.max(usize::from(!keeps));
         }
-        let mut compute = || {
+        self.compute(|| {
             let hidden = self.decoder.forward_cached(&mut runs);
             if !keeps {
                 return Ok(Vec::new());
             }
-            let logits = self.decoder.logits_of_rows(hidden);
-            let values = logits.try_into_vec_as::<f32>();
-            Ok(values.map_err(|error| ModelError::Execution(error.to_string()))?)
-        };
+            host(self.decoder.logits_of_rows(hidden))
+        })
+    }
+
+    /// The hidden states of all kept tokens behind the last layer and its norm, one behind the other.
+    pub(crate) fn hidden_states(&self, runs: &mut [CachedRun<'_>]) -> Result<Vec<f32>> {
+        self.compute(|| host(self.decoder.forward_cached(runs)))
+    }
+
+    /// The residual stream of the last `keep` of `ids`, before the first layer and behind each: `[layers + 1, keep, hidden_size]`.
+    pub(crate) fn residual_stream(&self, ids: &[u32], cache: &mut KvCache, keep: usize) -> Result<Vec<f32>> {
+        self.compute(|| {
+            let stream = self
+                .decoder
+                .residual_stream(&mut [CachedRun { ids, cache, keep }]);
+            let parts = stream.into_iter().map(host).collect::<Result<Vec<_>>>()?;
+            Ok(parts.concat())
+        })
+    }
+
+    /// Number of layers.
+    pub(crate) fn layers(&self) -> usize {
+        self.decoder.layers.len()
+    }
+
+    fn compute<T: Send>(&self, what: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         // The CPU's operations are shared out by threads of their own.
         if self.device == Device::flex() {
-            compute()
+            what()
         } else {
-            on_pool(compute)
+            on_pool(what)
         }
     }
+}
+
+fn host<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>> {
+    let values = tensor.try_into_vec_as::<f32>();
+    Ok(values.map_err(|error| ModelError::Execution(error.to_string()))?)
 }

@@ -181,6 +181,16 @@ pub struct TokenScore {
 /// # Errors
 /// When both together are longer than the context, or the model fails.
 pub fn score_tokens<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32]) -> Result<Vec<TokenScore>> {
+    each_score(model, prompt, target, score_at)
+}
+
+/// What `score` makes of the logits in the place of each of `target`, and its id; `None` of logits that are not numbers.
+pub(crate) fn each_score<L: CausalLm, T>(
+    model: &L,
+    prompt: &[u32],
+    target: &[u32],
+    score: impl Fn(&[f32], u32) -> Option<T>,
+) -> Result<Vec<T>> {
     const CHUNK: usize = 64;
     let (tokens, max_positions) = (prompt.len() + target.len(), model.max_positions());
     if prompt.is_empty() {
@@ -204,7 +214,7 @@ pub fn score_tokens<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32]) -> R
     for (inputs, targets) in inputs.chunks(CHUNK).zip(target.chunks(CHUNK)) {
         let logits = model.forward(inputs, &mut cache, inputs.len())?;
         for (row, &id) in logits.chunks(model.vocab_size()).zip(targets) {
-            scores.push(score_at(row, id).ok_or(InferError::BadLogits {
+            scores.push(score(row, id).ok_or(InferError::BadLogits {
                 position: prompt.len() + scores.len(),
             })?);
         }
@@ -212,7 +222,7 @@ pub fn score_tokens<L: CausalLm>(model: &L, prompt: &[u32], target: &[u32]) -> R
     Ok(scores)
 }
 
-fn score_at(logits: &[f32], id: u32) -> Option<TokenScore> {
+pub(crate) fn score_at(logits: &[f32], id: u32) -> Option<TokenScore> {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let most_probable = logits.iter().position(|&logit| logit == highest)?;
     let highest = f64::from(highest);

@@ -80,6 +80,26 @@ pub enum InferError {
         /// Tokens the context holds.
         max_positions: usize,
     },
+    /// A conversation that is to be scored is longer than the model's context: a score of a part of it would be of something
+    /// else.
+    #[error(
+        "the conversation has {tokens} tokens, but the context of the model that scores it holds {max_positions}; leave earlier \
+         turns out, or the answer unscored"
+    )]
+    ConversationTooLong {
+        /// Tokens of the conversation.
+        tokens: usize,
+        /// Tokens the context holds.
+        max_positions: usize,
+    },
+    /// A model that sorts texts into classes instead of scoring them.
+    #[error("{model} gives {outputs} scores for an answer; a reward or cost model gives one")]
+    ManyScores {
+        /// The model directory.
+        model: String,
+        /// Its scores.
+        outputs: usize,
+    },
     /// An answer cannot be corrected in windows, because nothing would fit into one.
     #[error(
         "the question alone gives a prompt of {question_tokens} tokens; with a context of {max_positions} and at most \

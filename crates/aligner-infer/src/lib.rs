@@ -29,6 +29,7 @@
 //! ```
 
 mod acceptance;
+mod answerer;
 mod batcher;
 mod builder;
 mod causal_lm;
@@ -36,13 +37,16 @@ mod corrector;
 mod cost;
 mod decoder;
 pub mod draft;
+mod embed;
 mod engine;
 mod error;
 pub mod export;
+pub mod inspect;
 mod policy;
 pub mod replay;
 mod sampler;
 mod scheduler;
+mod scorer;
 mod sentences;
 mod sequence;
 mod steer;
@@ -52,6 +56,7 @@ mod windows;
 mod windows_batch;
 
 pub use aligner_data::{Edit, EditOp, diff, edit_ratio, is_copy};
+pub use answerer::Answerer;
 pub use batcher::{BatchLoad, Batcher};
 pub use builder::CorrectorBuilder;
 pub use causal_lm::{CausalLm, Run};
@@ -64,6 +69,7 @@ pub use error::{InferError, Result};
 pub use policy::{Draft, DraftMemory};
 pub use sampler::{Sampler, SamplingParams};
 pub use scheduler::BatchOptions;
+pub use scorer::{Scorer, ScorerBuilder};
 pub use steer::sign_steering;
 pub use verify::{Verified, verify};
 pub use windows::LongAnswers;
