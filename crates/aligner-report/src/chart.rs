@@ -3,18 +3,12 @@
 //! The picture is stretched to the width there is, lines keep their width (`non-scaling-stroke`), and all text is HTML
 //! beside it: on a phone as on paper the labels have the size of the text around them.
 
-mod axis;
-
 use std::fmt::Write;
 
-use axis::Axis;
-
-use crate::number::{compact, percent};
+use crate::kit::number::{compact, percent};
+use crate::kit::{Axis, Escaped, SIZE, shortened};
 use crate::series::Bucket;
-use crate::text::{Escaped, shortened};
 
-/// Width and height of the picture's own coordinates.
-const SIZE: f64 = 1000.0;
 /// Points that are marked one by one.
 const MOST_DOTS: usize = 60;
 /// Stage names that fit beside each other.
@@ -247,51 +241,4 @@ fn path(points: &[(f64, f64)], x: &Axis, y: &Axis) -> String {
         let _ = write!(path, "{letter}{:.1} {top:.1}", x.place(px) * SIZE);
     }
     path
-}
-
-/// How often each edit ratio occurs, as bars from 0 to 1.
-pub fn histogram(title: &str, about: &str, counts: &[u64]) -> String {
-    let most = counts.iter().copied().max().unwrap_or(0);
-    let Some(y) = Axis::from_zero(most as f64) else {
-        return String::new();
-    };
-    let mut bars = String::new();
-    let mut svg = String::new();
-    let width = SIZE / counts.len() as f64;
-    for (index, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
-        let (left, height) = (index as f64 * width, y.place(count as f64) * SIZE);
-        let _ = write!(
-            bars,
-            "<rect x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{height:.1}\"/>",
-            left + 0.08 * width,
-            SIZE - height,
-            0.84 * width
-        );
-    }
-    let mut labels = String::new();
-    let mut lines = String::new();
-    for (value, place) in y.ticks() {
-        let _ = write!(lines, "M0 {:.1}H1000", (1.0 - place) * SIZE);
-        let top = 100.0 * (1.0 - place);
-        let _ = write!(
-            labels,
-            "<span class=\"y\" style=\"top:{top:.2}%\">{}</span>",
-            compact(value)
-        );
-    }
-    for quarter in 0..=4 {
-        let left = 25 * quarter;
-        let _ = write!(labels, "<span class=\"x\" style=\"left:{left}%\">{left} %</span>");
-    }
-    let _ = write!(
-        svg,
-        "<path class=\"grid\" d=\"{lines}\"/><g class=\"bars\">{bars}</g>"
-    );
-    let title = Escaped(title);
-    format!(
-        "<figure><figcaption><h3>{title}</h3></figcaption><div class=\"plot\" role=\"img\" aria-label=\"{title}\">{labels}\
-         <svg viewBox=\"0 0 1000 1000\" preserveAspectRatio=\"none\" aria-hidden=\"true\">{svg}</svg></div>\
-         <p class=\"about\">{}</p></figure>\n",
-        Escaped(about)
-    )
 }

@@ -1,4 +1,5 @@
-//! A training run as one self-contained page: curves, numbers, samples with their changes, configuration.
+//! A training run as one self-contained page: curves, numbers, samples with their changes, configuration; and a correction token
+//! by token as another ([`tokens`]).
 //!
 //! ```text
 //!  RUN/metrics.jsonl ──▶ Metrics   series in constant memory, stages, validations ──┐
@@ -10,6 +11,8 @@
 //! number it has never heard of gets a curve of its own. The page refers to nothing outside of it, has no script, follows
 //! the reader's light or dark scheme, and prints. A run of a million steps gives a page as small as one of a thousand.
 //!
+//! What the page is made of is a [`kit`] for the reports of other crates.
+//!
 //! # Example
 //!
 //! ```no_run
@@ -20,15 +23,15 @@
 mod chart;
 mod error;
 mod facts;
+pub mod kit;
 mod lines;
 mod metrics;
-mod number;
 mod page;
 mod samples;
 mod series;
-mod text;
+pub mod tokens;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 pub use error::{ReportError, Result};
 
@@ -56,25 +59,13 @@ pub fn render(run: &Path) -> Result<String> {
 /// # Errors
 /// As [`render`], and when `out` cannot be written.
 pub fn write(run: &Path, out: &Path) -> Result<()> {
-    let page = render(run)?;
-    let is_special = std::fs::metadata(out).is_ok_and(|found| !found.is_file());
-    let written = if is_special {
-        // A pipe or a terminal cannot be renamed to.
-        std::fs::write(out, page)
-    } else {
-        let part = part_name(out);
-        std::fs::write(&part, page)
-            .and_then(|()| std::fs::rename(&part, out))
-            .inspect_err(|_| {
-                // The error is the one to tell.
-                let _ = std::fs::remove_file(&part);
-            })
-    };
-    written.map_err(ReportError::io("write", out))
+    write_page(out, &render(run)?)
 }
 
-fn part_name(out: &Path) -> PathBuf {
-    let mut name = out.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
-    out.with_file_name(name)
+/// Writes a page to `out`: whole, or what was there stays.
+///
+/// # Errors
+/// When `out` cannot be written.
+pub fn write_page(out: &Path, page: &str) -> Result<()> {
+    kit::write_whole(out, page).map_err(ReportError::io("write", out))
 }

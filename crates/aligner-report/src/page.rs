@@ -4,14 +4,12 @@ mod tables;
 
 use std::fmt::Write;
 
-use crate::chart::{Chart, Curve, Style, Unit, histogram};
+use crate::chart::{Chart, Curve, Style, Unit};
 use crate::facts::Facts;
+use crate::kit::number::{bytes, compact, duration, grouped, percent};
+use crate::kit::{Escaped, histogram, page as shell};
 use crate::metrics::Metrics;
-use crate::number::{bytes, compact, duration, grouped, percent};
 use crate::samples::Samples;
-use crate::text::Escaped;
-
-const STYLE: &str = include_str!("style.css");
 
 /// What the model does to answers: field of a validation's record, name, colour.
 const BEHAVIOUR: [(&str, &str, u8); 4] = [
@@ -37,23 +35,15 @@ const KNOWN: [&str; 10] = [
 
 /// The whole page.
 pub fn page(facts: &Facts, metrics: &Metrics, samples: &Samples) -> String {
-    let name = Escaped(&facts.name);
-    // No script and nothing from elsewhere: should anything of a user's text ever become markup, it can do nothing.
-    let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <meta name=\"color-scheme\" content=\"light dark\">\n<title>{name} – training run</title>\n\
-         <style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n"
-    );
-    html += &head(facts, metrics);
+    let mut html = head(facts, metrics);
     html += &curves(metrics);
     html += &behaviour(metrics, samples);
     html += &tables::samples(samples);
     html += &tables::lineage(facts);
     html += &others(metrics);
     html += &tables::configuration(facts);
-    html + &foot(metrics) + "</main>\n</body>\n</html>\n"
+    html += &foot(metrics);
+    shell(&format!("{} – training run", facts.name), "", &html)
 }
 
 fn head(facts: &Facts, metrics: &Metrics) -> String {

@@ -6,8 +6,8 @@ use aligner_data::{diff, edit_ratio};
 use serde_json::{Map, Value};
 
 use crate::error::Result;
+use crate::kit::shortened;
 use crate::lines::objects;
-use crate::text::shortened;
 
 /// Samples that are shown.
 const SHOWN: usize = 12;

@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use aligner_data::{EditOp, diff};
 use serde_json::{Map, Value};
 
 use crate::facts::Facts;
+use crate::kit::number::{column_percent, compact, grouped, percent};
+use crate::kit::{Escaped, changes, shortened};
 use crate::metrics::Metrics;
-use crate::number::{column_percent, compact, grouped, percent};
 use crate::samples::{Sample, Samples};
-use crate::text::{Escaped, shortened};
 
 /// The last validations.
 pub fn validations(metrics: &Metrics, behaviour: &[(&str, &str, u8)]) -> String {
@@ -74,15 +73,7 @@ pub fn samples(samples: &Samples) -> String {
 }
 
 fn sample(sample: &Sample) -> String {
-    let mut changes = String::new();
-    for edit in diff(&sample.answer, &sample.correction) {
-        let text = Escaped(&edit.text);
-        let _ = match edit.op {
-            EditOp::Keep => write!(changes, "{text}"),
-            EditOp::Delete => write!(changes, "<del>{text}</del>"),
-            EditOp::Insert => write!(changes, "<ins>{text}</ins>"),
-        };
-    }
+    let changes = changes(&sample.answer, &sample.correction);
     let verdict = if sample.edit_ratio == 0.0 {
         "unchanged".to_string()
     } else {

@@ -3,6 +3,7 @@
 use std::fmt::{self, Write};
 
 /// Text for HTML: nothing in it is markup, in an element or in a quoted attribute.
+#[derive(Debug, Clone, Copy)]
 pub struct Escaped<'a>(pub &'a str);
 
 impl fmt::Display for Escaped<'_> {
