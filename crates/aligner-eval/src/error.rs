@@ -40,6 +40,16 @@ pub enum EvalError {
         /// What is wrong with it, and what to do.
         reason: String,
     },
+    /// A judge's endpoint gives no answer that can be used.
+    #[error("{url}: {row}: {reason}")]
+    Judge {
+        /// The endpoint.
+        url: String,
+        /// What was asked about.
+        row: String,
+        /// What happened, in the server's words where it has some.
+        reason: String,
+    },
     /// What was asked for makes no sense.
     #[error("{0}")]
     Invalid(String),

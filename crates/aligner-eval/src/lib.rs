@@ -17,9 +17,22 @@
 //! | `scores.jsonl` | [`Scored`] |
 //! | `eval.json` | what was run on what: models, templates, files and their hashes |
 
+pub mod alpaca;
+pub mod bootstrap;
 mod error;
+pub mod facts;
+pub mod given;
+pub mod input;
+pub mod judge;
+pub mod metrics;
+pub mod outcomes;
+pub mod probe;
+pub mod report;
 mod row;
+pub mod scores;
 pub mod stats;
+pub mod summary;
+mod text;
 
 pub use error::{EvalError, Result};
 pub use row::{Dimension, Item, Judgement, Outcome, References, ScoreKind, Scored, Verdict};
