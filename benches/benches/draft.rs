@@ -1,7 +1,7 @@
 //! What drafts are worth on recorded corrections: real passes of a model that write tokens which another Aligner wrote.
 //!
 //! ```sh
-//! cargo bench -p aligner-bench --bench draft -- --model DIR --data ROWS [--rows 24] [--copies 6] [--repeat 1] [--template ID]
+//! cargo bench -p aligner-bench --bench draft -- --model DIR --data ROWS [--rows 24] [--copies 6] [--repeat 1] [--template ID] [--weights q8]
 //! ```
 //!
 //! `--rows` are taken evenly from those of the file that fit the context, `--copies` of those whose correction is the answer.
@@ -21,6 +21,7 @@ use aligner_infer::{
     CancelToken, CausalLm, Corrector, DecoderLm, Draft, DraftMemory, Drafting, Generated, Request,
     SamplingParams, generate,
 };
+use aligner_model::RuntimeWeights;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -31,6 +32,7 @@ struct Options {
     copies: usize,
     repeat: usize,
     template: String,
+    weights: RuntimeWeights,
 }
 
 impl Options {
@@ -38,6 +40,7 @@ impl Options {
     fn parse() -> Result<Option<Self>> {
         let (mut model, mut data) = (None, None);
         let (mut rows, mut copies, mut repeat, mut template) = (24, 6, 1, "correction".to_string());
+        let mut weights = RuntimeWeights::default();
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
             if name == "--bench" {
@@ -51,6 +54,7 @@ impl Options {
                 "--copies" => copies = value.parse()?,
                 "--repeat" => repeat = value.parse::<usize>()?.max(1),
                 "--template" => template = value,
+                "--weights" => weights = value.parse()?,
                 _ => return Err(format!("{name} is not known").into()),
             }
         }
@@ -65,6 +69,7 @@ impl Options {
             copies,
             repeat,
             template,
+            weights,
         }))
     }
 }
@@ -195,6 +200,7 @@ fn main() -> Result<()> {
     aligner_bench::keep_freed_memory();
     let corrector = Corrector::builder(&options.model)
         .template(PromptTemplate::builtin(&options.template)?)
+        .weights(options.weights)
         .allow_mismatch()
         .build()?;
     let lm = corrector.model();

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use aligner_data::DataError;
+use aligner_eval::EvalError;
 use aligner_hub::HubError;
 use aligner_infer::InferError;
 use aligner_model::ModelError;
@@ -39,6 +40,9 @@ pub enum CliError {
     /// Training failed.
     #[error(transparent)]
     Train(#[from] TrainError),
+    /// An evaluation could not be done.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
     /// A report could not be made.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -64,6 +68,7 @@ impl CliError {
                 source,
                 HubError::Name { .. } | HubError::NotFound { .. } | HubError::Environment { .. }
             ),
+            Self::Eval(error) => matches!(error, EvalError::Invalid(_)),
             Self::Report(error) => matches!(error, ReportError::NoRun(_)),
             Self::Failed(_) | Self::ClosedPipe => false,
             Self::Data(error)

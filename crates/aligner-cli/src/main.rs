@@ -8,6 +8,7 @@ mod args;
 mod commands;
 mod error;
 mod evaluator;
+mod heat;
 mod hub;
 mod runs;
 mod terminal;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, DataCommand, SteerCommand};
+use args::{Cli, Command, DataCommand, InspectCommand, SteerCommand};
 use error::CliError;
 use terminal::Log;
 
@@ -37,9 +38,17 @@ fn main() -> ExitCode {
         Command::Serve(args) => commands::serve::run(&args, cli.verbose),
         Command::Chat(args) => commands::chat::run(&args),
         Command::Score(args) => commands::score::run(&args),
+        Command::Eval { command } => commands::eval::run(&command),
+        Command::Bootstrap(args) => commands::bootstrap::run(&args),
         Command::Steer {
             command: SteerCommand::Fit(args),
         } => commands::steer::fit(&args),
+        Command::Inspect {
+            command: InspectCommand::Layers(args),
+        } => commands::inspect::layers::run(&args),
+        Command::Inspect {
+            command: InspectCommand::Tokens(args),
+        } => commands::inspect::tokens::run(&args),
         Command::Import(args) => commands::import::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Data {

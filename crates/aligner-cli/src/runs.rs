@@ -52,6 +52,16 @@ pub fn latest() -> Result<PathBuf> {
     }
 }
 
+/// What a model is called: as its directory, or as the run that it ended.
+pub fn model_name(dir: &Path) -> String {
+    let own = |dir: &Path| dir.file_name().map(|name| name.to_string_lossy().into_owned());
+    let named = match own(dir) {
+        Some(name) if name == "final" => dir.parent().and_then(own),
+        named => named,
+    };
+    named.unwrap_or_else(|| "aligner".into())
+}
+
 /// The model to use: the one named (the directory of a model or an adapter, a run, or a model of the Hub), or the latest
 /// run's.
 pub fn model_dir(named: Option<&Path>, wanted: Files) -> Result<PathBuf> {

@@ -1,9 +1,12 @@
 //! What can be typed: the arguments of each command, and those that several share.
 
+mod bootstrap;
 mod chat;
 mod correct;
 mod data;
+mod eval;
 mod export;
+mod inspect;
 mod plan;
 mod serve;
 mod steer;
@@ -16,10 +19,16 @@ use aligner_model::{DeviceSpec, RuntimeWeights};
 use aligner_train::RowPolicy;
 use clap::{Args, Parser, Subcommand};
 
+pub use self::bootstrap::BootstrapArgs;
 pub use self::chat::ChatArgs;
 pub use self::correct::{CorrectArgs, ScoreArgs};
 pub use self::data::{CheckArgs, ConvertArgs, ShowArgs};
+pub use self::eval::{
+    EvalAlpacaArgs, EvalAnswerArgs, EvalCommand, EvalImportArgs, EvalJudgeArgs, EvalMetricsArgs,
+    EvalReportArgs, EvalRunArgs, EvalScoreArgs,
+};
 pub use self::export::{ExportArgs, ImportArgs};
+pub use self::inspect::{InspectCommand, InspectLayersArgs, InspectTokensArgs, Label};
 pub use self::plan::PlanArgs;
 pub use self::serve::{EngineChoice, ServeArgs};
 pub use self::steer::{SteerCommand, SteerFitArgs};
@@ -61,11 +70,25 @@ pub enum Command {
     Chat(ChatArgs),
     /// Print the log-probability of each row's correction.
     Score(ScoreArgs),
+    /// Find out whether corrections help.
+    Eval {
+        /// Which step.
+        #[command(subcommand)]
+        command: EvalCommand,
+    },
+    /// Turn corrections into rows that an upstream, or the next Aligner, is trained on.
+    Bootstrap(BootstrapArgs),
     /// Change how much a model corrects.
     Steer {
         /// What to do.
         #[command(subcommand)]
         command: SteerCommand,
+    },
+    /// Look into a model: its layers, and the probabilities of its tokens.
+    Inspect {
+        /// What to look at.
+        #[command(subcommand)]
+        command: InspectCommand,
     },
     /// Turn a GGUF file into a model directory.
     Import(ImportArgs),

@@ -50,6 +50,9 @@ pub struct ServeArgs {
     /// Memory for keys and values of all of them: 2GB, 500MB.
     #[arg(long, value_name = "SIZE", default_value = "2GB")]
     pub kv_memory: MemorySize,
+    /// Reward model that the gate asks whether a correction is worse than its answer.
+    #[arg(long, value_name = "MODEL")]
+    pub reward_model: Option<PathBuf>,
     /// Log JSON objects with the time, one a line.
     #[arg(long)]
     pub log_json: bool,

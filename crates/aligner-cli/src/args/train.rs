@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use aligner_data::Format;
 
 use aligner_model::WeightFormat;
-use aligner_train::{BestBy, CopyFrom, DeviceList, MemorySize, RowPolicy, ScheduleKind};
+use aligner_train::{BestBy, CopyFrom, DeviceList, MemorySize, ObjectiveKind, RowPolicy, ScheduleKind};
 use clap::Args;
 
 /// Arguments of `train`; what is not given comes from `--config` or has its default.
@@ -14,6 +14,17 @@ pub struct TrainArgs {
     /// Model directory to start from (Hugging Face layout), or org/name or org/name@revision of the Hub.
     #[arg(long, value_name = "MODEL")]
     pub model: Option<PathBuf>,
+    /// What is minimised: correction (the default: an Aligner), sft (an upstream: a chat's answer), reward or cost (a model
+    /// that scores answers, from pairs of them), dpo (an upstream, from pairs).
+    #[arg(long, value_name = "OBJECTIVE")]
+    pub objective: Option<ObjectiveKind>,
+    /// How chats are written, of all objectives but the correction: safe-rlhf, chatml, llama3, gemma (default: told by the
+    /// model's chat template; safe-rlhf where there is none).
+    #[arg(long, value_name = "FORMAT")]
+    pub chat_format: Option<String>,
+    /// DPO's beta: how far the model may move away from the one it starts from; less is farther (default: 0.1).
+    #[arg(long, value_name = "BETA")]
+    pub beta: Option<f64>,
     /// Training rows; may be given several times. With FILE:WEIGHT for each, that share of the rows is drawn from it.
     #[arg(long, value_name = "FILE[:WEIGHT]")]
     pub data: Vec<PathBuf>,

@@ -1,13 +1,16 @@
 //! One file for each command.
 
+pub mod bootstrap;
 pub mod chat;
 pub mod convert;
 pub mod correct;
 pub mod data;
 pub mod demo;
+pub mod eval;
 pub mod export;
 mod fit;
 pub mod import;
+pub mod inspect;
 pub mod plan;
 pub mod report;
 mod rows;

@@ -1,18 +1,19 @@
 //! `aligner serve`
 
-use std::path::Path;
-
-use aligner_data::{AlignerManifest, PromptTemplate};
+use aligner_data::{AlignerManifest, PromptTemplate, Turn};
 use aligner_hub::Files;
+use aligner_infer::{Input, Scorer};
+use aligner_model::ScoreKind;
 use aligner_serve::{
-    LocalEngine, PlainListener, RemoteEngine, ServeError, Service, Telemetry, TlsListener, serve,
+    LocalEngine, PlainListener, RemoteEngine, RewardError, RewardModel, ServeError, Service, Telemetry,
+    TlsListener, serve,
 };
 use tokio::net::TcpListener;
 
 use super::builder;
 use crate::args::{EngineChoice, ServeArgs, template};
 use crate::error::{CliError, Result};
-use crate::runs::model_dir;
+use crate::runs::{model_dir, model_name};
 use crate::terminal::{Log, log_to_stderr, say};
 
 /// Serves until it is told to stop.
@@ -51,7 +52,44 @@ fn serve_until_stopped(args: &ServeArgs) -> Result<()> {
             EngineChoice::Remote(url) => Service::new(config, remote(args, &url)?)?,
         })
     })?;
+    if let Some(model) = &args.reward_model {
+        let dir = model_dir(Some(model), Files::Model)?;
+        let scorer = Scorer::builder(dir)
+            .device(args.model.device)
+            .weights(args.model.weights)
+            .build()?;
+        service.set_reward_model(Reward(scorer));
+    }
     runtime.block_on(listen(service, args))
+}
+
+/// A reward or cost model as the gate asks it.
+struct Reward(Scorer);
+
+impl RewardModel for Reward {
+    fn rewards(
+        &self,
+        question: &str,
+        chat_history: &[Turn],
+        answers: [&str; 2],
+    ) -> Result<[f64; 2], RewardError> {
+        let of = |answer: &str| {
+            let input = Input {
+                question,
+                answer,
+                chat_history,
+            };
+            let score = self
+                .0
+                .score(input)
+                .map_err(|error| RewardError(error.to_string()))?;
+            Ok(match self.0.kind() {
+                ScoreKind::Reward => score,
+                ScoreKind::Cost => -score,
+            })
+        };
+        Ok([of(answers[0])?, of(answers[1])?])
+    }
 }
 
 /// An engine in this process.
@@ -69,12 +107,7 @@ fn name(args: &ServeArgs) -> Result<String> {
         Some(adapter) => model_dir(Some(adapter), Files::Model)?,
         None => model_dir(args.model.model.as_deref(), Files::Model)?,
     };
-    let own = |dir: &Path| dir.file_name().map(|name| name.to_string_lossy().into_owned());
-    let named = match own(&dir) {
-        Some(name) if name == "final" => dir.parent().and_then(own),
-        named => named,
-    };
-    Ok(named.unwrap_or_else(|| "aligner".into()))
+    Ok(model_name(&dir))
 }
 
 /// An engine elsewhere: the template is that which was named, or that of the model's directory here.

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use aligner_data::{AlignerManifest, PromptTemplate};
 use aligner_hub::Files;
 use aligner_train::{
-    Ending, Event, Interrupter, LoraChoice, Outcome, RunDir, RunOptions, Split, StageKind, StagePlan,
-    StepRecord, TemplateChoice, TextMetrics, TrainConfig, TrainError, WarmupChoice, fine_tune, resume,
+    Ending, Event, Interrupter, LoraChoice, Outcome, PairMetrics, RunDir, RunOptions, Split, StageKind,
+    StagePlan, StepRecord, TemplateChoice, TextMetrics, TrainConfig, TrainError, WarmupChoice, fine_tune,
+    resume,
 };
 
 use super::{demo, fit};
@@ -31,6 +32,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         return demo::run(args);
     }
     let mut config = resolve(args, Files::Model)?;
+    if args.fit && config.objective.takes_pairs() {
+        let reason =
+            "--fit counts one sequence a row, and pairs of answers are two; choose --micro-batch yourself";
+        return Err(CliError::Usage(reason.into()));
+    }
     if args.fit {
         fit::apply(&mut config, args.memory)?;
     }
@@ -158,6 +164,9 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
         }
     }
     set(&mut config.model, &args.model);
+    set(&mut config.objective, &args.objective);
+    set(&mut config.chat_format, &args.chat_format);
+    set(&mut config.beta, &args.beta);
     set(&mut config.out, &args.out);
     set(&mut config.epochs, &args.epochs);
     set(&mut config.micro_batch, &args.micro_batch);
@@ -400,8 +409,9 @@ impl Lines {
         let total = self.total_steps;
         if record.split == Split::Valid {
             say(format!(
-                "step {step}/{total}  validation loss {loss:.4}{}  {:.1} s",
+                "step {step}/{total}  validation loss {loss:.4}{}{}  {:.1} s",
                 record.text.as_ref().map_or_else(String::new, text_metrics),
+                record.pairs.as_ref().map_or_else(String::new, pair_metrics),
                 seconds + record.text.map_or(0.0, |text| text.eval_seconds)
             ));
         } else if self.throttle.allows() || *step == total {
@@ -432,7 +442,19 @@ fn stage_line(stage: &StagePlan) -> String {
             };
             format!("correction: {rows} rows{copies}, {steps} steps, lr {lr:.1e}")
         }
+        kind => format!("{kind}: {rows} rows, {steps} steps, lr {lr:.1e}"),
     }
+}
+
+fn pair_metrics(pairs: &PairMetrics) -> String {
+    let signs = pairs.sign_accuracy.map_or_else(String::new, |share| {
+        format!("  signs right {:.1} %", 100.0 * share)
+    });
+    format!(
+        "  pairs right {:.1} %  margin {:.3}{signs}",
+        100.0 * pairs.pair_accuracy,
+        pairs.pair_margin
+    )
 }
 
 fn text_metrics(text: &TextMetrics) -> String {

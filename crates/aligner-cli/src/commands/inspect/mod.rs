@@ -1,0 +1,4 @@
+//! `aligner inspect`
+
+pub mod layers;
+pub mod tokens;
