@@ -58,8 +58,12 @@ fn coloured_cell(cell: &Cell<'_>) -> String {
             out += &styled("↵", plain, true);
             out.push('\n');
         }
-        if !part.is_empty() {
-            out += &styled(&harmless(part), of_text, true);
+        // White space between a word that was kept and one that was not belongs to neither.
+        let (gap, word) = part.split_at(part.len() - part.trim_start().len());
+        for (text, style) in [(gap, plain), (word, of_text)] {
+            if !text.is_empty() {
+                out += &styled(&harmless(text), style, true);
+            }
         }
     }
     out
@@ -119,7 +123,10 @@ mod tests {
         ];
         let text = render(&cells, true);
         assert!(text.starts_with("sure"), "{text:?}");
-        assert!(text.contains("48;5;222m un\u{fffd}[31msure"), "{text:?}");
+        assert!(
+            text.contains("48;5;215m \x1b[0m") && text.contains("48;5;215mun\u{fffd}[31msure"),
+            "{text:?}"
+        );
         assert!(text.contains("48;5;203m⏹"), "{text:?}");
         assert!(!text.contains("\x1b[31m") && !text.contains("\x1b]0"), "{text:?}");
         let plain = render(&cells, false);

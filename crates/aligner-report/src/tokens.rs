@@ -166,11 +166,13 @@ impl Cell<'_> {
             if index > 0 {
                 let _ = writeln!(html, "<b class=\"p{step} break\" title=\"{title}\">↵</b>");
             }
+            // White space between a word that was kept and one that was not belongs to neither.
+            let (gap, word) = line.split_at(line.len() - line.trim_start().len());
+            let (gap, word) = (Escaped(gap), Escaped(word));
             if !line.is_empty() {
                 let _ = write!(
                     html,
-                    "<b class=\"p{step}{new}\" title=\"{title}\">{}</b>",
-                    Escaped(line)
+                    "<b class=\"p{step}{new}\" title=\"{title}\">{gap}<u>{word}</u></b>"
                 );
             }
         }
@@ -215,7 +217,7 @@ fn table(cells: &[&Cell<'_>]) -> String {
         };
         let _ = write!(
             html,
-            "<tr><td>{}</td><td><code>{}</code></td><td>{}</td><td>",
+            "<tr><td>{}</td><td><code>{}</code></td><td class=\"state\">{}</td><td>",
             probability(cell.logprob),
             Escaped(&name),
             cell.state()
