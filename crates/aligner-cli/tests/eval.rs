@@ -181,13 +181,35 @@ fn an_evaluation_goes_from_questions_to_a_page_and_to_rows() {
     lab.ok("eval report ev --title Ours");
     assert_eq!(read("ev/report.html"), html, "the same rows give the same page");
 
+    // An untrained model does not know how to end: none of its corrections is whole.
+    let error = lab.fails(2, "bootstrap ev --out rows --upstream one");
+    assert!(error.contains("3 correction cut at its limit"), "{error}");
+}
+
+#[test]
+fn corrections_become_rows_with_their_rounds() {
+    let lab = Lab::new();
+    let rows: String = ["one", "two"]
+        .into_iter()
+        .flat_map(|upstream| QUESTIONS.map(|question| (upstream, question)))
+        .map(|(upstream, question)| {
+            json!({"question": question, "answer": "It is so.", "correction": "It is not so.", "upstream": upstream})
+                .to_string()
+                + "\n"
+        })
+        .collect();
+    std::fs::write(lab.path("given.jsonl"), rows).unwrap();
+    lab.ok("eval import --input given.jsonl --out ev --name ours");
+    let read = |name: &str| std::fs::read_to_string(lab.path(name)).unwrap();
     let error = lab.fails(2, "bootstrap ev --out rows");
     assert!(error.contains("one") && error.contains("two"), "{error}");
     let said = lab.ok("bootstrap ev --out rows --upstream one --keep-near-duplicates");
     let rows = lines(&read("rows/train.jsonl"));
-    assert!(
-        !rows.is_empty() && rows[0]["completion"][0]["role"] == "assistant",
-        "{said}"
+    assert_eq!(rows.len(), 3, "{said}");
+    let completion = &rows[0]["completion"][0];
+    assert_eq!(
+        (&completion["role"], &completion["content"]),
+        (&json!("assistant"), &json!("It is not so."))
     );
     let manifest: Value = serde_json::from_str(&read("rows/manifest.json")).unwrap();
     assert_eq!(manifest["round"], 1);
