@@ -124,7 +124,7 @@ mod tests {
         let text = render(&cells, true);
         assert!(text.starts_with("sure"), "{text:?}");
         assert!(
-            text.contains("48;5;215m \x1b[0m") && text.contains("48;5;215mun\u{fffd}[31msure"),
+            text.contains("48;5;222m \x1b[0m") && text.contains("48;5;222mun\u{fffd}[31msure"),
             "{text:?}"
         );
         assert!(text.contains("48;5;203m⏹"), "{text:?}");

@@ -149,6 +149,9 @@ fn an_evaluation_goes_from_questions_to_a_page_and_to_rows() {
     std::fs::write(lab.path("ev/outcomes.jsonl"), &whole[..cut]).unwrap();
     lab.ok(RUN);
     assert_eq!(read("ev/outcomes.jsonl"), whole);
+    // What was made otherwise is not gone on with.
+    let error = lab.fails(2, &RUN.replace("--second-pass ", ""));
+    assert!(error.contains("second_pass"), "{error}");
     // The same directory is not mixed with other rows.
     let error = lab.fails(1, &RUN.replace("--answers one.json", "--upstream x"));
     assert!(error.contains("outcomes.jsonl"), "{error}");
@@ -268,4 +271,41 @@ fn win_rates_come_from_annotations() {
     assert!(error.contains("nowhere.jsonl"), "{error}");
     let error = lab.fails(2, "eval judge ev --url http://x/v1 --judge j --price 1");
     assert!(error.contains("--price"), "{error}");
+}
+
+#[test]
+fn a_reward_model_that_was_trained_here_scores_and_guards() {
+    let lab = Lab::new();
+    let pairs: String = (0..12)
+        .map(|number| {
+            json!({
+                "prompt": format!("Question {number}?"), "chosen": format!("A long and kind answer, number {number}."), "rejected": "No."
+            })
+            .to_string()
+                + "\n"
+        })
+        .collect();
+    std::fs::write(lab.path("pairs.jsonl"), pairs).unwrap();
+    lab.ok("train --objective reward --model base --data pairs.jsonl --valid pairs.jsonl --steps 6 --micro-batch 4 --accumulate 1 \
+            --lr 1e-3 --max-length 128 --out reward");
+    let row = json!({"question": "Is it?", "answer": "No.", "correction": "It is, as far as we know."});
+    std::fs::write(lab.path("given.jsonl"), format!("{row}\n")).unwrap();
+    lab.ok("eval import --input given.jsonl --out ev --name ours --upstream up");
+    let said = lab.ok("eval score ev --reward reward/final");
+    assert!(said.contains("up + ours on given: helpfulness "), "{said}");
+    let scores = lines(&std::fs::read_to_string(lab.path("ev/scores.jsonl")).unwrap());
+    assert_eq!((scores.len(), &scores[0]["kind"]), (1, &json!("reward")));
+    let margin = scores[0]["output"].as_f64().unwrap() - scores[0]["original"].as_f64().unwrap();
+    // The filter of rows reads what was scored.
+    let bar = format!("bootstrap ev --out rows --min-reward-margin {}", margin - 0.001);
+    lab.ok(&bar);
+    let error = lab.fails(
+        2,
+        &format!("bootstrap ev --out none --min-reward-margin {}", margin + 0.001),
+    );
+    assert!(error.contains("nothing to train on"), "{error}");
+    let error = lab.fails(2, "eval score ev --cost reward/final");
+    assert!(error.contains("--reward"), "{error}");
+    let error = lab.fails(1, "eval score ev --reward base");
+    assert!(error.contains("one is needed that scores"), "{error}");
 }

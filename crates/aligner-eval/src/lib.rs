@@ -10,12 +10,16 @@
 //! The crate knows files, texts and numbers, and no tensors: who corrects and who scores is handed in. An evaluation is a
 //! directory of JSON lines, each file written by one step and readable by any program:
 //!
-//! | file | rows |
-//! |---|---|
-//! | `outcomes.jsonl` | [`Outcome`] |
-//! | `judgements.jsonl` | [`Judgement`] |
-//! | `scores.jsonl` | [`Scored`] |
-//! | `eval.json` | what was run on what: models, templates, files and their hashes |
+//! | file | what it holds | module |
+//! |---|---|---|
+//! | `outcomes.jsonl`, `model_outputs.json` | [`Outcome`]s; the latter as AlpacaEval reads them | [`outcomes`], of [`input`] or [`given`] |
+//! | `metrics.json` | figures without a judge | [`metrics`], [`summary`] |
+//! | `judgements.jsonl` | [`Judgement`]s | [`judge`] |
+//! | `scores.jsonl` | [`Scored`] pairs | [`scores`] |
+//! | `eval.json` | what was run on what: models, templates, files and their hashes | [`facts`] |
+//! | `report.html`, `report.md`, `*.svg` | all of it, drawn | [`report`] |
+//!
+//! [`bootstrap`] makes rows of outcomes, [`alpaca`] win rates of annotations, [`probe`] layers' accuracies of hidden states.
 
 pub mod alpaca;
 pub mod bootstrap;

@@ -1,7 +1,7 @@
 //! `aligner eval run` and `eval import`
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aligner_data::Turn;
 use aligner_eval::given::{self, GivenOptions};
@@ -30,13 +30,15 @@ pub fn run(args: &EvalRunArgs) -> Result<()> {
     make_dir(&args.out)?;
     let path = args.out.join(OUTCOMES);
     let mut writer = OutcomeWriter::open(&path, &items, &names)?;
+    let described = described(args, &items, &names, &dirs)?;
     if writer.done() > 0 {
+        check_settings(&args.out, &described)?;
         let (done, planned) = (writer.done(), writer.planned());
         say(format!(
             "{done} of {planned} rows are done already; going on behind them"
         ));
     }
-    facts::set(&args.out, "run", described(args, &items, &names, &dirs)?)?;
+    facts::set(&args.out, "run", described)?;
     let bar = progress(Some(writer.planned() as u64), "correcting");
     bar.set_position(writer.done() as u64);
     while let Some((_, aligner)) = writer.next_planned() {
@@ -145,8 +147,30 @@ fn described(args: &EvalRunArgs, items: &[Item], names: &[String], dirs: &[PathB
     Ok(json!({
         "inputs": inputs, "items": items.len(), "aligners": aligners,
         "weights": args.weights.to_string(), "max_new_tokens": args.max_new_tokens, "decoding": "greedy",
-        "second_pass": args.second_pass, "created_by": concat!("aligner ", env!("CARGO_PKG_VERSION")),
+        "second_pass": args.second_pass, "references": args.references,
+        "created_by": concat!("aligner ", env!("CARGO_PKG_VERSION")),
     }))
+}
+
+/// Rows that are there must have been made as those that follow, or the file would mix two evaluations. Further Aligners may
+/// come behind the first ones.
+fn check_settings(dir: &Path, now: &Value) -> Result<()> {
+    let known = facts::read(dir)?;
+    let Some(before) = known.get("run") else {
+        return Ok(());
+    };
+    let aligners = |facts: &Value| facts["aligners"].as_array().cloned().unwrap_or_default();
+    let differs = ["inputs", "weights", "max_new_tokens", "second_pass", "references"]
+        .into_iter()
+        .find(|key| before[key] != now[key])
+        .or_else(|| (!aligners(now).starts_with(&aligners(before))).then_some("aligners"));
+    match differs {
+        None => Ok(()),
+        Some(key) => Err(CliError::Usage(format!(
+            "the rows in {} were made with other {key} (eval.json has them): ask for the same, or name another --out",
+            dir.display()
+        ))),
+    }
 }
 
 /// One Aligner over all items that it has not corrected yet.
