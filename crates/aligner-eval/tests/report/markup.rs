@@ -158,13 +158,15 @@ pub fn markdown(text: &str) -> BTreeMap<String, usize> {
     counts
 }
 
-/// A line without what stands behind a backslash.
+/// A line with an x for each character that stands behind a backslash.
 fn bare(line: &str) -> String {
     let mut bare = String::new();
     let mut rest = line.chars();
     while let Some(c) = rest.next() {
         if c == '\\' {
             assert!(rest.next().is_some_and(|c| c.is_ascii_punctuation()), "{line}");
+            // It keeps what is before and behind it apart.
+            bare.push('x');
         } else {
             bare.push(c);
         }
