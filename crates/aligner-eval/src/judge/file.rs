@@ -26,7 +26,7 @@ pub fn write(path: &Path, judgements: &[Judgement]) -> Result<()> {
     std::fs::rename(&beside, path).map_err(failed())
 }
 
-/// Reads what [`write`] wrote.
+/// Reads what [`write()`] wrote.
 ///
 /// # Errors
 /// When the file cannot be read, or a row is no judgement.

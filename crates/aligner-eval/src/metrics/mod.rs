@@ -1,7 +1,7 @@
 //! What corrections did to answers, without a judge.
 //!
 //! Every figure is of one data set, upstream and Aligner. Rates and means carry the interval of a bootstrap over rows
-//! ([`bootstrap_mean`](crate::stats::bootstrap_mean)); the same outcomes, seed and embedder give the same figures to the
+//! ([`bootstrap_mean`]); the same outcomes, seed and embedder give the same figures to the
 //! last bit.
 
 mod changes;
