@@ -1,13 +1,13 @@
 //! `eval.json`: what was run on what.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::error::{EvalError, Result};
+use crate::files::{hash_of, named, write_whole};
 
 /// Name of the file in the directory of an evaluation.
 const FILE: &str = "eval.json";
@@ -36,7 +36,7 @@ pub fn set(dir: &Path, step: &str, facts: Value) -> Result<()> {
     all.insert(step.to_string(), facts);
     let path = dir.join(FILE);
     let text = format!("{:#}\n", Value::Object(all));
-    aligner_report::kit::write_whole(&path, &text).map_err(EvalError::io("write", &path))
+    write_whole(&path, &text)
 }
 
 /// A file by its name and content.
@@ -45,7 +45,7 @@ pub fn set(dir: &Path, step: &str, facts: Value) -> Result<()> {
 /// When it cannot be read.
 pub fn file(path: &Path) -> Result<Value> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    Ok(json!({"file": name, "sha256": sha256(path)?}))
+    Ok(json!({"file": name, "sha256": hash_of(path)?}))
 }
 
 /// The weights, configuration and tokenizer of a model directory, as one hash over the hashes of its files.
@@ -67,27 +67,9 @@ pub fn model(dir: &Path) -> Result<Value> {
     let mut hash = Sha256::new();
     for path in &files {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        hash.update(format!("{name} {}\n", sha256(path)?));
+        hash.update(format!("{name} {}\n", hash_of(path)?));
     }
-    Ok(json!({"files": files.len(), "sha256": hex(&hash.finalize())}))
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let read = || -> std::io::Result<String> {
-        let (mut file, mut hash) = (File::open(path)?, Sha256::new());
-        let mut some = vec![0; 1 << 20];
-        loop {
-            match file.read(&mut some)? {
-                0 => return Ok(hex(&hash.finalize())),
-                count => hash.update(&some[..count]),
-            }
-        }
-    };
-    read().map_err(EvalError::io("read", path))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok(json!({"files": files.len(), "sha256": named(hash)}))
 }
 
 #[cfg(test)]
@@ -118,7 +100,7 @@ mod tests {
         let known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         assert_eq!(
             file(&path).unwrap(),
-            json!({"file": "model.safetensors", "sha256": known})
+            json!({"file": "model.safetensors", "sha256": format!("sha256:{known}")})
         );
         let before = model(dir.path()).unwrap();
         std::fs::write(dir.path().join("notes.txt"), "n").unwrap();

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use aligner_data::{Fields, ReadOptions, RowReader};
-use serde_json::Value;
 
 use crate::error::{EvalError, Result};
+use crate::input::{UNKNOWN, fields, stem};
 use crate::row::{Item, Outcome};
 
 /// Whose corrections a file holds.
@@ -29,13 +29,7 @@ pub struct GivenOptions {
 /// # Errors
 /// When the file cannot be read, a row has no correction, or two rows of one upstream have one id.
 pub fn read(path: &Path, options: &GivenOptions) -> Result<Vec<Outcome>> {
-    let file = || {
-        path.file_stem()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
-    let dataset = options.dataset.clone().unwrap_or_else(file);
+    let dataset = options.dataset.clone().unwrap_or_else(|| stem(path));
     let rows = ReadOptions {
         fields: Fields::Triple,
         ..options.rows.clone()
@@ -45,11 +39,9 @@ pub fn read(path: &Path, options: &GivenOptions) -> Result<Vec<Outcome>> {
     for record in RowReader::open(path, rows)? {
         let record = record?;
         let number = record.origin.row + 1;
-        let upstream = match record.raw.get("upstream") {
-            Some(Value::String(name)) => name.clone(),
-            _ => options.upstream.clone().unwrap_or_else(|| "unknown".into()),
-        };
-        let id = own_id(record.raw.get("id").or_else(|| record.raw.get("index")));
+        let upstream = fields::label(&record.raw, &["upstream"]).or_else(|| options.upstream.clone());
+        let upstream = upstream.unwrap_or_else(|| UNKNOWN.into());
+        let id = fields::id(&record.raw, &["id", "index"]);
         let id = id.unwrap_or_else(|| number.to_string());
         if !seen.insert((upstream.clone(), id.clone())) {
             let reason = format!("another row of {upstream} has the id {id} as well; ids must differ");
@@ -83,14 +75,6 @@ pub fn read(path: &Path, options: &GivenOptions) -> Result<Vec<Outcome>> {
     }
     outcomes.sort_by_key(|outcome| order.iter().position(|name| *name == outcome.item.upstream));
     Ok(outcomes)
-}
-
-fn own_id(value: Option<&Value>) -> Option<String> {
-    match value? {
-        Value::String(id) if !id.trim().is_empty() => Some(id.clone()),
-        Value::Number(id) => Some(id.to_string()),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

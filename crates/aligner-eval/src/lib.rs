@@ -25,6 +25,7 @@ pub mod alpaca;
 pub mod bootstrap;
 mod error;
 pub mod facts;
+mod files;
 pub mod given;
 pub mod input;
 pub mod judge;

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, BufWriter, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{EvalError, Result};
+use crate::files::write_whole;
 use crate::row::{Item, Outcome};
 use crate::text::shortened;
 
@@ -256,19 +257,7 @@ pub fn read(path: &Path) -> Result<Vec<Outcome>> {
 /// # Errors
 /// When the file cannot be written.
 pub fn write_alpaca(path: &Path, outcomes: &[Outcome]) -> Result<()> {
-    let io = || EvalError::io("write", path);
-    let mut part = path.as_os_str().to_os_string();
-    part.push(".part");
-    let part = PathBuf::from(part);
-    let mut file = BufWriter::new(File::create(&part).map_err(EvalError::io("write", &part))?);
-    serde_json::to_writer_pretty(&mut file, outcomes)
-        .map_err(std::io::Error::from)
-        .and_then(|()| file.write_all(b"\n"))
-        .and_then(|()| {
-            file.into_inner()
-                .map_err(std::io::IntoInnerError::into_error)?
-                .sync_all()
-        })
-        .map_err(io())?;
-    std::fs::rename(&part, path).map_err(io())
+    let text = serde_json::to_string_pretty(outcomes);
+    let text = text.map_err(|error| EvalError::file(path, error.to_string()))?;
+    write_whole(path, &(text + "\n"))
 }

@@ -1,9 +1,9 @@
 //! `scores.jsonl`: what reward and cost models said.
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use crate::error::{EvalError, Result};
+use crate::files::{read_rows, write_rows};
 use crate::row::Scored;
 
 /// Writes all scores, whole or not at all.
@@ -11,14 +11,8 @@ use crate::row::Scored;
 /// # Errors
 /// When a score is no number, which names its row, or the file cannot be written.
 pub fn write(path: &Path, scored: &[Scored]) -> Result<()> {
-    let mut text = String::new();
-    for (row, scored) in (1..).zip(scored) {
-        check(path, row, scored)?;
-        let line = serde_json::to_string(scored);
-        text += &line.map_err(|error| EvalError::row(path, row, error.to_string()))?;
-        text.push('\n');
-    }
-    aligner_report::kit::write_whole(path, &text).map_err(EvalError::io("write", path))
+    check(path, scored)?;
+    write_rows(path, scored)
 }
 
 /// Reads all scores.
@@ -26,26 +20,19 @@ pub fn write(path: &Path, scored: &[Scored]) -> Result<()> {
 /// # Errors
 /// When the file cannot be read, or a row is no score.
 pub fn read(path: &Path) -> Result<Vec<Scored>> {
-    let file = std::fs::File::open(path).map_err(EvalError::io("read", path))?;
-    let mut all = Vec::new();
-    for (row, line) in (1..).zip(BufReader::new(file).lines()) {
-        let line = line.map_err(EvalError::io("read", path))?;
-        let scored: Scored = serde_json::from_str(&line)
-            .map_err(|error| EvalError::row(path, row, format!("is no score: {error}; score anew")))?;
-        check(path, row, &scored)?;
-        all.push(scored);
-    }
-    Ok(all)
+    let scored = read_rows(path, "score")?;
+    check(path, &scored)?;
+    Ok(scored)
 }
 
-fn check(path: &Path, row: u64, scored: &Scored) -> Result<()> {
-    match scored.original.is_finite() && scored.output.is_finite() {
-        true => Ok(()),
-        false => Err(EvalError::row(
-            path,
-            row,
-            format!("the scores of {} are no finite numbers", scored.id),
-        )),
+fn check(path: &Path, scored: &[Scored]) -> Result<()> {
+    let is_bad = |scored: &Scored| !(scored.original.is_finite() && scored.output.is_finite());
+    match (1..).zip(scored).find(|(_, scored)| is_bad(scored)) {
+        None => Ok(()),
+        Some((row, scored)) => {
+            let reason = format!("the scores of {} are no finite numbers", scored.id);
+            Err(EvalError::row(path, row, reason))
+        }
     }
 }
 

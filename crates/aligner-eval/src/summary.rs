@@ -3,8 +3,10 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::error::{EvalError, Result};
+use crate::files::{named, write_whole};
 use crate::metrics::{MetricOptions, Similarity, TextMetrics, text_metrics};
 use crate::report::{Difference, EditRatios, Figure, Group, Report, Row, Table, Unit, Verdicts};
 use crate::row::Outcome;
@@ -31,7 +33,7 @@ pub fn measure(outcomes: &[Outcome], options: &MetricOptions<'_>, path: &Path) -
     };
     let text =
         serde_json::to_string_pretty(&measured).map_err(|error| EvalError::file(path, error.to_string()))?;
-    aligner_report::kit::write_whole(path, &(text + "\n")).map_err(EvalError::io("write", path))?;
+    write_whole(path, &(text + "\n"))?;
     Ok(measured.metrics)
 }
 
@@ -88,13 +90,12 @@ fn metrics(dir: &Path, outcomes: &[Outcome], seed: u64, notes: &mut Vec<String>)
 }
 
 fn digest(outcomes: &[Outcome]) -> Result<String> {
-    use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     for outcome in outcomes {
         let row = serde_json::to_vec(outcome).map_err(|error| EvalError::Invalid(error.to_string()))?;
         hash.update(row);
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(named(hash))
 }
 
 fn group(metrics: &TextMetrics) -> Group {

@@ -1,7 +1,5 @@
 //! `manifest.json`: what rows were made of.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +11,7 @@ use super::lineage::{Ancestor, LicenceNote, Source, licences};
 use super::options::Filters;
 use super::select::Rows;
 use crate::error::{EvalError, Result};
+use crate::files::{hash_of, named};
 
 /// The name of the file.
 pub(super) const FILE: &str = "manifest.json";
@@ -77,15 +76,6 @@ impl HashedFile {
     /// # Errors
     /// When the file cannot be read.
     pub fn of(path: &Path, rows: u64) -> Result<Self> {
-        let mut file = File::open(path).map_err(EvalError::io("read", path))?;
-        let mut hash = Sha256::new();
-        let mut bytes = vec![0; 1 << 16];
-        loop {
-            match file.read(&mut bytes).map_err(EvalError::io("read", path))? {
-                0 => break,
-                count => hash.update(&bytes[..count]),
-            }
-        }
         Ok(Self {
             file: path
                 .file_name()
@@ -93,17 +83,9 @@ impl HashedFile {
                 .to_string_lossy()
                 .into_owned(),
             rows,
-            sha256: named(hash),
+            sha256: hash_of(path)?,
         })
     }
-}
-
-/// A hash as it is written.
-pub(super) fn named(hash: Sha256) -> String {
-    let digest = hash.finalize();
-    digest
-        .iter()
-        .fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 impl BootstrapManifest {

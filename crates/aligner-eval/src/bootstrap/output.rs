@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::manifest::{BootstrapManifest, FILE, HashedFile, named};
+use super::manifest::{BootstrapManifest, FILE, HashedFile};
 use super::select::Rows;
 use super::summary::Summary;
 use crate::error::{EvalError, Result};
+use crate::files::named;
 
 /// The files of rows.
 const TRAIN: &str = "train.jsonl";

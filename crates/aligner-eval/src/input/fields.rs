@@ -42,7 +42,7 @@ pub(super) fn question(raw: &Raw, columns: &[&str]) -> Result<String, String> {
 }
 
 /// A row's own name: a string or a number that is not blank.
-pub(super) fn id(raw: &Raw, columns: &[&str]) -> Option<String> {
+pub(crate) fn id(raw: &Raw, columns: &[&str]) -> Option<String> {
     columns.iter().find_map(|column| match raw.get(*column) {
         Some(Value::String(text)) if !text.trim().is_empty() => Some(text.trim().to_string()),
         Some(Value::Number(number)) => Some(number.to_string()),
@@ -51,7 +51,7 @@ pub(super) fn id(raw: &Raw, columns: &[&str]) -> Option<String> {
 }
 
 /// A label, where the column holds a text.
-pub(super) fn label(raw: &Raw, columns: &[&str]) -> Option<String> {
+pub(crate) fn label(raw: &Raw, columns: &[&str]) -> Option<String> {
     let found = columns.iter().find_map(|column| raw.get(*column)?.as_str());
     found.filter(|text| !text.trim().is_empty()).map(str::to_string)
 }

@@ -7,7 +7,7 @@
 
 mod answers;
 mod dialogues;
-mod fields;
+pub(crate) mod fields;
 mod format;
 mod question;
 mod rows;
@@ -26,7 +26,7 @@ use question::Question;
 pub const SUMMARY_INSTRUCTION: &str = "Summarize the following dialogue.";
 
 /// The upstream of answers that name none.
-const UNKNOWN: &str = "unknown";
+pub(crate) const UNKNOWN: &str = "unknown";
 
 /// How evaluation files are read.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +43,15 @@ pub struct InputOptions {
     pub instruction: Option<String>,
     /// How question/answer rows are read: their columns and format, and what becomes of bad ones.
     pub rows: ReadOptions,
+}
+
+impl InputOptions {
+    /// The data set's name, as it was given, as it was published, or as the file is called.
+    fn dataset_of(&self, format: InputFormat, path: &Path) -> String {
+        let named = self.dataset.clone();
+        let named = named.or_else(|| format.dataset().map(str::to_string));
+        named.unwrap_or_else(|| stem(path))
+    }
 }
 
 /// Reads the items of a file.
@@ -73,11 +82,7 @@ pub fn read(path: &Path, options: &InputOptions) -> Result<Vec<Item>> {
     if questions.is_empty() {
         return Err(EvalError::file(path, "has no rows"));
     }
-    let dataset = options
-        .dataset
-        .clone()
-        .or_else(|| format.dataset().map(str::to_string))
-        .unwrap_or_else(|| stem(path));
+    let dataset = options.dataset_of(format, path);
     check_ids(path, &questions)?;
     if !options.answers.is_empty() {
         return answers::join(path, questions, &dataset, options);
@@ -103,11 +108,7 @@ pub fn read(path: &Path, options: &InputOptions) -> Result<Vec<Item>> {
 pub fn questions(path: &Path, options: &InputOptions) -> Result<Vec<Item>> {
     let mut items = Vec::new();
     let (format, questions) = read_questions(path, options)?;
-    let dataset = options
-        .dataset
-        .clone()
-        .or_else(|| format.dataset().map(str::to_string))
-        .unwrap_or_else(|| stem(path));
+    let dataset = options.dataset_of(format, path);
     let mut seen = HashMap::new();
     for question in questions {
         // One question is often there with several answers; it is asked once.
@@ -193,7 +194,7 @@ fn of_data(error: DataError) -> EvalError {
 }
 
 /// A file's name without what says how rows lie in it.
-fn stem(path: &Path) -> String {
+pub(crate) fn stem(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let name = name.strip_suffix(".gz").unwrap_or(&name);
     name.rsplit_once('.').map_or(name, |(stem, _)| stem).to_string()

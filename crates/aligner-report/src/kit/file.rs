@@ -1,6 +1,6 @@
 //! Files that are there whole or not at all.
 
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 /// Writes a file: whole, or what was there stays. A pipe or a device is written to as it is.
@@ -14,7 +14,12 @@ pub fn write_whole(out: &Path, content: &str) -> io::Result<()> {
         return std::fs::write(out, content);
     }
     let part = part_name(out);
-    std::fs::write(&part, content)
+    let written = std::fs::File::create(&part).and_then(|mut file| {
+        file.write_all(content.as_bytes())?;
+        // Else a machine that stops could leave an empty file under the name.
+        file.sync_all()
+    });
+    written
         .and_then(|()| std::fs::rename(&part, out))
         .inspect_err(|_| {
             // The error is the one to tell.
