@@ -240,6 +240,11 @@ fn corrections_that_were_made_elsewhere_are_taken() {
     let metrics: Value = serde_json::from_str(&lab.ok("eval metrics ev --json")).unwrap();
     assert_eq!(metrics[0]["copy_rate"]["value"], 0.5);
     assert_eq!(metrics[0]["edit_ratio"]["value"], 0.1);
+    // Other corrections of the same answers are not mixed with them, nor left out in silence.
+    let other = row("a b c d", "x") + &row("a b c d e", "a b c x e");
+    std::fs::write(lab.path("other.jsonl"), other).unwrap();
+    let error = lab.fails(2, &import.replace("given.jsonl", "other.jsonl --dataset given"));
+    assert!(error.contains("other corrections"), "{error}");
     // Again is no more.
     lab.ok(import);
     assert_eq!(

@@ -8,11 +8,10 @@ use aligner_eval::Dimension;
 use aligner_eval::input::{InputFormat, InputOptions};
 use aligner_eval::judge::{ApiKey, JudgeConfig, Price};
 use aligner_infer::{BatchOptions, LongAnswers};
-use aligner_model::{DeviceSpec, RuntimeWeights};
 use aligner_train::MemorySize;
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::ModelArgs;
+use super::{ModelArgs, PlaceArgs};
 use crate::error::{CliError, Result};
 
 /// The steps of an evaluation, each on the directory that the first one makes.
@@ -36,53 +35,26 @@ pub enum EvalCommand {
     Report(EvalReportArgs),
 }
 
-/// Arguments of `eval answer`.
+/// An evaluation set.
 #[derive(Debug, Args)]
-pub struct EvalAnswerArgs {
-    /// Evaluation set; answers in it are not read.
+pub struct SetArgs {
+    /// Evaluation set: question/answer rows, or a file as AlpacaEval, BeaverTails, HarmfulQA, TruthfulQA, DialogSum or EmpatheticDialogues publish it.
     #[arg(long, value_name = "FILE")]
     pub input: PathBuf,
-    /// The upstream: a model that chats, a run that trained one, or a name of the Hub.
-    #[arg(long, value_name = "MODEL")]
-    pub model: PathBuf,
-    /// Its name (default: that of its directory).
-    #[arg(long, value_name = "NAME")]
-    pub name: Option<String>,
-    /// Rows for `eval run --input`.
-    #[arg(long, value_name = "FILE")]
-    pub out: PathBuf,
     /// What the set is (default: told by its columns).
     #[arg(long, value_name = "NAME")]
     pub format: Option<InputFormat>,
-    /// Column mapping of question/answer rows.
+    /// Column mapping of question/answer rows: question=prompt,answer=response,…
     #[arg(long, value_name = "MAP", default_value = "")]
     pub columns: Columns,
     /// Name of the data set (default: the published one, or the file's).
     #[arg(long, value_name = "NAME")]
     pub dataset: Option<String>,
-    /// Only the first N questions.
-    #[arg(long, value_name = "N")]
-    pub limit: Option<usize>,
-    /// Limit of new tokens.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub max_new_tokens: usize,
-    /// 0 takes the most probable token.
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
-    pub temperature: f32,
-    /// Seed of the choices.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// cpu, cuda, vulkan, metal or webgpu.
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: DeviceSpec,
-    /// Hold the weights as f32, bf16, q8 or q4.
-    #[arg(long, value_name = "FORMAT", default_value = "f32")]
-    pub weights: RuntimeWeights,
 }
 
-impl EvalAnswerArgs {
+impl SetArgs {
     /// How the set is read.
-    pub fn input(&self) -> InputOptions {
+    pub fn options(&self) -> InputOptions {
         InputOptions {
             format: self.format,
             dataset: self.dataset.clone(),
@@ -95,12 +67,44 @@ impl EvalAnswerArgs {
     }
 }
 
+/// Arguments of `eval answer`.
+#[derive(Debug, Args)]
+pub struct EvalAnswerArgs {
+    /// Which questions; answers in the set are not read.
+    #[command(flatten)]
+    pub set: SetArgs,
+    /// The upstream: a model that chats, a run that trained one, or a name of the Hub.
+    #[arg(long, value_name = "MODEL")]
+    pub model: PathBuf,
+    /// Its name (default: that of its directory).
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// Rows for `eval run --input`.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Only the first N questions.
+    #[arg(long, value_name = "N")]
+    pub limit: Option<usize>,
+    /// Limit of new tokens.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_new_tokens: usize,
+    /// 0 takes the most probable token.
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Seed of the choices.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+}
+
 /// Arguments of `eval run`.
 #[derive(Debug, Args)]
 pub struct EvalRunArgs {
-    /// Evaluation set: question/answer rows, or a file as AlpacaEval, BeaverTails, HarmfulQA, TruthfulQA, DialogSum or EmpatheticDialogues publish it.
-    #[arg(long, value_name = "FILE")]
-    pub input: PathBuf,
+    /// Which questions, perhaps with answers.
+    #[command(flatten)]
+    pub set: SetArgs,
     /// Answers to a set of questions alone; several files for several upstreams.
     #[arg(long, value_name = "FILE")]
     pub answers: Vec<PathBuf>,
@@ -113,15 +117,6 @@ pub struct EvalRunArgs {
     /// Their names, in the same order (default: those of their directories).
     #[arg(long, value_name = "NAME")]
     pub name: Vec<String>,
-    /// What the set is (default: told by its columns).
-    #[arg(long, value_name = "NAME")]
-    pub format: Option<InputFormat>,
-    /// Column mapping of question/answer rows: question=prompt,answer=response,…
-    #[arg(long, value_name = "MAP", default_value = "")]
-    pub columns: Columns,
-    /// Name of the data set (default: the published one, or the file's).
-    #[arg(long, value_name = "NAME")]
-    pub dataset: Option<String>,
     /// Upstream of answers that name none.
     #[arg(long, value_name = "NAME")]
     pub upstream: Option<String>,
@@ -137,12 +132,9 @@ pub struct EvalRunArgs {
     /// Prompt template instead of the recorded one: edit, revision, correction, or a text file.
     #[arg(long, value_name = "T")]
     pub template: Option<String>,
-    /// cpu, cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: DeviceSpec,
-    /// Hold the weights as f32, bf16, q8 or q4.
-    #[arg(long, value_name = "FORMAT", default_value = "f32")]
-    pub weights: RuntimeWeights,
+    /// Where they run.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// Limit of new tokens.
     #[arg(long, value_name = "N", default_value_t = 1024)]
     pub max_new_tokens: usize,
@@ -161,15 +153,9 @@ impl EvalRunArgs {
     /// How the set is read.
     pub fn input(&self) -> InputOptions {
         InputOptions {
-            format: self.format,
-            dataset: self.dataset.clone(),
             upstream: self.upstream.clone(),
             answers: self.answers.clone(),
-            rows: ReadOptions {
-                columns: self.columns.clone(),
-                ..ReadOptions::default()
-            },
-            ..InputOptions::default()
+            ..self.set.options()
         }
     }
 
@@ -179,8 +165,7 @@ impl EvalRunArgs {
             model,
             adapter: None,
             template: self.template.clone(),
-            device: self.device,
-            weights: self.weights,
+            place: self.place,
             no_weights_cache: false,
         }
     }
@@ -349,12 +334,9 @@ pub struct EvalScoreArgs {
     /// Cost model: more is more harmful.
     #[arg(long, value_name = "MODEL")]
     pub cost: Option<PathBuf>,
-    /// cpu, cuda, vulkan, metal or webgpu.
-    #[arg(long, value_name = "DEVICE", default_value = "cpu")]
-    pub device: DeviceSpec,
-    /// Hold the weights as f32, bf16, q8 or q4.
-    #[arg(long, value_name = "FORMAT", default_value = "f32")]
-    pub weights: RuntimeWeights,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// Seed of the intervals.
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,

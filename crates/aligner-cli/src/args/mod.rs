@@ -136,15 +136,23 @@ pub struct ModelArgs {
     /// Prompt template instead of the recorded one: edit, revision, correction, or a text file.
     #[arg(long, value_name = "T")]
     pub template: Option<String>,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
+    /// Do not keep weights in such a format in a file beside the model.
+    #[arg(long)]
+    pub no_weights_cache: bool,
+}
+
+/// Where a model runs, and in how many bits.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct PlaceArgs {
     /// cpu, cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceSpec,
     /// Hold the weights as f32, bf16, q8 or q4: fewer bits are faster and less exact.
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     pub weights: RuntimeWeights,
-    /// Do not keep weights in such a format in a file beside the model.
-    #[arg(long)]
-    pub no_weights_cache: bool,
 }
 
 /// How rows are read.

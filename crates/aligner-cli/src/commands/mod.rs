@@ -45,8 +45,8 @@ fn builder(args: &ModelArgs) -> Result<CorrectorBuilder> {
             None => Corrector::builder(model),
         },
     }
-    .device(args.device)
-    .weights(args.weights);
+    .device(args.place.device)
+    .weights(args.place.weights);
     if args.no_weights_cache {
         builder = builder.weights_cache(WeightsCache::Off);
     }

@@ -55,8 +55,8 @@ fn serve_until_stopped(args: &ServeArgs) -> Result<()> {
     if let Some(model) = &args.reward_model {
         let dir = model_dir(Some(model), Files::Model)?;
         let scorer = Scorer::builder(dir)
-            .device(args.model.device)
-            .weights(args.model.weights)
+            .device(args.model.place.device)
+            .weights(args.model.place.weights)
             .build()?;
         service.set_reward_model(Reward(scorer));
     }

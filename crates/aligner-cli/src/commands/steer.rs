@@ -24,7 +24,7 @@ const SEED: u64 = 0;
 
 /// Writes `steering.safetensors` beside the model; prints what each strength does, a JSON object each.
 pub fn fit(args: &SteerFitArgs) -> Result<()> {
-    if args.model.weights != RuntimeWeights::F32 {
+    if args.model.place.weights != RuntimeWeights::F32 {
         return Err(CliError::Usage(
             "the vector is fitted to the weights as they were trained: leave --weights out; it is used with all of them".into(),
         ));
@@ -100,7 +100,7 @@ fn rows(args: &SteerFitArgs, encoder: &Encoder) -> Result<(Vec<Record>, Vec<Samp
 
 /// The model on a device with gradients, of which its own weights need none.
 fn trained(args: &SteerFitArgs, dir: &Path, base: Option<&Path>) -> Result<Loaded> {
-    let device = args.model.device.open()?.autodiff();
+    let device = args.model.place.device.open()?.autodiff();
     let Loaded { config, decoder } = load_dir(base.unwrap_or(dir), &device)?;
     let decoder: CausalDecoder = match base {
         Some(_) => {

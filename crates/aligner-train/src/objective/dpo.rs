@@ -4,7 +4,7 @@ use aligner_data::{Batch, PairRow};
 use aligner_model::{CausalDecoder, Targets};
 use burn::tensor::Tensor;
 
-use super::pairs::{Packed, surprise};
+use super::pairs::{Packed, apart, measured};
 use super::{Measured, Objective, Unit};
 
 /// `−Σ log σ(β (log π(chosen)/π₀(chosen) − log π(rejected)/π₀(rejected)))` (Rafailov et al. 2023, arXiv 2305.18290,
@@ -53,16 +53,13 @@ fn log_ratios(decoder: &CausalDecoder, pairs: &[PairRow<'_>]) -> Tensor<1> {
             ids: ids.get(first..).unwrap_or_default().to_vec(),
         })
         .collect();
-    let nll = decoder
-        .sequence_nlls(ids, &sequences, &targets)
-        .reshape([pairs.len(), 2]);
-    let column = |at: usize| nll.clone().narrow(1, at, 1).reshape([pairs.len()]);
-    column(1) - column(0)
+    let [chosen, rejected] = apart(decoder.sequence_nlls(ids, &sequences, &targets));
+    rejected - chosen
 }
 
 impl Objective for Dpo {
     fn loss_sum(&self, decoder: &CausalDecoder, batch: &Batch) -> Tensor<1> {
-        surprise(self.margins(decoder, batch)).sum()
+        measured(self.margins(decoder, batch)).loss_sum
     }
 
     fn unit(&self) -> Unit {
@@ -70,11 +67,6 @@ impl Objective for Dpo {
     }
 
     fn measured(&self, decoder: &CausalDecoder, batch: &Batch) -> Measured {
-        let margins = self.margins(decoder, batch);
-        Measured {
-            loss_sum: surprise(margins.clone()).sum(),
-            margins: Some(margins),
-            signed: None,
-        }
+        measured(self.margins(decoder, batch))
     }
 }

@@ -4,6 +4,8 @@ use aligner_data::PairRow;
 use aligner_model::{CausalDecoder, ScoreConfig, Sequences};
 use burn::tensor::{Int, Tensor, TensorData};
 
+use super::Measured;
+
 /// The sequences of some pairs, one behind the other: chosen, rejected, chosen, rejected, …
 pub(super) struct Packed {
     pub ids: Tensor<1, Int>,
@@ -34,11 +36,32 @@ pub(super) fn scores(decoder: &CausalDecoder, pairs: &[PairRow<'_>], head: &Scor
         .zip(rows)
         .map(|((start, _), ids)| (start + head.end_of(ids)) as u32)
         .collect();
+    // One score a sequence.
     let scores = decoder.scores_at(ids, &sequences, &ends);
-    // One score a sequence, two sequences a pair.
-    let scores = scores.reshape([pairs.len(), 2]);
-    let column = |at: usize| scores.clone().narrow(1, at, 1).reshape([pairs.len()]);
-    [column(0), column(1)]
+    apart(scores.reshape([2 * pairs.len()]))
+}
+
+/// What the margins of some pairs come to: `−Σ log σ(margin)`.
+///
+/// # Shapes
+/// - margins: `[pairs]`
+pub(super) fn measured(margins: Tensor<1>) -> Measured {
+    Measured {
+        loss_sum: surprise(margins.clone()).sum(),
+        margins: Some(margins),
+        signed: None,
+    }
+}
+
+/// One value for each of the two sequences of a pair: those of the chosen ones, and of the rejected ones.
+///
+/// # Shapes
+/// - values: `[2 · pairs]`
+/// - output: `[pairs]` each
+pub(super) fn apart(values: Tensor<1>) -> [Tensor<1>; 2] {
+    let [sequences] = values.dims();
+    let values = values.reshape([sequences / 2, 2]);
+    [0, 1].map(|at| values.clone().narrow(1, at, 1).reshape([sequences / 2]))
 }
 
 /// `−log σ(x)` of each element.

@@ -4,7 +4,7 @@ use aligner_data::{Batch, PairRow};
 use aligner_model::{CausalDecoder, ScoreConfig};
 use burn::tensor::Tensor;
 
-use super::pairs::{scores, surprise};
+use super::pairs::{measured, scores};
 use super::{Measured, Objective, Unit};
 
 /// `−Σ log σ(r(chosen) − r(rejected))`, the model of Bradley and Terry (1952) as it is fitted in Ouyang et al. 2022
@@ -31,7 +31,7 @@ impl Reward {
 
 impl Objective for Reward {
     fn loss_sum(&self, decoder: &CausalDecoder, batch: &Batch) -> Tensor<1> {
-        surprise(self.margins(decoder, batch)).sum()
+        measured(self.margins(decoder, batch)).loss_sum
     }
 
     fn unit(&self) -> Unit {
@@ -39,11 +39,6 @@ impl Objective for Reward {
     }
 
     fn measured(&self, decoder: &CausalDecoder, batch: &Batch) -> Measured {
-        let margins = self.margins(decoder, batch);
-        Measured {
-            loss_sum: surprise(margins.clone()).sum(),
-            margins: Some(margins),
-            signed: None,
-        }
+        measured(self.margins(decoder, batch))
     }
 }

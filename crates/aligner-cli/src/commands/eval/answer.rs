@@ -23,7 +23,7 @@ pub fn run(args: &EvalAnswerArgs) -> Result<()> {
     }
     let dir = model_dir(Some(&args.model), Files::Model)?;
     let name = args.name.clone().unwrap_or_else(|| model_name(&dir));
-    let mut items = input::questions(&args.input, &args.input())?;
+    let mut items = input::questions(&args.set.input, &args.set.options())?;
     items.truncate(args.limit.unwrap_or(usize::MAX));
     let part = part_of(&args.out);
     let (mut file, done) = begin(&part, &items, &name)?;
@@ -32,7 +32,7 @@ pub fn run(args: &EvalAnswerArgs) -> Result<()> {
             "{done} questions are answered already; going on behind them"
         ));
     }
-    let upstream = Answerer::open(&dir, args.device, args.weights)?;
+    let upstream = Answerer::open(&dir, args.place.device, args.place.weights)?;
     let sampling = SamplingParams {
         temperature: args.temperature,
         seed: args.seed,

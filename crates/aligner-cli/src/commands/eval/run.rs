@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use aligner_data::Turn;
 use aligner_eval::given::{self, GivenOptions};
+use aligner_eval::metrics::MetricOptions;
 use aligner_eval::outcomes::{self, OutcomeWriter};
 use aligner_eval::{Item, Outcome, facts, input};
 use aligner_hub::Files;
@@ -47,13 +48,8 @@ pub fn run(args: &EvalRunArgs) -> Result<()> {
         Pass::new(&corrector, args).run(aligner, &mut writer, &bar)?;
     }
     bar.finish_and_clear();
-    let all = outcomes::read(&path)?;
-    outcomes::write_alpaca(&args.out.join(ALPACA), &all)?;
-    super::metrics::print(
-        &all,
-        args.out.as_path(),
-        &aligner_eval::metrics::MetricOptions::default(),
-    )
+    drop(writer);
+    finish(&args.out)
 }
 
 /// Takes corrections that were made elsewhere.
@@ -74,24 +70,30 @@ pub fn import(args: &EvalImportArgs) -> Result<()> {
     let path = args.out.join(OUTCOMES);
     let mut writer = OutcomeWriter::open(&path, &items, &names)?;
     let done = writer.done();
+    if done > 0 && outcomes::read(&path)? != given[..done] {
+        return Err(CliError::Usage(format!(
+            "{} has other corrections of these answers: name another --out",
+            path.display()
+        )));
+    }
     for outcome in &given[done..] {
         writer.write(outcome)?;
     }
     drop(writer);
     let known = json!({"input": facts::file(&args.input)?, "rows": given.len(), "aligner": args.name});
     facts::set(&args.out, "import", known)?;
-    // Read back, so that what was there before is looked at as well.
-    let all = outcomes::read(&path)?;
-    outcomes::write_alpaca(&args.out.join(ALPACA), &all)?;
-    super::metrics::print(
-        &all,
-        args.out.as_path(),
-        &aligner_eval::metrics::MetricOptions::default(),
-    )
+    finish(&args.out)
+}
+
+/// Makes what is made of rows that are all there.
+fn finish(dir: &Path) -> Result<()> {
+    let all = outcomes::read(&dir.join(OUTCOMES))?;
+    outcomes::write_alpaca(&dir.join(ALPACA), &all)?;
+    super::metrics::print(&all, dir, &MetricOptions::default())
 }
 
 fn items(args: &EvalRunArgs) -> Result<Vec<Item>> {
-    let mut items = input::read(&args.input, &args.input())?;
+    let mut items = input::read(&args.set.input, &args.input())?;
     if let Some(limit) = args.limit {
         let mut counts = std::collections::HashMap::new();
         items.retain(|item| {
@@ -133,7 +135,7 @@ fn names(args: &EvalRunArgs, dirs: &[PathBuf]) -> Result<Vec<String>> {
 
 /// What the corrections depend on.
 fn described(args: &EvalRunArgs, items: &[Item], names: &[String], dirs: &[PathBuf]) -> Result<Value> {
-    let mut inputs = vec![facts::file(&args.input)?];
+    let mut inputs = vec![facts::file(&args.set.input)?];
     for path in &args.answers {
         inputs.push(facts::file(path)?);
     }
@@ -146,7 +148,7 @@ fn described(args: &EvalRunArgs, items: &[Item], names: &[String], dirs: &[PathB
     }
     Ok(json!({
         "inputs": inputs, "items": items.len(), "aligners": aligners,
-        "weights": args.weights.to_string(), "max_new_tokens": args.max_new_tokens, "decoding": "greedy",
+        "weights": args.place.weights.to_string(), "max_new_tokens": args.max_new_tokens, "decoding": "greedy",
         "second_pass": args.second_pass, "references": args.references,
         "created_by": concat!("aligner ", env!("CARGO_PKG_VERSION")),
     }))

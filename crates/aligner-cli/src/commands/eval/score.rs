@@ -40,8 +40,8 @@ pub fn run(args: &EvalScoreArgs) -> Result<()> {
 
 fn score(args: &EvalScoreArgs, outcomes: &[Outcome], kind: ScoreKind, dir: &Path) -> Result<Vec<Scored>> {
     let scorer = Scorer::builder(dir)
-        .device(args.device)
-        .weights(args.weights)
+        .device(args.place.device)
+        .weights(args.place.weights)
         .build()?;
     let is_cost = scorer.kind() == aligner_model::ScoreKind::Cost;
     if is_cost != (kind == ScoreKind::Cost) {

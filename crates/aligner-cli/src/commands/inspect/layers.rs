@@ -178,7 +178,7 @@ fn write(args: &InspectLayersArgs, found: &LayerProbe) -> Result<()> {
         "created_by": format!("aligner {}", env!("CARGO_PKG_VERSION")),
         "model": args.model.model.as_deref().map(name),
         "adapter": args.model.adapter.as_deref().map(name),
-        "weights": args.model.weights.to_string(),
+        "weights": args.model.place.weights.to_string(),
         "data": args.data.iter().map(|path| name(path)).collect::<Vec<_>>(),
         "label": args.label.name(),
         "edit_ratio": args.edit_ratio,
