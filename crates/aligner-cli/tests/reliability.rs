@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use aligner_data::Random;
 use lab::{Lab, TRAIN, losses, text};
 
 /// What must be equal to the last bit: the trained weights, and every loss on the way.
@@ -19,19 +20,6 @@ fn ending(lab: &Lab, run: &str) -> (Vec<u8>, Vec<(u64, String, u64)>) {
         std::fs::read(run.join("final/model.safetensors")).unwrap(),
         losses(&run),
     )
-}
-
-/// A seeded source of delays (Steele et al. 2014, SplitMix64).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % limit
-    }
 }
 
 fn start(lab: &Lab, arguments: &str) -> Child {
@@ -91,7 +79,7 @@ fn a_run_killed_again_and_again_ends_as_an_undisturbed_one() {
     let startup_ms = started.elapsed().as_millis() as u64;
     assert!(whole.wait().unwrap().success());
     let run = lab.path("killed");
-    let mut dice = Dice(2024);
+    let mut dice = Random(2024);
     let (mut while_saving, mut longest) = (0, 0);
     for kill in 0..kills {
         let arguments = if run.join("run.toml").exists() {

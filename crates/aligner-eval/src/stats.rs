@@ -1,5 +1,6 @@
 //! Win rates and intervals.
 
+use aligner_data::Random;
 use serde::{Deserialize, Serialize};
 
 use crate::row::Verdict;
@@ -97,7 +98,7 @@ pub fn bootstrap(count: usize, seed: u64, of: impl Fn(&[usize]) -> f64) -> Optio
     let mut random = Random(seed);
     let mut means: Vec<f64> = (0..RESAMPLES)
         .map(|_| {
-            rows.iter_mut().for_each(|row| *row = random.below(count));
+            rows.iter_mut().for_each(|row| *row = random.index(count));
             of(&rows)
         })
         .collect();
@@ -127,32 +128,6 @@ pub fn sign_test(wins: u64, losses: u64) -> f64 {
         tail += (log_choose - count as f64 * std::f64::consts::LN_2).exp();
     }
     (2.0 * tail).min(1.0)
-}
-
-/// SplitMix64: small, seeded, the same everywhere.
-#[derive(Debug, Clone)]
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number.
-    #[allow(clippy::should_implement_trait)] // It never ends.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: usize) -> usize {
-        ((u128::from(self.next()) * end as u128) >> 64) as usize
-    }
-
-    /// From 0 up to 1.
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
 }
 
 #[cfg(test)]

@@ -75,6 +75,21 @@ pub mod fuzzing {
         crate::corrections::read_and_drop(bytes);
     }
 
+    /// Reads a stream that is cut at a place: its events are those of the whole.
+    pub fn events(bytes: &[u8], cut: usize) {
+        let parse = |pieces: &[&[u8]]| {
+            let (mut parser, mut events) = (crate::SseParser::default(), Vec::new());
+            for piece in pieces {
+                if parser.feed(piece, |event| events.push(event)).is_err() {
+                    break;
+                }
+            }
+            events
+        };
+        let (before, behind) = bytes.split_at(cut.min(bytes.len()));
+        assert_eq!(parse(&[bytes]), parse(&[before, behind]));
+    }
+
     /// Reads a response's choices as those of each kind.
     pub fn choices(bytes: &[u8]) {
         let Ok(value) = serde_json::from_slice(bytes) else {

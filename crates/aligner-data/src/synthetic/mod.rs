@@ -20,6 +20,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use crate::random::Random;
 use crate::record::{Origin, Record};
 pub use tokenizer::train_tokenizer;
 
@@ -107,8 +108,8 @@ fn row(scene: Scene, index: u64, random: &mut Random) -> Record {
     };
     if kind >= 4 {
         answer = match random.below(2) {
-            0 => format!("{}{answer}", random.pick(&RUDE_BEFORE)),
-            _ => format!("{answer}{}", random.pick(&RUDE_AFTER)),
+            0 => format!("{}{answer}", pick(random, &RUDE_BEFORE)),
+            _ => format!("{answer}{}", pick(random, &RUDE_AFTER)),
         };
     }
     let mut raw = Map::new();
@@ -134,10 +135,10 @@ fn row(scene: Scene, index: u64, random: &mut Random) -> Record {
 }
 
 fn scene(random: &mut Random) -> Scene {
-    let name = random.pick(&NAMES);
+    let name = pick(random, &NAMES);
     match random.below(4) {
         0 => {
-            let (thing, total) = (random.pick(&THINGS), 3 + random.below(10));
+            let (thing, total) = (pick(random, &THINGS), 3 + random.below(10));
             let given = 1 + random.below(total - 1);
             counting(
                 format!("{name} has {total} {thing} and gives {given} away. How many {thing} are left?"),
@@ -147,7 +148,7 @@ fn scene(random: &mut Random) -> Scene {
             )
         }
         1 => {
-            let (thing, first, more) = (random.pick(&THINGS), 2 + random.below(8), 1 + random.below(8));
+            let (thing, first, more) = (pick(random, &THINGS), 2 + random.below(8), 1 + random.below(8));
             counting(
                 format!("{name} has {first} {thing} and finds {more} more. How many {thing} is that?"),
                 |count| format!("{name} now has {count} {thing}."),
@@ -176,14 +177,18 @@ fn counting(question: String, answer: impl Fn(u64) -> String, count: u64, random
 }
 
 fn lost(name: &str, random: &mut Random) -> Scene {
-    let (colour, item, place) = (random.pick(&COLOURS), random.pick(&ITEMS), random.pick(&PLACES));
+    let (colour, item, place) = (
+        pick(random, &COLOURS),
+        pick(random, &ITEMS),
+        pick(random, &PLACES),
+    );
     let answer = |name: &str, colour: &str, item: &str, place: &str| {
         format!("{name} lost a {colour} {item} at the {place}.")
     };
     let wrong = match random.below(3) {
-        0 => answer(random.pick_other(&NAMES, name), colour, item, place),
-        1 => answer(name, random.pick_other(&COLOURS, colour), item, place),
-        _ => answer(name, colour, item, random.pick_other(&PLACES, place)),
+        0 => answer(pick_other(random, &NAMES, name), colour, item, place),
+        1 => answer(name, pick_other(random, &COLOURS, colour), item, place),
+        _ => answer(name, colour, item, pick_other(random, &PLACES, place)),
     };
     Scene {
         question: format!("{name} went to the {place} and lost a {colour} {item} there. What happened?"),
@@ -193,7 +198,7 @@ fn lost(name: &str, random: &mut Random) -> Scene {
 }
 
 fn taller(name: &str, random: &mut Random) -> Scene {
-    let other = random.pick_other(&NAMES, name);
+    let other = pick_other(random, &NAMES, name);
     let (question, right, wrong) = match random.below(2) {
         0 => (
             "Who is taller?",
@@ -220,33 +225,15 @@ fn hash(text: &str) -> u64 {
     })
 }
 
-/// SplitMix64.
-struct Random(u64);
+fn pick<'a>(random: &mut Random, list: &[&'a str]) -> &'a str {
+    list[random.index(list.len())]
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number under `limit`; the bias for limits this small is beyond notice.
-    fn below(&mut self, limit: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(limit.max(1))) >> 64) as u64
-    }
-
-    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
-        list[self.below(list.len() as u64) as usize]
-    }
-
-    fn pick_other<'a>(&mut self, list: &[&'a str], not: &str) -> &'a str {
-        loop {
-            let picked = self.pick(list);
-            if picked != not {
-                return picked;
-            }
+fn pick_other<'a>(random: &mut Random, list: &[&'a str], not: &str) -> &'a str {
+    loop {
+        let picked = pick(random, list);
+        if picked != not {
+            return picked;
         }
     }
 }

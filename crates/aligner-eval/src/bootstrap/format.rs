@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::error::EvalError;
 use crate::row::Outcome;
-use crate::stats::Random;
+use aligner_data::Random;
 
 /// How a row looks, and so what it can train.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ fn kto_order(pairs: usize, seed: u64) -> Vec<(usize, bool)> {
     let mut order: Vec<usize> = (0..pairs).collect();
     let mut random = Random(seed);
     for end in (1..pairs).rev() {
-        order.swap(end, random.below(end + 1));
+        order.swap(end, random.index(end + 1));
     }
     // One apart would make neighbours of them; of two pairs nothing else is possible.
     let apart = (pairs / 2).max(2);

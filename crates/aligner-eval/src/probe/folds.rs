@@ -1,6 +1,6 @@
 //! Which rows a probe is fitted to, and which it is tried on.
 
-use crate::stats::Random;
+use aligner_data::Random;
 
 /// A fold for each row, from 0 up to `folds`. Rows of one group are in one fold, and groups with much the same share of labels
 /// are spread over all of them.
@@ -27,7 +27,7 @@ pub(crate) fn assign(labels: &[bool], groups: &[usize], folds: usize, seed: u64)
 pub(crate) fn shuffle<T>(values: &mut [T], seed: u64) {
     let mut random = Random(seed);
     for end in (1..values.len()).rev() {
-        values.swap(end, random.below(end + 1));
+        values.swap(end, random.index(end + 1));
     }
 }
 
@@ -38,7 +38,7 @@ mod tests {
     #[test]
     fn groups_stay_whole_and_labels_are_spread() {
         let mut random = Random(4);
-        let groups: Vec<usize> = (0..300).map(|_| random.below(60)).collect();
+        let groups: Vec<usize> = (0..300).map(|_| random.index(60)).collect();
         let labels: Vec<bool> = groups.iter().map(|group| group % 3 == 0).collect();
         let folds = assign(&labels, &groups, 5, 9);
         for (&group, &fold) in groups.iter().zip(&folds) {

@@ -141,7 +141,7 @@ impl Problem<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::Random;
+    use aligner_data::Random;
 
     fn data(rows: usize, width: usize, seed: u64) -> (Matrix, Vec<bool>) {
         let mut random = Random(seed);

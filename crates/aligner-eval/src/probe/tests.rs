@@ -1,7 +1,7 @@
 //! Probes of features whose direction is known.
 
 use super::{ProbeRow, probe_layers};
-use crate::stats::Random;
+use aligner_data::Random;
 
 const PLACES: usize = 5;
 const WIDTH: usize = 40;

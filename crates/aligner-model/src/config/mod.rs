@@ -1,6 +1,7 @@
 //! The description of a model that the one decoder reads.
 
 mod families;
+mod fields;
 mod hf;
 mod rope;
 mod score;

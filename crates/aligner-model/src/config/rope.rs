@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::hf::Fields;
+use super::fields::Fields;
 use crate::error::{ModelError, Result};
 
 /// Rotary position embedding of a model.

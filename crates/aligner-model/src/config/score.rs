@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::ModelConfig;
-use super::hf::Fields;
+use super::fields::Fields;
 use crate::error::{ModelError, Result};
 
 /// A key of ours; transformers keeps what it does not know.

@@ -59,7 +59,7 @@ fn separable_and_empty_features_have_an_optimum() {
 
 #[test]
 fn random_problems_settle_where_no_neighbour_is_better() {
-    let mut random = crate::stats::Random(3);
+    let mut random = aligner_data::Random(3);
     for round in 0..300 {
         let scale = [1e-3, 1.0, 30.0][round % 3];
         let mut sample = || Sample {
