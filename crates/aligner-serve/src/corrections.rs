@@ -168,6 +168,7 @@ impl Asked {
                 answer: &input.answer,
                 ..Guarded::default()
             },
+            before: "",
             stops: &[],
             wishes: Wishes {
                 max_new_tokens: options.max_tokens,

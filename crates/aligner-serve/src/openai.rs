@@ -8,6 +8,10 @@ use crate::api_error::ApiError;
 use crate::config::Mode;
 use crate::guard::Guarded;
 
+/// Stop strings of a request, and how long each may be. OpenAI takes four.
+const MAX_STOPS: usize = 16;
+const MAX_STOP_BYTES: usize = 256;
+
 /// Which of the two shapes a request has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -69,15 +73,7 @@ impl Asked {
             wants_json: format
                 .and_then(Value::as_str)
                 .is_some_and(|kind| kind.starts_with("json")),
-            stops: match body.get("stop") {
-                Some(Value::String(stop)) => vec![stop.clone()],
-                Some(Value::Array(stops)) => stops
-                    .iter()
-                    .filter_map(Value::as_str)
-                    .map(str::to_string)
-                    .collect(),
-                _ => Vec::new(),
-            },
+            stops: stops(&body)?,
             question,
             chat_history,
             extension,
@@ -96,6 +92,24 @@ impl Asked {
         }
         Value::Object(body).to_string().into_bytes()
     }
+}
+
+/// The strings before which an answer ends. Each is looked for in every text that is written, so there may not be many.
+fn stops(body: &Map<String, Value>) -> Result<Vec<String>, ApiError> {
+    let stops: Vec<String> = match body.get("stop") {
+        Some(Value::String(stop)) => vec![stop.clone()],
+        Some(Value::Array(stops)) => {
+            let texts = stops.iter().filter_map(Value::as_str);
+            texts.map(str::to_string).collect()
+        }
+        _ => Vec::new(),
+    };
+    let is_long = |stop: &String| stop.len() > MAX_STOP_BYTES;
+    if stops.len() > MAX_STOPS || stops.iter().any(is_long) {
+        let reason = format!("`stop` takes at most {MAX_STOPS} strings of {MAX_STOP_BYTES} bytes each");
+        return Err(ApiError::invalid("stop", reason));
+    }
+    Ok(stops)
 }
 
 impl Asked {
@@ -461,6 +475,11 @@ mod tests {
         assert!(refused(Shape::Chat, "[1]").message.contains("object"));
         let error = refused(Shape::Chat, r#"{"messages":[{"content":"x"}]}"#);
         assert!(error.message.contains("messages[0].role"));
+        let many = json!({"messages": [], "stop": vec!["x"; 17]}).to_string();
+        let long = json!({"messages": [], "stop": "x".repeat(257)}).to_string();
+        for body in [many, long] {
+            assert_eq!(refused(Shape::Chat, &body).param.as_deref(), Some("stop"));
+        }
         let error = refused(Shape::Chat, r#"{"messages":[],"aligner":{"mod":"off"}}"#);
         assert!(error.message.contains("mod"));
     }

@@ -28,14 +28,14 @@ pub struct RewardError(pub String);
 /// The reward model of a service, if it has one.
 pub(crate) struct Rewards {
     model: ArcSwapOption<Box<dyn RewardModel>>,
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
 }
 
 impl Rewards {
     pub fn none() -> Self {
         Self {
             model: ArcSwapOption::empty(),
-            turn: Semaphore::new(1),
+            turn: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -57,10 +57,12 @@ impl Rewards {
     ) -> Option<Result<f64, RewardError>> {
         let model = self.model.load_full()?;
         // It is never closed.
-        let _turn = self.turn.acquire().await.ok()?;
+        let turn = Arc::clone(&self.turn).acquire_owned().await.ok()?;
         let (question, chat_history) = (question.to_string(), chat_history.to_vec());
         let (answer, correction) = (answer.to_string(), correction.to_string());
         let scoring = tokio::task::spawn_blocking(move || {
+            // Whoever waited may have left: the turn ends with the computation all the same.
+            let _turn = turn;
             model.rewards(&question, &chat_history, [&answer, &correction])
         });
         let scored = scoring

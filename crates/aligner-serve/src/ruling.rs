@@ -26,6 +26,8 @@ pub(crate) struct Case<'a> {
     pub question: &'a str,
     pub chat_history: &'a [Turn],
     pub guarded: Guarded<'a>,
+    /// What of the same answer was served before, where it is served piece by piece.
+    pub before: &'a str,
     /// What must not be written: a correction ends before the first of these.
     pub stops: &'a [String],
     /// Settings of the request that differ from the configured ones.
@@ -76,6 +78,8 @@ pub(crate) struct Ruling {
     pub timings: Option<aligner_infer::Timings>,
     /// Why the correction is not served, where it is not.
     pub reason: Option<String>,
+    /// Whether it ended where one of the request's stop strings would have begun.
+    pub is_stopped: bool,
 }
 
 impl Ruling {
@@ -91,6 +95,7 @@ impl Ruling {
             usage: Usage::default(),
             timings: None,
             reason: None,
+            is_stopped: false,
         }
     }
 
@@ -209,6 +214,8 @@ struct Attempt<'a> {
     timings: Option<aligner_infer::Timings>,
     /// Bytes of the text that were sent.
     released: usize,
+    /// Whether a stop string was written: the text ends before it.
+    is_stopped: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -230,6 +237,7 @@ impl<'a> Attempt<'a> {
             usage: Usage::default(),
             timings: None,
             released: 0,
+            is_stopped: false,
         }
     }
 
@@ -271,13 +279,27 @@ impl<'a> Attempt<'a> {
         let mut running = self.service.engine().start(self.job());
         loop {
             match running.next().await {
-                Ok(Event::Text(text)) => self.take(&text)?,
+                Ok(Event::Text(_)) if self.is_stopped => {}
+                Ok(Event::Text(text)) => {
+                    self.take(&text)?;
+                    if self.is_stopped {
+                        // Not dropped: its end says how many tokens it took.
+                        running.stop();
+                    }
+                }
                 Ok(Event::Done(finished)) => {
-                    self.text = until_stop(finished.text, self.case.stops);
+                    let end = first_stop(&finished.text, self.case.stops);
+                    self.is_stopped |= end.is_some();
+                    self.text = finished.text;
+                    self.text.truncate(end.unwrap_or(self.text.len()));
                     self.usage = finished.usage;
                     self.timings = Some(finished.timings);
-                    return Ok(finished.finish_reason);
+                    return Ok(match self.is_stopped {
+                        true => FinishReason::Stop,
+                        false => finished.finish_reason,
+                    });
                 }
+                Err(_) if self.is_stopped => return Ok(FinishReason::Stop),
                 Err(error) => {
                     return Err(Failure {
                         outcome: match error {
@@ -297,6 +319,10 @@ impl<'a> Attempt<'a> {
             self.first_token = Some(self.started.elapsed());
         }
         self.text.push_str(text);
+        if let Some(end) = first_stop(&self.text, self.case.stops) {
+            self.text.truncate(end);
+            self.is_stopped = true;
+        }
         if self.text.len() >= self.look_at {
             self.look_at = self.text.len() + self.text.len() / 8;
             self.look(None)?;
@@ -328,7 +354,10 @@ impl<'a> Attempt<'a> {
             return Ok(());
         }
         let rewards = self.service.rewards();
-        let gain = rewards.gain(self.case.question, self.case.chat_history, answer, &self.text);
+        // Models that score answers know whole ones: a sentence is weighed behind those before it.
+        let whole = |text: &str| format!("{}{text}", self.case.before);
+        let (answer, correction) = (whole(answer), whole(&self.text));
+        let gain = rewards.gain(self.case.question, self.case.chat_history, &answer, &correction);
         match gain.await {
             None => Ok(()),
             Some(Ok(gain)) if gain >= -config.gate.max_reward_loss => Ok(()),
@@ -388,6 +417,7 @@ impl<'a> Attempt<'a> {
             usage: self.usage,
             timings: self.timings,
             reason,
+            is_stopped: self.is_stopped && served == Served::Correction,
         })
     }
 
@@ -397,14 +427,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// A text up to the first of the strings at which it ends.
-fn until_stop(mut text: String, stops: &[String]) -> String {
-    if let Some(end) = first_stop(&text, stops) {
-        text.truncate(end);
-    }
-    text
-}
-
+/// Where the first of the strings at which a text ends begins.
 fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
     let stops = stops.iter().filter(|stop| !stop.is_empty());
     stops.filter_map(|stop| text.find(stop.as_str())).min()
@@ -449,6 +472,6 @@ mod tests {
             assert_eq!(certain(text, &stops), want, "{text:?}");
         }
         assert_eq!(certain("a text", &[]), 6);
-        assert_eq!(until_stop("one END two".into(), &stops), "one ");
+        assert_eq!(first_stop("one END two", &stops), Some(4));
     }
 }

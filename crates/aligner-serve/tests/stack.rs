@@ -2,6 +2,10 @@
 
 mod common;
 
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use aligner_infer::FinishReason;
 use aligner_serve::{LocalEngine, Mode, ShadowConfig};
 use common::{Scripted, Served, Upstream, completion, response, stream_of, until, whole};
 use serde_json::{Value, json};
@@ -88,6 +92,49 @@ fn a_correction_ends_where_the_answer_had_to() {
 }
 
 #[test]
+fn what_comes_behind_a_stop_is_not_written_and_gates_nothing() {
+    // Without its end this correction would be held for one that ran away.
+    let engine = Scripted::new(|_| {
+        let pause = Duration::from_millis(5);
+        let words = (0..400).map(|index| (pause, format!("word{index} "))).collect();
+        (words, Ok(FinishReason::Length))
+    });
+    let served = Served::before(&Upstream::saying(FLAT), engine.clone());
+    let asked = json!({"stop": "word3"});
+    let started = Instant::now();
+    let reply = served.chat(asked.clone());
+    assert_eq!(reply.header("x-aligner-outcome"), Some("corrected"));
+    assert_eq!(
+        reply.json()["choices"][0]["message"]["content"],
+        "word0 word1 word2 "
+    );
+    let streamed = served.chat(json!({"stop": "word3", "stream": true}));
+    assert_eq!(streamed.streamed(), "word0 word1 word2 ");
+    assert_eq!(streamed.report()["outcome"], "corrected");
+    assert!(
+        started.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        started.elapsed()
+    );
+    assert_eq!(engine.dropped.load(Ordering::SeqCst), 2, "the engine was told");
+}
+
+#[test]
+fn a_stop_in_a_sentence_ends_the_answer() {
+    let upstream = Upstream::saying("The earth is flat. The sun is cold. Water is dry.");
+    let engine = Scripted::replacing("cold", "hot END indeed");
+    let served = Served::configured(&upstream, engine, |config| config.mode = Mode::Sentence);
+    let reply = served.chat(json!({"stop": "END", "stream": true}));
+    assert_eq!(reply.streamed(), "The earth is flat. The sun is hot ");
+    let chunks = reply.chunks();
+    let reason = chunks
+        .iter()
+        .find_map(|chunk| chunk["choices"][0]["finish_reason"].as_str());
+    assert_eq!(reason, Some("stop"));
+    assert_eq!(reply.report()["outcome"], "corrected");
+}
+
+#[test]
 fn each_of_several_choices_is_corrected() {
     let upstream = Upstream::new(|_, _| {
         let mut body = completion(FLAT);
@@ -126,7 +173,7 @@ fn sentences_are_released_while_the_upstream_still_writes() {
             "The end is flat as well.",
         ]);
         // The second sentence takes its time.
-        answer[5].0 = std::time::Duration::from_millis(400);
+        answer[5].0 = Duration::from_millis(400);
         answer
     });
     let served = Served::configured(&upstream, corrector(), |config| config.mode = Mode::Sentence);
@@ -142,10 +189,7 @@ fn sentences_are_released_while_the_upstream_still_writes() {
         .expect("a correction")
         .0;
     let last = reply.events.last().expect("events").0;
-    assert!(
-        first + std::time::Duration::from_millis(200) < last,
-        "{first:?} of {last:?}"
-    );
+    assert!(first + Duration::from_millis(200) < last, "{first:?} of {last:?}");
     let report = reply.report();
     assert_eq!(
         (&report["outcome"], &report["mode"]),

@@ -2,7 +2,7 @@
 
 use aligner_data::{AlignerManifest, PromptTemplate, Turn};
 use aligner_hub::Files;
-use aligner_infer::{Input, Scorer};
+use aligner_infer::{InferError, Input, Scorer};
 use aligner_model::ScoreKind;
 use aligner_serve::{
     LocalEngine, PlainListener, RemoteEngine, RewardError, RewardModel, ServeError, Service, Telemetry,
@@ -73,22 +73,21 @@ impl RewardModel for Reward {
         chat_history: &[Turn],
         answers: [&str; 2],
     ) -> Result<[f64; 2], RewardError> {
-        let of = |answer: &str| {
-            let input = Input {
-                question,
-                answer,
-                chat_history,
-            };
-            let score = self
-                .0
-                .score(input)
-                .map_err(|error| RewardError(error.to_string()))?;
-            Ok(match self.0.kind() {
-                ScoreKind::Reward => score,
-                ScoreKind::Cost => -score,
-            })
+        let inputs = answers.map(|answer| Input {
+            question,
+            answer,
+            chat_history,
+        });
+        let failed = |error: InferError| RewardError(error.to_string());
+        let scores = self.0.score_batch(&inputs).map_err(failed)?;
+        let sign = match self.0.kind() {
+            ScoreKind::Reward => 1.0,
+            ScoreKind::Cost => -1.0,
         };
-        Ok([of(answers[0])?, of(answers[1])?])
+        let [answer, correction] = scores[..] else {
+            return Err(RewardError(format!("{} scores for two answers", scores.len())));
+        };
+        Ok([sign * answer, sign * correction])
     }
 }
 

@@ -106,6 +106,7 @@ impl Exchange {
             question: &self.asked.question,
             chat_history: &self.asked.chat_history,
             guarded: self.asked.shape.guarded(choice, self.asked.wants_json),
+            before: "",
             stops: &self.asked.stops,
             wishes: Wishes::default(),
         }

@@ -76,6 +76,8 @@ struct Writer<'a> {
     upstream_usage: Value,
     /// Of the first sentence that was corrected.
     first_token: Option<Duration>,
+    /// Whether a correction ended before a stop string, and with it the answer.
+    is_stopped: bool,
 }
 
 impl<'a> Writer<'a> {
@@ -90,6 +92,7 @@ impl<'a> Writer<'a> {
             usage: Usage::default(),
             upstream_usage: Value::Null,
             first_token: None,
+            is_stopped: false,
         }
     }
 
@@ -97,6 +100,10 @@ impl<'a> Writer<'a> {
         let mut written = Ok(());
         while let (Ok(()), Some(item)) = (&written, items.recv().await) {
             written = self.take(item).await.map(drop);
+            if self.is_stopped {
+                self.finish("stop".into(), Instant::now()).await;
+                break;
+            }
         }
         self.close(written).await;
     }
@@ -120,7 +127,12 @@ impl<'a> Writer<'a> {
             while let Some(items) = reader.next().await {
                 for item in items {
                     let is_last = matches!(item, Item::Finish(..));
-                    if self.take(item).await? && left > 0 && !is_last {
+                    let changed = self.take(item).await?;
+                    if self.is_stopped {
+                        self.finish("stop".into(), Instant::now()).await;
+                        return Ok(());
+                    }
+                    if changed && left > 0 && !is_last {
                         left -= 1;
                         let going_on = self.exchange.ask_on(&self.served).await;
                         let answer = going_on.map_err(|failure| self.failed(failure))?;
@@ -189,6 +201,10 @@ impl<'a> Writer<'a> {
             add(&mut self.usage, ruling.usage);
             changed = ruling.text != text;
             self.served.push_str(&ruling.text);
+            if ruling.is_stopped {
+                self.is_stopped = true;
+                return Ok(true);
+            }
         }
         self.release(&gap).await;
         Ok(changed)
@@ -203,7 +219,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    async fn correct(&mut self, sentence: &str) -> Result<Ruling, ApiError> {
+    async fn correct(&self, sentence: &str) -> Result<Ruling, ApiError> {
         let Exchange {
             service,
             settings,
@@ -219,6 +235,7 @@ impl<'a> Writer<'a> {
                 calls_tools: false,
                 wants_json: asked.wants_json,
             },
+            before: &self.served,
             stops: &asked.stops,
             wishes: Wishes::default(),
         };
@@ -254,6 +271,7 @@ impl<'a> Writer<'a> {
             usage: self.usage,
             timings: None,
             reason: None,
+            is_stopped: self.is_stopped,
         };
         self.exchange.shadow(&ruling, &self.original, &head.model);
         let mut end = head.end(0, reason);

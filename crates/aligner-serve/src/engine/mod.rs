@@ -71,7 +71,7 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Running {
     events: UnboundedReceiver<Result<Event, EngineError>>,
-    _stop: StopOnDrop,
+    stop: StopOnDrop,
 }
 
 /// Ends the work when nobody waits for it any more.
@@ -83,11 +83,17 @@ impl std::fmt::Debug for StopOnDrop {
     }
 }
 
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
+impl StopOnDrop {
+    fn end(&mut self) {
         if let Some(stop) = self.0.take() {
             stop();
         }
+    }
+}
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -99,8 +105,13 @@ impl Running {
     ) -> Self {
         Self {
             events,
-            _stop: StopOnDrop(Some(Box::new(stop))),
+            stop: StopOnDrop(Some(Box::new(stop))),
         }
+    }
+
+    /// Ends the work; what was written until then may still come.
+    pub fn stop(&mut self) {
+        self.stop.end();
     }
 
     /// The next event.

@@ -7,11 +7,13 @@ mod clients;
 mod common;
 mod upstream;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use aligner_data::Turn;
 use aligner_infer::FinishReason;
-use aligner_serve::{Action, EngineError, PolicyConfig, RewardError, RewardModel};
+use aligner_serve::{Action, EngineError, Mode, PolicyConfig, RewardError, RewardModel};
 use common::{Scripted, Served, Upstream, words};
 use serde_json::json;
 
@@ -166,6 +168,57 @@ fn a_correction_that_a_reward_model_holds_for_worse_is_not_served() {
         served.chat(json!({})).header("x-aligner-outcome"),
         Some("unchanged")
     );
+}
+
+/// Takes its time, and notes how many ask it at once.
+struct Slow {
+    inside: AtomicUsize,
+    most: Arc<AtomicUsize>,
+}
+
+impl RewardModel for Slow {
+    fn rewards(&self, _: &str, _: &[Turn], _: [&str; 2]) -> Result<[f64; 2], RewardError> {
+        let inside = self.inside.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(inside, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(700));
+        self.inside.fetch_sub(1, Ordering::SeqCst);
+        Ok([0.0, 1.0])
+    }
+}
+
+#[test]
+fn a_reward_model_is_asked_by_one_at_a_time_even_by_those_who_gave_up() {
+    let engine = Scripted::replacing("flat", "round");
+    let served = Served::configured(&Upstream::saying(ANSWER), engine, |config| {
+        config.policy.aligner_timeout_secs = 0.2;
+    });
+    let most = Arc::new(AtomicUsize::new(0));
+    served.service.set_reward_model(Slow {
+        inside: AtomicUsize::new(0),
+        most: Arc::clone(&most),
+    });
+    for _ in 0..4 {
+        let reply = served.chat(json!({}));
+        assert_eq!(reply.header("x-aligner-outcome"), Some("aligner_timeout"));
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_sentence_is_weighed_behind_those_before_it() {
+    struct Whole;
+    impl RewardModel for Whole {
+        fn rewards(&self, _: &str, _: &[Turn], answers: [&str; 2]) -> Result<[f64; 2], RewardError> {
+            // It knows whole answers alone.
+            Ok(answers.map(|answer| f64::from(answer.starts_with("The earth is round. The sun"))))
+        }
+    }
+    let upstream = Upstream::saying("The earth is round. The sun is flat.");
+    let engine = Scripted::replacing("flat", "round");
+    let served = Served::configured(&upstream, engine, |config| config.mode = Mode::Sentence);
+    served.service.set_reward_model(Whole);
+    let reply = served.chat(json!({"stream": true}));
+    assert_eq!(reply.streamed(), "The earth is round. The sun is round.");
 }
 
 #[test]
