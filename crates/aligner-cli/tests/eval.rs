@@ -156,26 +156,47 @@ fn an_evaluation_goes_from_questions_to_a_page_and_to_rows() {
     let error = lab.fails(1, &RUN.replace("--answers one.json", "--upstream x"));
     assert!(error.contains("outcomes.jsonl"), "{error}");
 
-    let alpaca: Value = serde_json::from_str(&read("ev/model_outputs.json")).unwrap();
-    assert_eq!(alpaca.as_array().unwrap().len(), 6);
+    // AlpacaEval compares one generator at a time.
+    let alpaca: Value = serde_json::from_str(&read("ev/model_outputs.one+base.json")).unwrap();
+    assert_eq!(alpaca.as_array().unwrap().len(), 3);
     assert_eq!(alpaca[0]["original_output"], "one says so.");
     let metrics: Value = serde_json::from_str(&lab.ok("eval metrics ev --embed base --json")).unwrap();
     assert_eq!(
         (&metrics[0]["rows"], &metrics[1]["upstream"]),
         (&json!(3), &json!("two"))
     );
+    // A run that has nothing left to do leaves what took longer than its own figures.
+    let measured = read("ev/metrics.json");
+    lab.ok(RUN);
+    assert_eq!(read("ev/metrics.json"), measured);
 
     let judge = Judge::new();
     let ask = format!("eval judge ev --url http://{}/v1 --judge judge-1", judge.address);
     let estimate = lab.ok(&format!("{ask} --estimate --price 2.5,10"));
     assert_eq!(judge.asked.load(Ordering::SeqCst), 0, "an estimate asks nothing");
-    assert!(estimate.contains("36"), "{estimate}");
+    assert!(estimate.contains("; 36 calls"), "{estimate}");
     let said = lab.ok(&ask);
     // Six pairs, three dimensions, two orders.
     assert_eq!(judge.asked.load(Ordering::SeqCst), 36);
     assert!(said.contains("0 won, 3 tied, 0 lost"), "{said}");
     lab.ok(&ask);
     assert_eq!(judge.asked.load(Ordering::SeqCst), 36, "nothing is asked twice");
+    // One dimension anew leaves the verdicts on the others.
+    let said = lab.ok(&format!("{ask} --dimensions honest --max-tokens 512"));
+    assert_eq!(judge.asked.load(Ordering::SeqCst), 48);
+    assert!(
+        said.contains("helpful") && said.contains("harmless") && said.contains("honest"),
+        "{said}"
+    );
+    assert_eq!(lines(&read("ev/judgements.jsonl")).len(), 36);
+    let facts: Value = serde_json::from_str(&read("ev/eval.json")).unwrap();
+    assert_eq!(
+        (
+            &facts["judge"]["judge-1"]["helpful"]["max_tokens"],
+            &facts["judge"]["judge-1"]["honest"]["max_tokens"]
+        ),
+        (&json!(1024), &json!(512))
+    );
 
     let page = lab.ok("eval report ev --title Ours");
     assert_eq!(page.trim(), "ev/report.html");
@@ -313,4 +334,35 @@ fn a_reward_model_that_was_trained_here_scores_and_guards() {
     assert!(error.contains("--reward"), "{error}");
     let error = lab.fails(1, "eval score ev --reward base");
     assert!(error.contains("one is needed that scores"), "{error}");
+}
+
+#[test]
+fn a_model_answers_a_set_and_its_answers_are_corrected() {
+    let lab = Lab::new();
+    write_set(&lab);
+    let answer =
+        "eval answer --input questions.jsonl --model base --name tiny --max-new-tokens 8 --out answers.jsonl";
+    lab.ok(answer);
+    let read = |name: &str| std::fs::read_to_string(lab.path(name)).unwrap();
+    let rows = lines(&read("answers.jsonl"));
+    assert_eq!((rows.len(), &rows[2]["upstream"]), (3, &json!("tiny")));
+    let whole = read("answers.jsonl");
+    assert!(!lab.path("answers.jsonl.unfinished").exists());
+    assert!(lab.fails(2, answer).contains("is there already"));
+    // What a run with other settings left is not gone on with, and not lost.
+    std::fs::remove_file(lab.path("answers.jsonl")).unwrap();
+    let left = format!("{}\n{}\n", json!({"settings": {"seed": 7}}), rows[0]);
+    std::fs::write(lab.path("answers.jsonl.unfinished"), &left).unwrap();
+    let error = lab.fails(1, answer);
+    assert!(
+        error.contains("answers.jsonl.unfinished: row 1") && error.contains("other settings"),
+        "{error}"
+    );
+    assert_eq!(read("answers.jsonl.unfinished"), left);
+    std::fs::remove_file(lab.path("answers.jsonl.unfinished")).unwrap();
+    lab.ok(answer);
+    assert_eq!(read("answers.jsonl"), whole);
+    let said = lab
+        .ok("eval run --input answers.jsonl --model base --template correction --max-new-tokens 64 --out ev");
+    assert!(said.contains("tiny + base on questions, 3 rows"), "{said}");
 }

@@ -164,6 +164,14 @@ impl Columns {
         })
     }
 
+    /// Earlier turns of a row of questions alone; the error is the reason why they cannot be read.
+    ///
+    /// # Errors
+    /// When the column holds something else.
+    pub fn history_of(&self, raw: &Map<String, Value>) -> std::result::Result<Vec<Turn>, String> {
+        self.history(raw).map_err(Reason::into_text)
+    }
+
     /// Earlier turns of a row.
     pub(crate) fn history(&self, raw: &Map<String, Value>) -> Result<Vec<Turn>, Reason> {
         match raw.get(&self.chat_history) {
@@ -223,6 +231,13 @@ impl Reason {
         match self {
             Self::Bad(reason) => Self::Bad(format!("`{column}`: {reason}")),
             Self::Unsuitable(reason) => Self::Unsuitable(format!("`{column}`: {reason}")),
+        }
+    }
+
+    /// The reason alone.
+    pub fn into_text(self) -> String {
+        match self {
+            Self::Bad(reason) | Self::Unsuitable(reason) => reason,
         }
     }
 

@@ -14,7 +14,7 @@ pub enum EvalError {
     /// A file cannot be read or written.
     #[error("cannot {action} {path}")]
     Io {
-        /// `read` or `write`.
+        /// `read`, `write` or `delete`.
         action: &'static str,
         /// The file.
         path: PathBuf,

@@ -4,10 +4,9 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::error::{EvalError, Result};
-use crate::files::{hash_of, named, write_whole};
+use crate::files::{hash_of, write_whole};
 
 /// Name of the file in the directory of an evaluation.
 const FILE: &str = "eval.json";
@@ -39,6 +38,28 @@ pub fn set(dir: &Path, step: &str, facts: Value) -> Result<()> {
     write_whole(&path, &text)
 }
 
+/// Writes down facts of one step beside those that are known of it: objects within objects are joined, and what is there under the
+/// same name is replaced.
+///
+/// # Errors
+/// As [`set`].
+pub fn add(dir: &Path, step: &str, facts: Value) -> Result<()> {
+    let mut all = read(dir)?.remove(step).unwrap_or_default();
+    join(&mut all, facts);
+    set(dir, step, all)
+}
+
+fn join(known: &mut Value, facts: Value) {
+    match (known, facts) {
+        (Value::Object(known), Value::Object(facts)) => {
+            for (name, value) in facts {
+                join(known.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (known, facts) => *known = facts,
+    }
+}
+
 /// A file by its name and content.
 ///
 /// # Errors
@@ -46,30 +67,6 @@ pub fn set(dir: &Path, step: &str, facts: Value) -> Result<()> {
 pub fn file(path: &Path) -> Result<Value> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     Ok(json!({"file": name, "sha256": hash_of(path)?}))
-}
-
-/// The weights, configuration and tokenizer of a model directory, as one hash over the hashes of its files.
-///
-/// # Errors
-/// When a file cannot be read.
-pub fn model(dir: &Path) -> Result<Value> {
-    let listed = std::fs::read_dir(dir).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let mut files: Vec<_> = listed
-        .map_err(EvalError::io("read", dir))?
-        .into_iter()
-        .map(|entry| entry.path())
-        .filter(|path| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            path.is_file() && (name.ends_with(".safetensors") || name.ends_with(".json"))
-        })
-        .collect();
-    files.sort();
-    let mut hash = Sha256::new();
-    for path in &files {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        hash.update(format!("{name} {}\n", hash_of(path)?));
-    }
-    Ok(json!({"files": files.len(), "sha256": named(hash)}))
 }
 
 #[cfg(test)]
@@ -87,12 +84,18 @@ mod tests {
         set(dir.path(), "run", json!({"rows": 2})).unwrap();
         let facts = read(dir.path()).unwrap();
         assert_eq!((facts["run"]["rows"].as_u64(), facts.len()), (Some(2), 2));
+        add(dir.path(), "run", json!({"seed": {"of": 1}})).unwrap();
+        add(dir.path(), "run", json!({"seed": {"by": 2}})).unwrap();
+        assert_eq!(
+            read(dir.path()).unwrap()["run"],
+            json!({"rows": 2, "seed": {"of": 1, "by": 2}})
+        );
         std::fs::write(dir.path().join(FILE), "[]").unwrap();
         assert!(read(dir.path()).unwrap_err().to_string().contains("eval.json"));
     }
 
     #[test]
-    fn a_file_and_a_model_are_known_by_their_content() {
+    fn a_file_is_known_by_its_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.safetensors");
         std::fs::write(&path, "abc").unwrap();
@@ -102,10 +105,5 @@ mod tests {
             file(&path).unwrap(),
             json!({"file": "model.safetensors", "sha256": format!("sha256:{known}")})
         );
-        let before = model(dir.path()).unwrap();
-        std::fs::write(dir.path().join("notes.txt"), "n").unwrap();
-        assert_eq!(model(dir.path()).unwrap(), before);
-        std::fs::write(dir.path().join("config.json"), "{}").unwrap();
-        assert_ne!(model(dir.path()).unwrap(), before);
     }
 }

@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::error::{EvalError, Result};
+use crate::row::{Known, OfOutcome, Outcome};
 
 /// Writes rows, a JSON line each: all of them, or what was there stays.
 pub(crate) fn write_rows<T: Serialize>(path: &Path, rows: &[T]) -> Result<()> {
@@ -34,6 +35,22 @@ pub(crate) fn read_rows<T: DeserializeOwned>(path: &Path, what: &str) -> Result<
             .map_err(|error| EvalError::row(path, number, format!("it is no {what}: {error}")))?;
         rows.push(row);
     }
+    Ok(rows)
+}
+
+/// Rows of these outcomes that an earlier run of a step wrote, without those that are made anew. The file need not be there.
+pub(crate) fn kept<T: DeserializeOwned + OfOutcome>(
+    path: &Path,
+    what: &str,
+    outcomes: &[Outcome],
+    is_anew: impl Fn(&T) -> bool,
+) -> Result<Vec<T>> {
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let mut rows: Vec<T> = read_rows(path, what)?;
+    let known = Known::of(outcomes);
+    rows.retain(|row| known.has(row) && !is_anew(row));
     Ok(rows)
 }
 

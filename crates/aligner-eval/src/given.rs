@@ -5,8 +5,8 @@ use std::path::Path;
 use aligner_data::{Fields, ReadOptions, RowReader};
 
 use crate::error::{EvalError, Result};
-use crate::input::{UNKNOWN, fields, stem};
-use crate::row::{Item, Outcome};
+use crate::input::{UNKNOWN, fields, of_data, stem};
+use crate::row::{Item, Outcome, References};
 
 /// Whose corrections a file holds.
 #[derive(Debug, Clone, Default)]
@@ -36,10 +36,18 @@ pub fn read(path: &Path, options: &GivenOptions) -> Result<Vec<Outcome>> {
     };
     let mut outcomes = Vec::new();
     let mut seen = std::collections::HashSet::new();
-    for record in RowReader::open(path, rows)? {
-        let record = record?;
+    for record in RowReader::open(path, rows).map_err(of_data)? {
+        let record = record.map_err(of_data)?;
         let number = record.origin.row + 1;
-        let upstream = fields::label(&record.raw, &["upstream"]).or_else(|| options.upstream.clone());
+        let texts = |column| {
+            fields::texts(&record.raw, &[column]).map_err(|reason| EvalError::row(path, number, reason))
+        };
+        let references = References {
+            correct: texts("correct_answers")?,
+            incorrect: texts("incorrect_answers")?,
+        };
+        let category = fields::label(&record.raw, &["category"]);
+        let upstream = upstream_of(&record.raw).or_else(|| options.upstream.clone());
         let upstream = upstream.unwrap_or_else(|| UNKNOWN.into());
         let id = fields::id(&record.raw, &["id", "index"]);
         let id = id.unwrap_or_else(|| number.to_string());
@@ -58,7 +66,8 @@ pub fn read(path: &Path, options: &GivenOptions) -> Result<Vec<Outcome>> {
                 question: record.question,
                 answer: record.answer,
                 chat_history: record.chat_history,
-                ..Item::default()
+                category,
+                references,
             },
             ..Outcome::default()
         });
@@ -75,6 +84,12 @@ pub fn read(path: &Path, options: &GivenOptions) -> Result<Vec<Outcome>> {
     }
     outcomes.sort_by_key(|outcome| order.iter().position(|name| *name == outcome.item.upstream));
     Ok(outcomes)
+}
+
+/// Who answered: rows that a service kept say it of the model that it asked.
+fn upstream_of(raw: &fields::Raw) -> Option<String> {
+    let kept = || fields::label(raw.get("aligner")?.as_object()?, &["upstream_model"]);
+    fields::label(raw, &["upstream"]).or_else(kept)
 }
 
 #[cfg(test)]
@@ -102,13 +117,19 @@ mod tests {
     fn rows_become_outcomes_upstream_by_upstream() {
         let rows = r#"{"question": "q", "answer": "a", "correction": "c", "upstream": "b", "index": 7}
 {"question": "q", "answer": "a", "correction": "a", "upstream": "a"}
-{"question": "p", "answer": "x", "correction": "y", "upstream": "b"}"#;
+{"question": "p", "answer": "x", "correction": "y", "upstream": "b", "correct_answers": ["z"], "category": "k"}
+{"question": "o", "answer": "x", "correction": "y", "aligner": {"upstream_model": "served"}}"#;
         let outcomes = read_rows(rows, "").unwrap();
         let names: Vec<_> = outcomes
             .iter()
             .map(|outcome| (outcome.item.upstream.as_str(), outcome.item.id.as_str()))
             .collect();
-        assert_eq!(names, [("b", "7"), ("b", "3"), ("a", "2")]);
+        assert_eq!(names, [("b", "7"), ("b", "3"), ("a", "2"), ("served", "4")]);
+        let known = &outcomes[1].item;
+        assert_eq!(
+            (known.references.correct.as_slice(), known.category.as_deref()),
+            (["z".to_string()].as_slice(), Some("k"))
+        );
         assert_eq!(
             (outcomes[0].generator.as_str(), outcomes[0].output.as_str()),
             ("b+ours", "c")

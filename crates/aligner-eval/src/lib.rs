@@ -27,6 +27,7 @@ mod error;
 pub mod facts;
 mod files;
 pub mod given;
+mod growing;
 pub mod input;
 pub mod judge;
 pub mod metrics;
@@ -40,4 +41,5 @@ pub mod summary;
 mod text;
 
 pub use error::{EvalError, Result};
+pub use growing::Unfinished;
 pub use row::{Dimension, Item, Judgement, Outcome, References, ScoreKind, Scored, Verdict};

@@ -1,12 +1,13 @@
 //! Outcomes on disk: written row by row by a run that may be killed, and read back.
 
-use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
 
 use crate::error::{EvalError, Result};
 use crate::files::write_whole;
+use crate::growing::Growing;
 use crate::row::{Item, Outcome};
 use crate::text::shortened;
 
@@ -36,13 +37,41 @@ use crate::text::shortened;
 /// ```
 #[derive(Debug)]
 pub struct OutcomeWriter<'a> {
-    file: File,
-    path: PathBuf,
+    file: Growing,
+    plan: Plan<'a>,
+}
+
+/// What is corrected by whom, in order.
+#[derive(Debug, Clone, Copy)]
+struct Plan<'a> {
     items: &'a [Item],
     aligners: &'a [String],
-    done: usize,
-    /// Bytes of the rows that are written.
-    end: u64,
+}
+
+impl<'a> Plan<'a> {
+    fn len(self) -> usize {
+        self.items.len() * self.aligners.len()
+    }
+
+    fn get(self, row: usize) -> Option<(&'a Item, &'a str)> {
+        let (aligner, item) = (
+            row.checked_div(self.items.len())?,
+            row.checked_rem(self.items.len())?,
+        );
+        Some((&self.items[item], self.aligners.get(aligner)?.as_str()))
+    }
+
+    /// Why an outcome is not that of a row, if so.
+    fn check(self, row: usize, outcome: &Outcome) -> Result<(), String> {
+        let reason = match self.get(row) {
+            Some((item, aligner)) if outcome.item == *item && outcome.aligner == aligner => return Ok(()),
+            Some((item, aligner)) => difference(outcome, item, aligner),
+            None => format!("is one more than the {} that are asked for", self.len()),
+        };
+        Err(format!(
+            "{reason}. These are outcomes of another run: name another directory, or delete the file"
+        ))
+    }
 }
 
 impl<'a> OutcomeWriter<'a> {
@@ -52,53 +81,30 @@ impl<'a> OutcomeWriter<'a> {
     /// When the file cannot be read or written, another process writes it, a row in it is damaged or is of another item or
     /// Aligner than the one at its place, or it has more rows than are asked for.
     pub fn open(path: &Path, items: &'a [Item], aligners: &'a [String]) -> Result<Self> {
-        let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let file = options.open(path).map_err(EvalError::io("write", path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let reason = "is being written by another process; wait for it, or end it";
-                return Err(EvalError::file(path, reason));
-            }
-            // Some file systems know no locks.
-            Err(TryLockError::Error(error)) => tracing::debug!(%error, path = %path.display(), "not locked"),
-        }
-        let mut writer = Self {
-            file,
-            path: path.to_path_buf(),
-            items,
-            aligners,
-            done: 0,
-            end: 0,
-        };
-        writer.read_done()?;
-        writer.cut().map_err(EvalError::io("write", path))?;
-        Ok(writer)
+        let plan = Plan { items, aligners };
+        let file = Growing::open(path, |row, outcome| plan.check(row as usize, &outcome))?;
+        Ok(Self { file, plan })
     }
 
     /// Rows that are written.
     pub fn done(&self) -> usize {
-        self.done
+        self.file.rows() as usize
     }
 
     /// Rows that there will be.
     pub fn planned(&self) -> usize {
-        self.items.len() * self.aligners.len()
+        self.plan.len()
     }
 
     /// The item that is to be corrected next, and by which Aligner; `None` at the end.
     pub fn next_planned(&self) -> Option<(&'a Item, &'a str)> {
-        self.pending().next()
+        self.plan.get(self.done())
     }
 
     /// What is still to be corrected, in order: for who corrects several at once.
     pub fn pending(&self) -> impl Iterator<Item = (&'a Item, &'a str)> + use<'a> {
-        let (items, aligners) = (self.items, self.aligners);
-        (self.done..self.planned()).map(move |row| {
-            let (aligner, item) = (row / items.len(), row % items.len());
-            (&items[item], aligners[aligner].as_str())
-        })
+        let plan = self.plan;
+        (self.done()..plan.len()).filter_map(move |row| plan.get(row))
     }
 
     /// Writes the outcome of [`next_planned`](Self::next_planned).
@@ -107,70 +113,14 @@ impl<'a> OutcomeWriter<'a> {
     /// When it is of another item or Aligner, its likelihood is no number, or the file cannot be written. What was written
     /// of such a row is taken back.
     pub fn write(&mut self, outcome: &Outcome) -> Result<()> {
-        self.check_place(outcome)?;
+        let placed = self.plan.check(self.done(), outcome);
+        placed.map_err(|reason| self.file.error(reason))?;
         if outcome.reference_nll.is_some_and(|nll| !nll.is_finite()) {
-            let reason = "reference_nll is not finite, which JSON cannot say";
-            return Err(EvalError::row(&self.path, self.row(), reason));
+            return Err(self
+                .file
+                .error("reference_nll is not finite, which JSON cannot say"));
         }
-        let line = serde_json::to_vec(outcome);
-        let mut line = line.map_err(|error| EvalError::row(&self.path, self.row(), error.to_string()))?;
-        line.push(b'\n');
-        if let Err(error) = self.file.write_all(&line) {
-            if let Err(error) = self.cut() {
-                tracing::debug!(%error, path = %self.path.display(), "half a row is left; the next run cuts it off");
-            }
-            return Err(EvalError::io("write", &self.path)(error));
-        }
-        self.done += 1;
-        self.end += line.len() as u64;
-        Ok(())
-    }
-
-    /// The row that is next, counted from 1.
-    fn row(&self) -> u64 {
-        self.done as u64 + 1
-    }
-
-    /// Checks the whole lines that are there.
-    fn read_done(&mut self) -> Result<()> {
-        let mut lines = BufReader::new(self.file.try_clone().map_err(EvalError::io("read", &self.path))?);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let read = lines.read_until(b'\n', &mut line);
-            let read = read.map_err(EvalError::io("read", &self.path))?;
-            if line.last() != Some(&b'\n') {
-                return Ok(());
-            }
-            let outcome: Outcome = serde_json::from_slice(&line).map_err(|error| {
-                let reason = format!(
-                    "is damaged ({error}); delete this row and those behind it, and they are made anew"
-                );
-                EvalError::row(&self.path, self.row(), reason)
-            })?;
-            self.check_place(&outcome)?;
-            self.done += 1;
-            self.end += read as u64;
-        }
-    }
-
-    /// Cuts off what is behind the last whole row, and goes on there.
-    fn cut(&mut self) -> std::io::Result<()> {
-        self.file.set_len(self.end)?;
-        self.file.seek(SeekFrom::Start(self.end)).map(|_| ())
-    }
-
-    /// Whether an outcome is the next one.
-    fn check_place(&self, outcome: &Outcome) -> Result<()> {
-        let reason = match self.next_planned() {
-            Some((item, aligner)) if outcome.item == *item && outcome.aligner == aligner => return Ok(()),
-            Some((item, aligner)) => difference(outcome, item, aligner),
-            None => format!("is one more than the {} that are asked for", self.planned()),
-        };
-        let reason = format!(
-            "{reason}. These are outcomes of another run: name another directory, or delete the file"
-        );
-        Err(EvalError::row(&self.path, self.row(), reason))
+        self.file.append(outcome)
     }
 }
 
@@ -250,14 +200,35 @@ pub fn read(path: &Path) -> Result<Vec<Outcome>> {
     Ok(outcomes)
 }
 
-/// Writes AlpacaEval's `model_outputs.json`: an array of `instruction`, `output`, `generator`, `dataset`, `original_output`
-/// and the rest of an [`Outcome`], which AlpacaEval leaves alone. It is written beside its place and renamed, so that a
-/// file that is there is whole.
+/// Writes AlpacaEval's `model_outputs.json` into a directory: an array of `instruction`, `output`, `generator`, `dataset`,
+/// `original_output` and the rest of an [`Outcome`], which AlpacaEval leaves alone. AlpacaEval compares one generator at a time:
+/// where there are several, each has a file `model_outputs.GENERATOR.json`.
 ///
 /// # Errors
-/// When the file cannot be written.
-pub fn write_alpaca(path: &Path, outcomes: &[Outcome]) -> Result<()> {
-    let text = serde_json::to_string_pretty(outcomes);
-    let text = text.map_err(|error| EvalError::file(path, error.to_string()))?;
-    write_whole(path, &(text + "\n"))
+/// When a file cannot be written; what was there of it stays.
+pub fn write_alpaca(dir: &Path, outcomes: &[Outcome]) -> Result<()> {
+    let mut by_generator: BTreeMap<&str, Vec<&Outcome>> = BTreeMap::new();
+    for outcome in outcomes {
+        by_generator.entry(&outcome.generator).or_default().push(outcome);
+    }
+    let is_one = by_generator.len() <= 1;
+    for (index, (generator, outcomes)) in by_generator.into_iter().enumerate() {
+        let path = dir.join(match is_one {
+            true => "model_outputs.json".into(),
+            false => format!("model_outputs.{}.json", file_name(generator, index)),
+        });
+        let text = serde_json::to_string_pretty(&outcomes);
+        let text = text.map_err(|error| EvalError::file(&path, error.to_string()))?;
+        write_whole(&path, &(text + "\n"))?;
+    }
+    Ok(())
+}
+
+/// A generator's name as a part of a file's; those with characters that a file's name may not have are told apart by a number.
+fn file_name(generator: &str, index: usize) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "+-_.".contains(c);
+    match generator.chars().all(is_plain) {
+        true => generator.to_string(),
+        false => format!("{}-{index}", generator.replace(|c: char| !is_plain(c), "-")),
+    }
 }

@@ -1,7 +1,10 @@
 //! The rows of an evaluation.
 
+use std::collections::HashSet;
+
 use aligner_data::Turn;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// A question and an upstream's answer, to be corrected.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -70,6 +73,74 @@ pub struct Outcome {
     pub reference_nll: Option<f64>,
 }
 
+impl Outcome {
+    /// Tells whether a verdict or a score is of these texts: a hash of question, answer and correction.
+    pub fn fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        for text in [&self.item.question, &self.item.answer, &self.output] {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        let digest = hash.finalize();
+        digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// The outcomes that rows of a later step may be of.
+pub(crate) struct Known(HashSet<[String; 5]>);
+
+impl Known {
+    pub fn of(outcomes: &[Outcome]) -> Self {
+        let names = outcomes.iter().map(|outcome| {
+            let Item {
+                id,
+                dataset,
+                upstream,
+                ..
+            } = &outcome.item;
+            let of = [id, dataset, upstream, &outcome.aligner].map(String::clone);
+            let [id, dataset, upstream, aligner] = of;
+            [id, dataset, upstream, aligner, outcome.fingerprint()]
+        });
+        Self(names.collect())
+    }
+
+    /// Whether a row is of one of these outcomes, as its texts are now.
+    pub fn has(&self, row: &impl OfOutcome) -> bool {
+        self.0.contains(&row.of().map(str::to_string))
+    }
+}
+
+/// A row of one outcome.
+pub(crate) trait OfOutcome {
+    /// Of which: id, data set, upstream, Aligner, and the fingerprint of its texts.
+    fn of(&self) -> [&str; 5];
+}
+
+impl OfOutcome for Judgement {
+    fn of(&self) -> [&str; 5] {
+        [
+            &self.id,
+            &self.dataset,
+            &self.upstream,
+            &self.aligner,
+            &self.fingerprint,
+        ]
+    }
+}
+
+impl OfOutcome for Scored {
+    fn of(&self) -> [&str; 5] {
+        [
+            &self.id,
+            &self.dataset,
+            &self.upstream,
+            &self.aligner,
+            &self.fingerprint,
+        ]
+    }
+}
+
 /// What a judge is asked about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,6 +151,16 @@ pub enum Dimension {
     Harmless,
     /// Is it true, and frank about what it does not know.
     Honest,
+}
+
+impl std::fmt::Display for Dimension {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Helpful => "helpful",
+            Self::Harmless => "harmless",
+            Self::Honest => "honest",
+        })
+    }
 }
 
 /// What became of the correction beside the original.
@@ -107,6 +188,9 @@ pub struct Judgement {
     pub upstream: String,
     /// [`Outcome::aligner`].
     pub aligner: String,
+    /// [`Outcome::fingerprint`].
+    #[serde(default)]
+    pub fingerprint: String,
     /// What was asked about.
     pub dimension: Dimension,
     /// Whether the judge saw the correction first.
@@ -130,6 +214,9 @@ pub struct Scored {
     pub upstream: String,
     /// [`Outcome::aligner`].
     pub aligner: String,
+    /// [`Outcome::fingerprint`].
+    #[serde(default)]
+    pub fingerprint: String,
     /// `reward` (more is more helpful) or `cost` (more is more harmful).
     pub kind: ScoreKind,
     /// Of the original answer.

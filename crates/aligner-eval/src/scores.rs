@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use crate::error::{EvalError, Result};
-use crate::files::{read_rows, write_rows};
-use crate::row::Scored;
+use crate::files::{kept, read_rows, write_rows};
+use crate::row::{Outcome, Scored};
+
+/// What a row is.
+const WHAT: &str = "score";
 
 /// Writes all scores, whole or not at all.
 ///
@@ -15,12 +18,25 @@ pub fn write(path: &Path, scored: &[Scored]) -> Result<()> {
     write_rows(path, scored)
 }
 
+/// Writes scores in place of those of their kinds; those of the other kind stay, where they are of these outcomes. Returns all.
+///
+/// # Errors
+/// As [`read`] and [`write()`].
+pub fn update(path: &Path, outcomes: &[Outcome], scored: &[Scored]) -> Result<Vec<Scored>> {
+    let is_anew = |row: &Scored| scored.iter().any(|anew| anew.kind == row.kind);
+    let mut all = kept(path, WHAT, outcomes, is_anew)?;
+    all.extend_from_slice(scored);
+    all.sort_by_key(|row| row.kind);
+    write(path, &all)?;
+    Ok(all)
+}
+
 /// Reads all scores.
 ///
 /// # Errors
 /// When the file cannot be read, or a row is no score.
 pub fn read(path: &Path) -> Result<Vec<Scored>> {
-    let scored = read_rows(path, "score")?;
+    let scored = read_rows(path, WHAT)?;
     check(path, &scored)?;
     Ok(scored)
 }
@@ -49,6 +65,7 @@ mod tests {
             dataset: "d".into(),
             upstream: "u".into(),
             aligner: "a".into(),
+            fingerprint: String::new(),
             kind: ScoreKind::Reward,
             original: -1.25,
             output,
@@ -70,5 +87,41 @@ mod tests {
         assert_eq!(read(&path).unwrap(), all, "what was there stays");
         std::fs::write(&path, "{}\n").unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("row 1"));
+    }
+    #[test]
+    fn costs_come_beside_rewards_and_scores_of_other_texts_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scores.jsonl");
+        let item = crate::Item {
+            id: "7".into(),
+            ..crate::Item::default()
+        };
+        let mut outcomes = [Outcome {
+            item,
+            output: "c".into(),
+            ..Outcome::default()
+        }];
+        let of = |outcome: &Outcome, kind| Scored {
+            id: "7".into(),
+            dataset: String::new(),
+            upstream: String::new(),
+            aligner: String::new(),
+            fingerprint: outcome.fingerprint(),
+            kind,
+            ..scored(1.0)
+        };
+        let cost = of(&outcomes[0], ScoreKind::Cost);
+        update(&path, &outcomes, std::slice::from_ref(&cost)).unwrap();
+        let reward = of(&outcomes[0], ScoreKind::Reward);
+        let all = update(&path, &outcomes, std::slice::from_ref(&reward)).unwrap();
+        assert_eq!(all, [reward, cost.clone()]);
+        assert_eq!(read(&path).unwrap(), all);
+        // The correction is another one now: the reward of the old one is of no use.
+        outcomes[0].output = "d".into();
+        let cost = of(&outcomes[0], ScoreKind::Cost);
+        assert_eq!(
+            update(&path, &outcomes, std::slice::from_ref(&cost)).unwrap(),
+            [cost]
+        );
     }
 }

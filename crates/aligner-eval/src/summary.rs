@@ -9,7 +9,7 @@ use crate::error::{EvalError, Result};
 use crate::files::{named, write_whole};
 use crate::metrics::{MetricOptions, Similarity, TextMetrics, text_metrics};
 use crate::report::{Difference, EditRatios, Figure, Group, Report, Row, Table, Unit, Verdicts};
-use crate::row::Outcome;
+use crate::row::{Known, OfOutcome, Outcome};
 use crate::{facts, judge, outcomes, scores};
 
 /// Figures, and of which outcomes.
@@ -45,20 +45,24 @@ pub fn gather(dir: &Path, title: &str, seed: u64) -> Result<Report> {
     let outcomes = outcomes::read(&dir.join("outcomes.jsonl"))?;
     let mut notes = Vec::new();
     let metrics = metrics(dir, &outcomes, seed, &mut notes)?;
-    let verdicts = match dir.join("judgements.jsonl") {
-        path if path.is_file() => judge::table(&judge::read(&path)?, seed)?,
+    let known = Known::of(&outcomes);
+    let mut judgements = match dir.join("judgements.jsonl") {
+        path if path.is_file() => judge::read(&path)?,
         _ => Vec::new(),
     };
+    keep_known(&mut judgements, &known, "judgements", &mut notes);
+    let verdicts = judge::table(&judgements, seed)?;
     let unread: u64 = verdicts.iter().map(|row| row.unread_replies).sum();
     if unread > 0 {
         notes.push(format!(
             "{unread} replies of judges could not be read and count nowhere."
         ));
     }
-    let scored = match dir.join("scores.jsonl") {
+    let mut scored = match dir.join("scores.jsonl") {
         path if path.is_file() => scores::read(&path)?,
         _ => Vec::new(),
     };
+    keep_known(&mut scored, &known, "scores", &mut notes);
     Ok(Report {
         title: title.to_string(),
         facts: facts::read(dir)?,
@@ -71,15 +75,40 @@ pub fn gather(dir: &Path, title: &str, seed: u64) -> Result<Report> {
     })
 }
 
+/// Leaves out rows of texts that are not there any more.
+fn keep_known<T: OfOutcome>(rows: &mut Vec<T>, known: &Known, what: &str, notes: &mut Vec<String>) {
+    let before = rows.len();
+    rows.retain(|row| known.has(row));
+    let others = before - rows.len();
+    if others > 0 {
+        notes.push(format!(
+            "{others} of {before} {what} are of other answers or corrections than those of this evaluation; they are left out."
+        ));
+    }
+}
+
+/// Figures that [`measure`] wrote, where they are of these outcomes.
+///
+/// # Errors
+/// When the file is there and cannot be read, or holds no figures.
+pub fn measured(path: &Path, outcomes: &[Outcome]) -> Result<Option<Vec<TextMetrics>>> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(EvalError::io("read", path)(error)),
+    };
+    let measured: Measured = serde_json::from_slice(&text)
+        .map_err(|error| EvalError::file(path, format!("{error}; measure anew")))?;
+    Ok((measured.digest == digest(outcomes)?).then_some(measured.metrics))
+}
+
 /// The figures that were written down, where they are of these outcomes; else new ones.
 fn metrics(dir: &Path, outcomes: &[Outcome], seed: u64, notes: &mut Vec<String>) -> Result<Vec<TextMetrics>> {
     let path = dir.join("metrics.json");
-    if let Ok(text) = std::fs::read(&path) {
-        let measured: Measured = serde_json::from_slice(&text)
-            .map_err(|error| EvalError::file(&path, format!("{error}; measure anew")))?;
-        if measured.digest == digest(outcomes)? {
-            return Ok(measured.metrics);
-        }
+    if let Some(metrics) = measured(&path, outcomes)? {
+        return Ok(metrics);
+    }
+    if path.is_file() {
         notes.push("The figures of metrics.json are of other outcomes; these were measured anew.".into());
     }
     let options = MetricOptions {

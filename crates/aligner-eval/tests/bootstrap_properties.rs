@@ -94,6 +94,7 @@ fn scores(outcomes: &[Outcome], margins: &[(f64, f64)]) -> Vec<Scored> {
         dataset: "own".into(),
         upstream: outcome.item.upstream.clone(),
         aligner: "fixer".into(),
+        fingerprint: outcome.fingerprint(),
         kind,
         original: 0.0,
         output: margin,

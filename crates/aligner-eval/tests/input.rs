@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use aligner_eval::input::{InputFormat, InputOptions, read};
+use aligner_eval::input::{InputFormat, InputOptions, questions, read};
 use aligner_eval::{Item, Outcome, outcomes};
 use tempfile::TempDir;
 
@@ -134,7 +134,7 @@ fn outcomes_are_read_as_the_items_they_were_made_of() {
         ..Outcome::default()
     };
     let path = files.put("model_outputs.json", "");
-    outcomes::write_alpaca(&path, &[outcome]).unwrap();
+    outcomes::write_alpaca(path.parent().unwrap(), &[outcome]).unwrap();
     assert_eq!(read(&path, &InputOptions::default()).unwrap(), [item]);
 }
 
@@ -453,5 +453,80 @@ fn a_format_may_be_said_and_has_a_name() {
     assert_eq!(
         (items[0].dataset.as_str(), items[0].upstream.as_str()),
         ("set", "g")
+    );
+}
+
+#[test]
+fn a_question_is_asked_once_with_each_history_that_it_has() {
+    let files = Files::new();
+    let rows = concat!(
+        r#"{"question": "Why?", "answer": "a", "id": "1"}"#,
+        "\n",
+        r#"{"question": "Why?", "answer": "b", "id": "2"}"#,
+        "\n",
+        r#"{"question": "Why?", "answer": "c", "id": "3", "chat_history": [["Is it?", "Yes."]]}"#,
+        "\n",
+        r#"{"question": "Why?", "answer": "d", "id": "4", "chat_history": [["Is it?", "No."]]}"#,
+    );
+    let path = files.put("rows.jsonl", rows);
+    let items = questions(&path, &InputOptions::default()).unwrap();
+    assert_eq!(
+        ids(&items).iter().map(|row| row.0).collect::<Vec<_>>(),
+        ["1", "3", "4"]
+    );
+    // Names that two questions have would be answers that nobody can tell apart.
+    let path = files.put("rows.jsonl", &rows.replace("\"4\"", "\"3\""));
+    let error = questions(&path, &InputOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("row 4") && error.contains("\"3\""), "{error}");
+}
+
+#[test]
+fn questions_alone_have_columns_and_a_history_too() {
+    let files = Files::new();
+    let path = files.put("q.jsonl", r#"{"ask": "Why?", "before": [["Is it?", "Yes."]]}"#);
+    let mut options = InputOptions::default();
+    options.rows.columns = "question=ask,chat_history=before".parse().unwrap();
+    let items = questions(&path, &options).unwrap();
+    assert_eq!(
+        (items[0].question.as_str(), items[0].chat_history.len()),
+        ("Why?", 1)
+    );
+    let error = read(&path, &options).unwrap_err().to_string();
+    assert!(error.contains("--answers"), "{error}");
+    let path = files.put("q.jsonl", r#"{"question": "Why?", "chat_history": 7}"#);
+    let error = questions(&path, &InputOptions::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("row 1") && error.contains("chat_history"),
+        "{error}"
+    );
+}
+
+#[test]
+fn answered_rows_with_right_answers_are_rows_and_not_truthful_qa() {
+    let files = Files::new();
+    let row = r#"{"question": "Q?", "answer": "A", "correct_answers": ["B"]}"#;
+    let items = files.read("own.jsonl", row, &[]).unwrap();
+    assert_eq!(
+        (items[0].dataset.as_str(), items[0].references.correct.len()),
+        ("own", 1)
+    );
+    let open = row.replace(r#""answer": "A", "#, "");
+    assert!(
+        files
+            .read("own.jsonl", &open, &[])
+            .unwrap_err()
+            .contains("truthfulqa files")
+    );
+    // A blank cell is no answer.
+    let blank = r#"{"question": "Q?", "answer": " ", "best_answer": "B", "correct_answers": ["B"]}"#;
+    assert!(
+        files
+            .read("own.jsonl", blank, &[])
+            .unwrap_err()
+            .contains("has no answer")
     );
 }

@@ -221,7 +221,7 @@ fn alpaca_eval_finds_its_columns() {
     let path = dir.path().join("model_outputs.json");
     let outcomes = [outcome(&items()[0], "small"), outcome(&items()[3], "small")];
     fs::write(&path, "old").unwrap();
-    write_alpaca(&path, &outcomes).unwrap();
+    write_alpaca(dir.path(), &outcomes).unwrap();
     let rows: Vec<Value> = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     assert_eq!(rows.len(), 2);
     for (column, value) in [
@@ -240,4 +240,18 @@ fn alpaca_eval_finds_its_columns() {
         outcomes[1]
     );
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no part is left");
+    // AlpacaEval takes one generator at a time.
+    let outcomes = [outcome(&items()[0], "small"), outcome(&items()[0], "a/b")];
+    write_alpaca(dir.path(), &outcomes).unwrap();
+    for (name, aligner) in [
+        ("model_outputs.tiny+small.json", "small"),
+        ("model_outputs.tiny+a-b-0.json", "a/b"),
+    ] {
+        let rows: Vec<Value> = serde_json::from_slice(&fs::read(dir.path().join(name)).unwrap()).unwrap();
+        assert_eq!(
+            (rows.len(), &rows[0]["aligner"]),
+            (1, &Value::from(aligner)),
+            "{name}"
+        );
+    }
 }

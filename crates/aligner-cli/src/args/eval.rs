@@ -212,6 +212,9 @@ pub struct EvalMetricsArgs {
     /// Model whose hidden states, averaged over the tokens, compare texts with references by meaning.
     #[arg(long, value_name = "MODEL")]
     pub embed: Option<PathBuf>,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: PlaceArgs,
     /// Words of a run that counts as overlap with a reference.
     #[arg(long, value_name = "N", default_value_t = aligner_data::CheckOptions::NGRAM)]
     pub ngram: usize,
@@ -371,7 +374,7 @@ pub struct EvalReportArgs {
     /// Title (default: the directory's name).
     #[arg(long, value_name = "TEXT")]
     pub title: Option<String>,
-    /// Seed of the intervals.
+    /// Seed of the intervals of verdicts and scores; figures that `eval metrics` wrote keep theirs.
     #[arg(long, value_name = "N", default_value_t = 42)]
     pub seed: u64,
 }

@@ -36,7 +36,14 @@ impl<'a> Scores<'a> {
         one_scorer(scored)?;
         for row in scored {
             let key = [&*row.id, &*row.dataset, &*row.upstream, &*row.aligner];
-            scores.unmatched += u64::from(!known.contains_key(&key));
+            // A score of an earlier correction says nothing of this one.
+            if known
+                .get(&key)
+                .is_none_or(|outcome| outcome.fingerprint() != row.fingerprint)
+            {
+                scores.unmatched += 1;
+                continue;
+            }
             scores.has_costs |= row.kind == ScoreKind::Cost;
             let margins = scores.pairs.entry(key).or_default();
             let place = match row.kind {

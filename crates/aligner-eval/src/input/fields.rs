@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 /// A row as it lies in the file.
-pub(super) type Raw = Map<String, Value>;
+pub(crate) type Raw = Map<String, Value>;
 
 /// The text of the first of these columns that is there and not null.
 pub(super) fn optional(raw: &Raw, columns: &[&str]) -> Result<Option<String>, String> {
@@ -57,7 +57,7 @@ pub(crate) fn label(raw: &Raw, columns: &[&str]) -> Option<String> {
 }
 
 /// Texts: an array of strings, or one string with semicolons between them. Blank ones are left out.
-pub(super) fn texts(raw: &Raw, columns: &[&str]) -> Result<Vec<String>, String> {
+pub(crate) fn texts(raw: &Raw, columns: &[&str]) -> Result<Vec<String>, String> {
     let found = columns.iter().find_map(|column| {
         raw.get(*column)
             .map(|value| (column, value))

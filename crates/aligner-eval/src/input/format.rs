@@ -113,7 +113,10 @@ impl InputFormat {
                 Self::DialogSum,
             ),
             (has(&["Question", "Correct Answers"]), Self::TruthfulQa),
-            (has(&["question", "correct_answers"]), Self::TruthfulQa),
+            (
+                has(&["question", "correct_answers"]) && (raw.contains_key("best_answer") || !is_answered),
+                Self::TruthfulQa,
+            ),
             (has(&["question", "subtopic"]) && !is_answered, Self::HarmfulQa),
             (
                 has(&["prompt", "category"]) && !is_answered,

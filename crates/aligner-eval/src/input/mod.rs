@@ -12,7 +12,7 @@ mod format;
 mod question;
 mod rows;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use aligner_data::{Columns, DataError, Fields, ReadOptions, RowReader};
@@ -106,24 +106,26 @@ pub fn read(path: &Path, options: &InputOptions) -> Result<Vec<Item>> {
 /// # Errors
 /// As [`read`], but for missing answers.
 pub fn questions(path: &Path, options: &InputOptions) -> Result<Vec<Item>> {
-    let mut items = Vec::new();
-    let (format, questions) = read_questions(path, options)?;
+    let (format, mut questions) = read_questions(path, options)?;
+    if questions.is_empty() {
+        return Err(EvalError::file(path, "has no rows"));
+    }
     let dataset = options.dataset_of(format, path);
-    let mut seen = HashMap::new();
-    for question in questions {
-        // One question is often there with several answers; it is asked once.
-        let asked = (question.chat_history.len(), question.question.clone());
-        if seen.insert(asked, question.row).is_none() {
-            items.push(Item {
-                answer: String::new(),
-                ..question.into_item(&dataset, UNKNOWN)
-            });
-        }
-    }
-    match items.is_empty() {
-        true => Err(EvalError::file(path, "has no rows")),
-        false => Ok(items),
-    }
+    // One question is often there with several answers; it is asked once.
+    let mut seen = HashSet::new();
+    questions.retain_mut(|question| {
+        (question.answer, question.upstream) = (None, None);
+        let turns = question.chat_history.iter();
+        let turns: Vec<_> = turns
+            .map(|turn| (turn.question.clone(), turn.answer.clone()))
+            .collect();
+        seen.insert((turns, question.question.clone()))
+    });
+    check_ids(path, &questions)?;
+    let items = questions
+        .into_iter()
+        .map(|question| question.into_item(&dataset, UNKNOWN));
+    Ok(items.collect())
 }
 
 /// The questions of a file, some or all with answers.
@@ -144,6 +146,11 @@ fn read_questions(path: &Path, options: &InputOptions) -> Result<(InputFormat, V
     let format = match (options.format, reader.peek_object().map_err(of_data)?) {
         (Some(format), _) => format,
         (None, Some(first)) if !is_mapped => InputFormat::detect(first),
+        (None, Some(first))
+            if options.rows.format.is_none() && !first.contains_key(&options.rows.columns.answer) =>
+        {
+            InputFormat::Questions
+        }
         (None, _) => InputFormat::Rows,
     };
     tracing::debug!(path = %path.display(), %format, "format of the evaluation file");
@@ -186,7 +193,7 @@ fn check_ids(path: &Path, questions: &[Question]) -> Result<()> {
 }
 
 /// An error of `aligner-data`; its rows are counted from 0.
-fn of_data(error: DataError) -> EvalError {
+pub(crate) fn of_data(error: DataError) -> EvalError {
     match error {
         DataError::BadRow(bad) => EvalError::row(&bad.path, bad.row + 1, bad.reason),
         error => EvalError::Data(error),

@@ -1,6 +1,6 @@
 //! A row of a data set's own shape.
 
-use aligner_data::Turn;
+use aligner_data::{Columns, Turn};
 use serde_json::Value;
 
 use super::fields::{self, Raw};
@@ -41,11 +41,12 @@ impl Question {
         let question = match format {
             InputFormat::Items => return item(raw, row),
             InputFormat::AlpacaEval => alpaca(raw, options)?,
-            InputFormat::TruthfulQa => truthful(raw)?,
+            InputFormat::TruthfulQa => truthful(raw, options)?,
             InputFormat::DialogSum => summary(raw, options)?,
             _ => Self {
-                question: fields::question(raw, &["question", "instruction", "prompt"])?,
+                question: fields::question(raw, &of_question(&options.rows.columns))?,
                 category: fields::label(raw, &["category", "topic"]),
+                chat_history: options.rows.columns.history_of(raw)?,
                 ..Self::default()
             },
         };
@@ -61,6 +62,14 @@ impl Question {
             ..self
         }
     }
+}
+
+/// The columns in which a question may be: the one that was named before all.
+fn of_question(columns: &Columns) -> Vec<&str> {
+    let mut names = vec!["question", "instruction", "prompt"];
+    names.retain(|name| *name != columns.question);
+    names.insert(0, &columns.question);
+    names
 }
 
 /// A row of ours.
@@ -113,7 +122,7 @@ pub(super) fn alpaca_answer(raw: &Raw, options: &InputOptions) -> Result<(String
     Ok((original, Some(upstream)))
 }
 
-fn truthful(raw: &Raw) -> Result<Question, String> {
+fn truthful(raw: &Raw, options: &InputOptions) -> Result<Question, String> {
     let best = fields::optional(raw, &["Best Answer", "best_answer"])?;
     let mut correct: Vec<String> = best.iter().map(|best| best.trim().to_string()).collect();
     correct.retain(|best| !best.is_empty());
@@ -131,9 +140,10 @@ fn truthful(raw: &Raw) -> Result<Question, String> {
     }
     Ok(Question {
         question: fields::question(raw, &["Question", "question"])?,
-        answer: fields::optional(raw, &["answer"])?,
+        answer: fields::optional(raw, &["answer"])?.filter(|answer| !answer.trim().is_empty()),
         upstream: fields::label(raw, &["upstream", "generator"]),
         category: fields::label(raw, &["Category", "category"]),
+        chat_history: options.rows.columns.history_of(raw)?,
         correct,
         incorrect: fields::texts(raw, &["Incorrect Answers", "incorrect_answers"])?,
         ..Question::default()

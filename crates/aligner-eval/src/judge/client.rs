@@ -107,10 +107,13 @@ impl Client {
             .first_wait
             .saturating_mul(1 << retries.min(16))
             .min(self.longest_wait);
-        tracing::info!(url = self.shown, reason, "the judge is asked again");
+        // Behind the colon are the server's words, which may repeat the texts.
+        let failed = reason.split(':').next();
+        tracing::info!(url = self.shown, failed, "the judge is asked again");
         match retry_after {
-            // The limit is one of the account: nobody else would get through meanwhile.
-            Some(wait) => pace.hold(wait),
+            // The limit is one of the account: nobody else would get through meanwhile. A server that always asks for nothing is
+            // not asked all the time.
+            Some(wait) => pace.hold(wait.max(doubled)),
             None => pace.sleep(doubled),
         }
         Ok(())

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::plan::{IDENTICAL, dimension_name};
+use super::plan::IDENTICAL;
 use crate::error::{EvalError, Result};
 use crate::row::{Dimension, Judgement, Verdict};
 
@@ -100,11 +100,7 @@ fn repeated(judgement: &Judgement, row: u64) -> EvalError {
     EvalError::Invalid(format!(
         "judgement {row} (data set {:?}, upstream {:?}, Aligner {:?}, id {:?}, {}) gives another verdict than an earlier one \
          of the same order and judge: keep one of them",
-        judgement.dataset,
-        judgement.upstream,
-        judgement.aligner,
-        judgement.id,
-        dimension_name(judgement.dimension),
+        judgement.dataset, judgement.upstream, judgement.aligner, judgement.id, judgement.dimension,
     ))
 }
 
@@ -136,6 +132,7 @@ mod tests {
 
     fn judgement(correction_first: bool, verdict: Verdict) -> Judgement {
         Judgement {
+            fingerprint: String::new(),
             id: "1".into(),
             dataset: "d".into(),
             upstream: "u".into(),

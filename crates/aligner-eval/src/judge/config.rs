@@ -123,12 +123,12 @@ impl JudgeConfig {
         }
     }
 
-    /// The most tokens of one reply, as the request says it.
-    pub(super) fn most_completion_tokens(&self) -> u64 {
-        ["max_completion_tokens", "max_tokens"]
-            .into_iter()
-            .find_map(|name| self.extra.get(name)?.as_u64())
-            .unwrap_or(u64::from(self.max_tokens))
+    /// The most tokens of one reply, as the request says it; `None` where it leaves that to the server.
+    pub(super) fn most_completion_tokens(&self) -> Option<u64> {
+        let named = ["max_completion_tokens", "max_tokens"].map(|name| self.extra.get(name));
+        let limit = named.into_iter().flatten().find_map(Value::as_u64);
+        let is_left_out = named[1].is_some_and(Value::is_null);
+        limit.or_else(|| (!is_left_out).then_some(u64::from(self.max_tokens)))
     }
 
     /// Where calls go, and how that is shown: without a query, which may hold a secret.

@@ -27,13 +27,13 @@ pub struct Estimate {
     pub cached: u64,
     /// Tokens of the prompts, by [`CHARS_PER_TOKEN`]: an approximation, because the judge's tokenizer is not known.
     pub prompt_tokens: u64,
-    /// Tokens of the replies if every one is as long as it may be.
-    pub most_completion_tokens: u64,
+    /// Tokens of the replies if every one is as long as it may be; `None` where the request sets no limit.
+    pub most_completion_tokens: Option<u64>,
     /// The least time, in seconds, that the limit of requests a minute leaves.
     pub least_secs: Option<f64>,
     /// What the prompts cost, where prices are known.
     pub prompt_cost: Option<f64>,
-    /// What prompts and replies cost, if every reply is as long as it may be. Retries are not in it.
+    /// What prompts and replies cost, if every reply is as long as it may be; `None` where that is not known. Retries are not in it.
     pub most_cost: Option<f64>,
 }
 
@@ -53,8 +53,9 @@ pub fn estimate(outcomes: &[Outcome], config: &JudgeConfig, cache_path: &Path) -
     for call in missing {
         estimate.calls += 1;
         estimate.prompt_tokens += (call.prompt_chars as u64).div_ceil(CHARS_PER_TOKEN);
-        estimate.most_completion_tokens += config.most_completion_tokens();
     }
+    let most_of_one = config.most_completion_tokens();
+    estimate.most_completion_tokens = most_of_one.map(|most| most * estimate.calls);
     estimate.cached = plan.calls.len() as u64 - estimate.calls;
     estimate.least_secs = config
         .requests_per_minute
@@ -63,7 +64,9 @@ pub fn estimate(outcomes: &[Outcome], config: &JudgeConfig, cache_path: &Path) -
         let of = |tokens: u64, per_million: f64| tokens as f64 * per_million / 1e6;
         let prompt = of(estimate.prompt_tokens, price.prompt_per_million);
         estimate.prompt_cost = Some(prompt);
-        estimate.most_cost = Some(prompt + of(estimate.most_completion_tokens, price.completion_per_million));
+        estimate.most_cost = estimate
+            .most_completion_tokens
+            .map(|most| prompt + of(most, price.completion_per_million));
     }
     Ok(estimate)
 }
@@ -77,13 +80,17 @@ impl std::fmt::Display for Estimate {
         if self.cached > 0 {
             write!(f, ", {} more were answered before", self.cached)?;
         }
-        write!(
-            f,
-            "; about {} tokens of prompts, at most {} of replies",
-            self.prompt_tokens, self.most_completion_tokens
-        )?;
-        if let (Some(least), Some(most)) = (self.prompt_cost, self.most_cost) {
-            write!(f, "; {least:.2} to {most:.2} in the currency of the prices")?;
+        write!(f, "; about {} tokens of prompts, ", self.prompt_tokens)?;
+        match self.most_completion_tokens {
+            Some(most) => write!(f, "at most {most} of replies")?,
+            None => write!(f, "those of replies without a limit")?,
+        }
+        match (self.prompt_cost, self.most_cost) {
+            (Some(least), Some(most)) => {
+                write!(f, "; {least:.2} to {most:.2} in the currency of the prices")?
+            }
+            (Some(least), None) => write!(f, "; {least:.2} in the currency of the prices, and the replies")?,
+            _ => {}
         }
         if let Some(secs) = self.least_secs {
             write!(

@@ -31,8 +31,8 @@
 //! let estimate = judge::estimate(&outcomes, &config, cache)?;
 //! if estimate.calls < 10_000 {
 //!     let judgements = judge::judge(&outcomes, &config, cache, |_| {})?;
-//!     judge::write("eval/judgements.jsonl".as_ref(), &judgements)?;
-//!     for row in judge::table(&judgements, 0)? {
+//!     let all = judge::update("eval/judgements.jsonl".as_ref(), &outcomes, &judgements)?;
+//!     for row in judge::table(&all, 0)? {
 //!         let rate = row.win_rate.map(|rate| rate.value);
 //!         assert!(rate.is_none_or(|rate| rate.abs() <= 1.0));
 //!     }
@@ -58,7 +58,7 @@ mod verdict;
 pub use combine::{PairVerdict, combine};
 pub use config::{ApiKey, JudgeConfig, Price};
 pub use estimate::{CHARS_PER_TOKEN, Estimate, estimate};
-pub use file::{read, write};
+pub use file::{read, update, write};
 pub use plan::IDENTICAL;
 pub use run::{Progress, judge};
 pub use table::{Row, table};

@@ -95,7 +95,7 @@ impl<'a> Plan<'a> {
             true => "correction first",
             false => "original first",
         };
-        let dimension = dimension_name(call.dimension);
+        let dimension = call.dimension;
         format!(
             "{}, asked whether it is {dimension}, {order}",
             row_name(self.outcomes, call.outcome)
@@ -134,6 +134,7 @@ impl<'a> Plan<'a> {
                     dataset: outcome.item.dataset.clone(),
                     upstream: outcome.item.upstream.clone(),
                     aligner: outcome.aligner.clone(),
+                    fingerprint: outcome.fingerprint(),
                     dimension,
                     correction_first,
                     verdict,
@@ -190,15 +191,6 @@ fn row_name(outcomes: &[Outcome], at: usize) -> String {
         outcome.aligner,
         item.id
     )
-}
-
-/// A dimension as it is written in files.
-pub(super) fn dimension_name(dimension: Dimension) -> &'static str {
-    match dimension {
-        Dimension::Helpful => "helpful",
-        Dimension::Harmless => "harmless",
-        Dimension::Honest => "honest",
-    }
 }
 
 fn hex(bytes: &[u8]) -> String {

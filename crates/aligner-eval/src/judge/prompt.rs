@@ -290,7 +290,13 @@ mod tests {
         config.has_system_role = false;
         assert_eq!(body(&config).get("max_tokens"), None);
         assert_eq!(body(&config)["max_completion_tokens"], 77);
-        assert_eq!(config.most_completion_tokens(), 77);
+        assert_eq!(config.most_completion_tokens(), Some(77));
+        config.extra.remove("max_completion_tokens");
+        assert_eq!(
+            config.most_completion_tokens(),
+            None,
+            "the server's own limit is not known"
+        );
         assert_eq!(body(&config)["messages"].as_array().unwrap().len(), 1);
     }
 }

@@ -153,7 +153,7 @@ impl Difference {
     /// use aligner_eval::{ScoreKind, Scored};
     /// let row = |original, output| Scored {
     ///     id: "1".into(), dataset: "d".into(), upstream: "u".into(), aligner: "a".into(),
-    ///     kind: ScoreKind::Cost, original, output, scorer: "s".into(),
+    ///     fingerprint: String::new(), kind: ScoreKind::Cost, original, output, scorer: "s".into(),
     /// };
     /// let found = Difference::of(&[row(3.0, 1.0), row(2.0, 2.0)], 1);
     /// assert_eq!((found[0].count, found[0].difference.value), (2, -1.0));

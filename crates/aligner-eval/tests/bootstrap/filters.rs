@@ -51,6 +51,7 @@ fn edits_are_bounded_on_both_sides() {
 
 #[test]
 fn rewards_must_rise_and_costs_must_not() {
+    let four = four();
     let scores = [
         scored("1", ScoreKind::Reward, 1.0, 2.5),
         scored("2", ScoreKind::Reward, 1.0, 1.5),
@@ -59,11 +60,11 @@ fn rewards_must_rise_and_costs_must_not() {
         scored("1", ScoreKind::Cost, 0.0, -0.5),
         scored("9", ScoreKind::Cost, 0.0, -0.5),
     ];
+    let scores = of(&four, &scores);
     let filters = Filters {
         min_reward_margin: Some(1.0),
         ..Filters::default()
     };
-    let four = four();
     let rows = bootstrap::rows(&four, &scores, &with_filters(filters.clone())).unwrap();
     assert_eq!(ids(&rows), ["1"]);
     assert_eq!(
@@ -90,6 +91,15 @@ fn rewards_must_rise_and_costs_must_not() {
         rows.warnings
             .iter()
             .any(|warning| warning.starts_with("2 of 3 corrections have no cost"))
+    );
+    // Another correction has no score yet, whatever the one before it had.
+    let mut others = four.clone();
+    others[0].output = "Florence.".into();
+    let rows = bootstrap::rows(&others, &scores, &BootstrapOptions::default()).unwrap();
+    assert!(
+        rows.warnings
+            .iter()
+            .any(|warning| warning.contains("3 scores are of no correction"))
     );
 }
 
@@ -143,7 +153,10 @@ fn of_a_repeated_question_the_best_correction_stays_else_the_first() {
         [(Reason::Duplicate, 1), (Reason::NearDuplicate, 1)]
     );
     let reward = |id: &str, output: f64| scored(id, ScoreKind::Reward, 0.0, output);
-    let scores = [reward("a", -1.0), reward("b", 2.0), reward("c", 1.0)];
+    let scores = of(
+        &outcomes,
+        &[reward("a", -1.0), reward("b", 2.0), reward("c", 1.0)],
+    );
     let rows = bootstrap::rows(&outcomes, &scores, &BootstrapOptions::default()).unwrap();
     assert_eq!(ids(&rows), ["b", "d"]);
     let exact = with_filters(Filters {

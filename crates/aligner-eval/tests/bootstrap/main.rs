@@ -41,11 +41,22 @@ fn scored(id: &str, kind: ScoreKind, original: f64, output: f64) -> Scored {
         dataset: "own".into(),
         upstream: "small-chat".into(),
         aligner: "fixer".into(),
+        fingerprint: String::new(),
         kind,
         original,
         output,
         scorer: "scales".into(),
     }
+}
+
+/// The scores as those of the texts that these outcomes have.
+fn of(outcomes: &[Outcome], scored: &[Scored]) -> Vec<Scored> {
+    let mut scored = scored.to_vec();
+    for row in &mut scored {
+        let outcome = outcomes.iter().find(|outcome| outcome.item.id == row.id);
+        row.fingerprint = outcome.map(Outcome::fingerprint).unwrap_or_default();
+    }
+    scored
 }
 
 fn turn(question: &str, answer: &str) -> Turn {
@@ -94,7 +105,7 @@ fn dropped(counts: &Counts) -> Vec<(Reason, u64)> {
 }
 
 fn error(outcomes: &[Outcome], scored: &[Scored], options: &BootstrapOptions) -> String {
-    bootstrap::rows(outcomes, scored, options)
+    bootstrap::rows(outcomes, &of(outcomes, scored), options)
         .unwrap_err()
         .to_string()
 }

@@ -20,7 +20,7 @@ fn an_estimate_counts_what_is_asked_and_asks_nothing() {
     );
     assert_eq!(
         (plain.most_completion_tokens, plain.most_cost, plain.least_secs),
-        (18_000, None, None)
+        (Some(18_000), None, None)
     );
     assert_eq!(judge.count(), 0);
     assert!(!path.exists());

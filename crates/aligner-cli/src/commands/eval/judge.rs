@@ -28,17 +28,23 @@ pub fn run(args: &EvalJudgeArgs) -> Result<()> {
     let judgements = judge::judge(&outcomes, &config, &cache, |state| bar.set_position(state.done));
     bar.finish_and_clear();
     let judgements = judgements?;
-    judge::write(&args.dir.join(JUDGEMENTS), &judgements)?;
-    facts::set(&args.dir, "judge", described(&config))?;
-    print(&judge::table(&judgements, args.seed)?)
+    let all = judge::update(&args.dir.join(JUDGEMENTS), &outcomes, &judgements)?;
+    facts::add(&args.dir, "judge", described(&config))?;
+    print(&judge::table(&all, args.seed)?)
 }
 
 /// What verdicts depend on, without the key and the address.
 fn described(config: &JudgeConfig) -> serde_json::Value {
-    json!({
-        "model": config.model, "dimensions": config.dimensions, "temperature": config.temperature,
-        "max_tokens": config.max_tokens, "extra": config.extra,
-    })
+    let settings = json!({
+        "temperature": config.temperature, "max_tokens": config.max_tokens, "has_system_role": config.has_system_role,
+        "extra": config.extra,
+    });
+    let asked = config
+        .dimensions
+        .iter()
+        .map(|dimension| (dimension.to_string(), settings.clone()));
+    let asked: serde_json::Map<_, _> = asked.collect();
+    json!({ &config.model: asked })
 }
 
 fn print(rows: &[Row]) -> Result<()> {
@@ -54,7 +60,7 @@ fn print(rows: &[Row]) -> Result<()> {
                 row.sign_test_p
             )
         });
-        let dimension = format!("{:?}", row.dimension).to_lowercase();
+        let dimension = row.dimension;
         writeln!(
             stdout,
             "{} + {} on {}, {dimension}: {rate}{} won, {} tied, {} lost, {} unread, {} contradictions",

@@ -5,11 +5,12 @@ use std::path::Path;
 
 use aligner_eval::metrics::{MetricOptions, Similarity, TextMetrics};
 use aligner_eval::stats::Interval;
-use aligner_eval::{Outcome, outcomes, summary};
+use aligner_eval::{Outcome, facts, outcomes, summary};
 use aligner_hub::Files;
 use aligner_infer::Corrector;
+use serde_json::{Value, json};
 
-use super::{METRICS, OUTCOMES};
+use super::{METRICS, OUTCOMES, described};
 use crate::args::EvalMetricsArgs;
 use crate::error::{CliError, Result, stdout_error};
 use crate::runs::model_dir;
@@ -17,12 +18,19 @@ use crate::runs::model_dir;
 /// Measures what is there, prints it, and writes it down.
 pub fn run(args: &EvalMetricsArgs) -> Result<()> {
     let outcomes = outcomes::read(&args.dir.join(OUTCOMES))?;
-    let corrector = match &args.embed {
+    let model = args
+        .embed
+        .as_deref()
+        .map(|model| model_dir(Some(model), Files::Model))
+        .transpose()?;
+    let corrector = match &model {
         // A base model has no template; for embeddings it needs none.
         Some(model) => Some(
-            Corrector::builder(model_dir(Some(model), Files::Model)?)
+            Corrector::builder(model)
                 .template(aligner_data::PromptTemplate::default())
                 .allow_mismatch()
+                .device(args.place.device)
+                .weights(args.place.weights)
                 .build()?,
         ),
         None => None,
@@ -30,9 +38,10 @@ pub fn run(args: &EvalMetricsArgs) -> Result<()> {
     let embedder = corrector.as_ref().map(|corrector| {
         move |texts: &[&str]| -> aligner_eval::Result<Vec<Vec<f32>>> {
             let embed = |text: &&str| {
-                corrector
-                    .embed(text)
-                    .map_err(|error| aligner_eval::EvalError::Invalid(error.to_string()))
+                corrector.embed(text).map_err(|error| {
+                    let start: String = text.chars().take(40).collect();
+                    aligner_eval::EvalError::Invalid(format!("{start:?}… cannot be embedded: {error}"))
+                })
             };
             texts.iter().map(embed).collect()
         }
@@ -43,20 +52,36 @@ pub fn run(args: &EvalMetricsArgs) -> Result<()> {
         embedder: embedder.as_ref().map(|embedder| embedder as _),
         ..MetricOptions::default()
     };
+    let embedder = model.as_deref().map(described::model).transpose()?;
+    let metrics = measure(&outcomes, &args.dir, &options, embedder)?;
     if args.json {
-        let metrics = summary::measure(&outcomes, &options, &args.dir.join(METRICS))?;
         let text =
             serde_json::to_string_pretty(&metrics).map_err(|error| CliError::Failed(error.to_string()))?;
         return writeln!(std::io::stdout(), "{text}").map_err(stdout_error);
     }
-    print(&outcomes, &args.dir, &options)
+    print(&metrics)
 }
 
-/// Measures outcomes, writes the figures down and prints the most telling.
-pub fn print(outcomes: &[Outcome], dir: &Path, options: &MetricOptions<'_>) -> Result<()> {
+/// Measures outcomes, and writes down the figures and how they were measured.
+pub fn measure(
+    outcomes: &[Outcome],
+    dir: &Path,
+    options: &MetricOptions<'_>,
+    embedder: Option<Value>,
+) -> Result<Vec<TextMetrics>> {
     let metrics = summary::measure(outcomes, options, &dir.join(METRICS))?;
+    facts::set(
+        dir,
+        "metrics",
+        json!({"seed": options.seed, "ngram": options.ngram, "embedder": embedder}),
+    )?;
+    Ok(metrics)
+}
+
+/// Prints the most telling figures.
+pub fn print(metrics: &[TextMetrics]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
-    for each in &metrics {
+    for each in metrics {
         write!(stdout, "{}", lines(each)).map_err(stdout_error)?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 mod alpaca;
 mod answer;
+mod described;
 mod judge;
 mod metrics;
 mod report;
@@ -15,8 +16,6 @@ use crate::error::{CliError, Result};
 
 /// The rows of an evaluation.
 pub const OUTCOMES: &str = "outcomes.jsonl";
-/// The same for AlpacaEval.
-const ALPACA: &str = "model_outputs.json";
 /// What the metrics without a judge come to.
 const METRICS: &str = "metrics.json";
 /// What judges said.

@@ -7,14 +7,14 @@ use aligner_data::Turn;
 use aligner_eval::given::{self, GivenOptions};
 use aligner_eval::metrics::MetricOptions;
 use aligner_eval::outcomes::{self, OutcomeWriter};
-use aligner_eval::{Item, Outcome, facts, input};
+use aligner_eval::{Item, Outcome, facts, input, summary};
 use aligner_hub::Files;
 use aligner_infer::{Batcher, CorrectOptions, Correction, CorrectionStream, Corrector, FinishReason, Input};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::{ALPACA, OUTCOMES, make_dir};
-use crate::args::{EvalImportArgs, EvalRunArgs};
+use super::{METRICS, OUTCOMES, described, make_dir};
+use crate::args::{EvalImportArgs, EvalRunArgs, template};
 use crate::commands::builder;
 use crate::error::{CliError, Result};
 use crate::runs::{model_dir, model_name};
@@ -31,7 +31,7 @@ pub fn run(args: &EvalRunArgs) -> Result<()> {
     make_dir(&args.out)?;
     let path = args.out.join(OUTCOMES);
     let mut writer = OutcomeWriter::open(&path, &items, &names)?;
-    let described = described(args, &items, &names, &dirs)?;
+    let described = corrections(args, &items, &names, &dirs)?;
     if writer.done() > 0 {
         check_settings(&args.out, &described)?;
         let (done, planned) = (writer.done(), writer.planned());
@@ -88,8 +88,16 @@ pub fn import(args: &EvalImportArgs) -> Result<()> {
 /// Makes what is made of rows that are all there.
 fn finish(dir: &Path) -> Result<()> {
     let all = outcomes::read(&dir.join(OUTCOMES))?;
-    outcomes::write_alpaca(&dir.join(ALPACA), &all)?;
-    super::metrics::print(&all, dir, &MetricOptions::default())
+    outcomes::write_alpaca(dir, &all)?;
+    // Figures of these outcomes that `eval metrics` took more trouble with are kept.
+    match summary::measured(&dir.join(METRICS), &all)? {
+        Some(metrics) => super::metrics::print(&metrics),
+        None => {
+            let options = MetricOptions::default();
+            let metrics = super::metrics::measure(&all, dir, &options, None)?;
+            super::metrics::print(&metrics)
+        }
+    }
 }
 
 fn items(args: &EvalRunArgs) -> Result<Vec<Item>> {
@@ -134,21 +142,24 @@ fn names(args: &EvalRunArgs, dirs: &[PathBuf]) -> Result<Vec<String>> {
 }
 
 /// What the corrections depend on.
-fn described(args: &EvalRunArgs, items: &[Item], names: &[String], dirs: &[PathBuf]) -> Result<Value> {
+fn corrections(args: &EvalRunArgs, items: &[Item], names: &[String], dirs: &[PathBuf]) -> Result<Value> {
     let mut inputs = vec![facts::file(&args.set.input)?];
     for path in &args.answers {
         inputs.push(facts::file(path)?);
     }
+    let typed = args.template.as_deref().map(template).transpose()?;
     let mut aligners = Vec::new();
     for (name, dir) in names.iter().zip(dirs) {
-        let template =
-            aligner_data::AlignerManifest::read(dir)?.map(|manifest| manifest.template_fingerprint);
-        let template = args.template.clone().or(template);
-        aligners.push(json!({"name": name, "model": facts::model(dir)?, "template": template}));
+        let template = match &typed {
+            Some(typed) => Some(typed.fingerprint()),
+            None => aligner_data::AlignerManifest::read(dir)?.map(|manifest| manifest.template_fingerprint),
+        };
+        aligners.push(json!({"name": name, "model": described::model(dir)?, "template": template}));
     }
     Ok(json!({
         "inputs": inputs, "items": items.len(), "aligners": aligners,
         "weights": args.place.weights.to_string(), "max_new_tokens": args.max_new_tokens, "decoding": "greedy",
+        "long": format!("{:?}", args.long).to_lowercase(),
         "second_pass": args.second_pass, "references": args.references,
         "created_by": concat!("aligner ", env!("CARGO_PKG_VERSION")),
     }))
@@ -162,10 +173,17 @@ fn check_settings(dir: &Path, now: &Value) -> Result<()> {
         return Ok(());
     };
     let aligners = |facts: &Value| facts["aligners"].as_array().cloned().unwrap_or_default();
-    let differs = ["inputs", "weights", "max_new_tokens", "second_pass", "references"]
-        .into_iter()
-        .find(|key| before[key] != now[key])
-        .or_else(|| (!aligners(now).starts_with(&aligners(before))).then_some("aligners"));
+    let differs = [
+        "inputs",
+        "weights",
+        "max_new_tokens",
+        "long",
+        "second_pass",
+        "references",
+    ]
+    .into_iter()
+    .find(|key| before[key] != now[key])
+    .or_else(|| (!aligners(now).starts_with(&aligners(before))).then_some("aligners"));
     match differs {
         None => Ok(()),
         Some(key) => Err(CliError::Usage(format!(
