@@ -63,7 +63,8 @@ impl Batch {
 }
 
 /// Two answers to one question, as a row of a batch holds them: the chosen conversation and, behind it, the rejected one,
-/// each whole. [`Target::Preference`](crate::Target::Preference) makes such rows, and their "prompt" is the chosen one.
+/// each whole. [`Target::Preference`](crate::Target::Preference) and
+/// [`Target::CompletionPair`](crate::Target::CompletionPair) make such rows, and their "prompt" is the chosen one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PairRow<'a> {
     /// The conversation with the better answer.

@@ -4,18 +4,15 @@
 //! for have few forms, which are told by their control tokens, as llama.cpp does it. A template that is none of them, or does
 //! more than write the turns down, is refused instead of guessed at.
 
+mod recorded;
+mod told;
+
 use std::fmt;
-use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::error::{DataError, Result};
 use crate::record::Turn;
-use crate::tokenizer::{Tokenizer, bounded, json};
-
-/// The largest chat template that is read; those with tools have some ten kilobytes.
-const MAX_TEMPLATE_BYTES: u64 = 1 << 20;
 
 /// What stands around the texts of a conversation.
 ///
@@ -89,46 +86,6 @@ impl ChatFormat {
         KINDS.iter().map(|(_, name)| *name)
     }
 
-    /// The format of the chat template beside a tokenizer; Safe-RLHF's where there is none.
-    ///
-    /// # Errors
-    /// When the template cannot be read, or is none of the formats.
-    pub fn of(tokenizer: &Tokenizer) -> Result<Self> {
-        let Some(template) = template_of(tokenizer.dir())? else {
-            return Ok(Self::SAFE_RLHF);
-        };
-        Self::told_by(&template).map_err(|reason| DataError::ChatFormat {
-            found: format!("the chat template in {}", tokenizer.dir().display()),
-            reason,
-        })
-    }
-
-    fn told_by(template: &str) -> Result<Self, String> {
-        // What such templates do beside writing turns down is left out by no mistake of ours.
-        for (mark, what) in [
-            ("<think>", "writes thoughts"),
-            ("reasoning_content", "writes thoughts"),
-            ("strftime_now", "writes the date"),
-            ("Cutting Knowledge Date", "writes the date"),
-        ] {
-            if template.contains(mark) {
-                return Err(format!("{what} ({mark}) beside the messages"));
-            }
-        }
-        let has = |mark: &str| template.contains(mark);
-        let kind = if has("<|im_start|>") {
-            Kind::ChatMl
-        } else if has("<|start_header_id|>") && has("<|eot_id|>") {
-            Kind::Llama3
-        } else if has("<start_of_turn>") {
-            Kind::Gemma
-        } else {
-            return Err("has the control tokens of none of them".into());
-        };
-        let system = (kind == Kind::ChatMl).then(|| default_system(template)).flatten();
-        Ok(Self { kind, system })
-    }
-
     /// Everything that decides a text, in one line.
     pub fn fingerprint(&self) -> String {
         match &self.system {
@@ -148,6 +105,21 @@ impl ChatFormat {
             }
         }
         text
+    }
+
+    /// The tokens that the format cannot do without.
+    fn control_tokens(&self) -> &'static [&'static str] {
+        match self.kind {
+            Kind::SafeRlhf => &[],
+            Kind::ChatMl => &["<|im_start|>", "<|im_end|>"],
+            Kind::Llama3 => &[
+                "<|begin_of_text|>",
+                "<|start_header_id|>",
+                "<|end_header_id|>",
+                "<|eot_id|>",
+            ],
+            Kind::Gemma => &["<bos>", "<start_of_turn>", "<end_of_turn>"],
+        }
     }
 
     /// Whether the tokenizer adds its own beginning of a sequence; the others write it themselves or have none.
@@ -196,7 +168,10 @@ impl ChatFormat {
             (Kind::SafeRlhf, _) => "BEGINNING OF CONVERSATION: ".into(),
             (Kind::ChatMl, None) => String::new(),
             (Kind::ChatMl, Some(system)) => format!("<|im_start|>system\n{system}<|im_end|>\n"),
-            (Kind::Llama3, _) => "<|begin_of_text|>".into(),
+            (Kind::Llama3, None) => "<|begin_of_text|>".into(),
+            (Kind::Llama3, Some(system)) => {
+                format!("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n{system}<|eot_id|>")
+            }
             (Kind::Gemma, _) => "<bos>".into(),
         }
     }
@@ -230,39 +205,6 @@ impl fmt::Display for ChatFormat {
         let known = KINDS.iter().find(|(kind, _)| *kind == self.kind);
         f.write_str(known.map_or("", |(_, name)| name))
     }
-}
-
-/// The system's message that a ChatML template has as a literal: what stands there by itself, without a variable.
-fn default_system(template: &str) -> Option<String> {
-    const BEGIN: &str = "<|im_start|>system";
-    template.match_indices(BEGIN).find_map(|(at, _)| {
-        let rest = &template[at + BEGIN.len()..];
-        // A line feed in a string of Jinja, written either way.
-        let rest = rest.strip_prefix("\\n").or_else(|| rest.strip_prefix('\n'))?;
-        let literal = &rest[..rest.find("<|im_end|>")?];
-        let is_literal = !literal.is_empty() && !literal.contains(['\'', '"', '{', '}', '\\']);
-        is_literal.then(|| literal.to_string())
-    })
-}
-
-/// The chat template of a directory, where it has one.
-fn template_of(dir: &Path) -> Result<Option<String>> {
-    let path = dir.join("chat_template.jinja");
-    if path.is_file() {
-        let bytes = bounded(&path, MAX_TEMPLATE_BYTES)?;
-        return Ok(Some(String::from_utf8_lossy(&bytes).into_owned()));
-    }
-    let settings = json(&dir.join("tokenizer_config.json"))?;
-    Ok(match settings.get("chat_template") {
-        Some(Value::String(template)) => Some(template.clone()),
-        // Several by name.
-        Some(Value::Array(named)) => named
-            .iter()
-            .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))
-            .and_then(|entry| entry.get("template")?.as_str())
-            .map(str::to_string),
-        _ => None,
-    })
 }
 
 #[cfg(test)]
@@ -310,32 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_template_is_told_by_its_control_tokens_with_the_system_it_speaks_for() {
-        let template = "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}\
-                        {% endif %}{% for message in messages %}{{'<|im_start|>' + message['role']}}{% endfor %}";
-        let chat = ChatFormat::told_by(template).unwrap();
-        assert_eq!(chat.to_string(), "chatml");
-        let text = chat.render("q", "x", &[], "");
-        // With the line feeds themselves instead of their escapes.
-        assert_eq!(ChatFormat::told_by(&template.replace("\\n", "\n")).unwrap(), chat);
-        assert!(
-            text.starts_with("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nq<|im_end|>\n"),
-            "{text}"
-        );
-        // A system's message that a variable holds is none of its own.
-        let plain = "{{ '<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}";
-        assert_eq!(ChatFormat::told_by(plain).unwrap().system, None);
-    }
-
-    #[test]
-    fn a_template_that_does_more_or_is_unknown_is_refused() {
-        for template in [
-            "{{ '<|im_start|>' }}{{ '<think>' }}",
-            "[INST] {{ messages[0]['content'] }} [/INST]",
-            "<|start_header_id|><|eot_id|> {{ strftime_now('%d') }}",
-        ] {
-            assert!(ChatFormat::told_by(template).is_err(), "{template}");
-        }
+    fn an_unknown_name_is_answered_with_those_that_are_known() {
         let error = ChatFormat::named("chat-ml").unwrap_err().to_string();
         assert!(error.contains("chatml") && error.contains("safe-rlhf"), "{error}");
     }

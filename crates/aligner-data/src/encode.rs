@@ -30,16 +30,24 @@ pub enum Target {
     Completion,
     /// Two conversations, one behind the other ([`PairRow`](crate::PairRow)): with the correction, and with the answer.
     Preference,
-    /// The same, with whether each answer is safe behind both ([`Batch::labelled_pairs`](crate::Batch::labelled_pairs)).
+    /// The same two, each a prompt and an answer that is written behind it: the tokens of the prompt are those of
+    /// [`Completion`](Self::Completion), whatever the answers begin with.
+    CompletionPair,
+    /// Those of [`Preference`](Self::Preference), with whether each answer is safe behind both ([`Batch::labelled_pairs`](crate::Batch::labelled_pairs)).
     LabelledPreference,
 }
 
 impl Target {
     /// Whether rows are chats instead of corrections in a prompt template.
     fn is_chat(self) -> bool {
+        self == Self::Completion || self.is_pair()
+    }
+
+    /// Whether a row is two conversations.
+    fn is_pair(self) -> bool {
         matches!(
             self,
-            Self::Completion | Self::Preference | Self::LabelledPreference
+            Self::Preference | Self::CompletionPair | Self::LabelledPreference
         )
     }
 }
@@ -142,19 +150,23 @@ impl Encoder {
     fn encode_chat(&self, format: &ChatFormat, record: &Record) -> Result<(Vec<u32>, usize)> {
         let (question, history) = (record.question.as_str(), record.chat_history.as_slice());
         let correction = record.correction.as_deref();
-        if self.target == Target::Completion {
+        let written = |answer| -> Result<(Vec<u32>, usize)> {
             let mut ids = self.tokenizer.encode_chat_prompt(format, question, history)?;
             let prompt_len = ids.len();
-            let written = correction.unwrap_or(&record.answer);
-            ids.extend(self.tokenizer.encode_chat_answer(format, written)?);
-            return Ok((ids, prompt_len));
+            ids.extend(self.tokenizer.encode_chat_answer(format, answer)?);
+            Ok((ids, prompt_len))
+        };
+        if self.target == Target::Completion {
+            return written(correction.unwrap_or(&record.answer));
         }
         let Some(chosen) = correction else {
             return Err(DataError::BadRow(record.origin.error("has no second answer")));
         };
-        let encode = |answer| {
-            self.tokenizer
-                .encode_conversation(format, question, answer, history)
+        let encode = |answer| match self.target {
+            Target::CompletionPair => written(answer).map(|(ids, _)| ids),
+            _ => self
+                .tokenizer
+                .encode_conversation(format, question, answer, history),
         };
         let (mut ids, rejected) = (encode(chosen)?, encode(&record.answer)?);
         let split = ids.len();
@@ -172,10 +184,12 @@ impl Encoder {
             (Target::Correction, Some(correction)) => Ok((answer, correction)),
             (Target::AnswerUnchanged, _) => Ok((answer, answer)),
             (Target::CorrectionUnchanged, Some(correction)) => Ok((correction, correction)),
-            (Target::Completion | Target::Preference | Target::LabelledPreference, _) => Err(
-                DataError::BadRow(record.origin.error("is a chat without a chat format")),
-            ),
-            (_, None) => Err(DataError::BadRow(record.origin.error("has no correction"))),
+            (Target::Correction | Target::CorrectionUnchanged, None) => {
+                Err(DataError::BadRow(record.origin.error("has no correction")))
+            }
+            _ => Err(DataError::BadRow(
+                record.origin.error("is a chat without a chat format"),
+            )),
         }
     }
 
@@ -187,9 +201,9 @@ impl Encoder {
     pub fn encode(&self, record: &Record) -> Result<(Vec<u32>, usize)> {
         let (ids, prompt_len) = self.encode_any_length(record)?;
         // Each conversation of a pair goes through a model by itself.
-        let longest = match self.target {
-            Target::Preference | Target::LabelledPreference => prompt_len.max(ids.len() - prompt_len),
-            _ => ids.len(),
+        let longest = match self.target.is_pair() {
+            true => prompt_len.max(ids.len() - prompt_len),
+            false => ids.len(),
         };
         if longest > self.max_length {
             return Err(DataError::TooLong {
@@ -243,5 +257,37 @@ mod tests {
             let error = encoder(target).encode(&pair).unwrap_err().to_string();
             assert!(error.contains("has no correction"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_pair_that_is_written_has_the_prompt_and_the_answers_of_a_completion() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut record = CorrectionTask::new(3).train(200).swap_remove(0);
+        // Words that are joined with what stands before them, where they are one text.
+        let template = PromptTemplate::default();
+        let tokenizer =
+            train_tokenizer(&CorrectionTask::new(3).train(200), &template, 400, dir.path()).unwrap();
+        (record.answer, record.correction) = ("::".into(), Some(" No.".into()));
+        let encoder = Encoder::new(tokenizer.clone(), template, 512);
+        let chat = ChatFormat::SAFE_RLHF;
+        let encode = |target| {
+            encoder
+                .clone()
+                .with_chat(target, chat.clone())
+                .encode(&record)
+                .unwrap()
+        };
+        let (ids, split) = encode(Target::CompletionPair);
+        let (chosen, rejected) = ids.split_at(split);
+        let prompt = tokenizer
+            .encode_chat_prompt(&chat, &record.question, &[])
+            .unwrap();
+        for (ids, answer) in [(chosen, " No."), (rejected, "::")] {
+            let answer = tokenizer.encode_chat_answer(&chat, answer).unwrap();
+            assert_eq!(ids, [prompt.as_slice(), &answer].concat());
+        }
+        assert_eq!(chosen, encode(Target::Completion).0);
+        // As one text they are other tokens, or this test says nothing.
+        assert_ne!(encode(Target::Preference).0, ids);
     }
 }

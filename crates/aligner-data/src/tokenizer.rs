@@ -203,6 +203,11 @@ impl Tokenizer {
         Ok(out.ids)
     }
 
+    /// Whether a text of ours becomes one control token.
+    pub(crate) fn is_control(&self, text: &str) -> bool {
+        self.inner.control.texts().iter().any(|control| control == text)
+    }
+
     fn first_special<'a>(&'a self, text: &str) -> Option<(usize, &'a str)> {
         let special = self.inner.control.texts().iter();
         let found = special.filter_map(|special| Some((text.find(special.as_str())?, special.as_str())));

@@ -44,7 +44,8 @@ impl Materials {
         let template = config.template.resolve()?;
         let mut encoder = Encoder::new(tokenizer.clone(), template.clone(), config.max_length);
         if let Some(target) = config.objective.chat_target() {
-            encoder = encoder.with_chat(target, chat_format(config, start, &tokenizer)?);
+            let named = Some(config.chat_format.as_str()).filter(|name| !name.is_empty());
+            encoder = encoder.with_chat(target, ChatFormat::chosen(named, &tokenizer)?);
         }
         let options = load_options(config)?;
         let read = options.read.clone();
@@ -76,6 +77,11 @@ impl Materials {
             base_fingerprint: start.base_fingerprint(config)?,
             base_weights: config.base_weights,
         })
+    }
+
+    /// How chats are written, where rows are chats.
+    pub fn chat(&self) -> Option<&ChatFormat> {
+        self.encoder.chat()
     }
 
     /// The validation rows that are corrected at each validation; each fits into `context` tokens.
@@ -201,20 +207,6 @@ impl Materials {
         }
         Ok(())
     }
-}
-
-/// How chats are written for the model.
-fn chat_format(config: &TrainConfig, start: &Start, tokenizer: &Tokenizer) -> Result<ChatFormat> {
-    if !config.chat_format.is_empty() {
-        return Ok(ChatFormat::named(&config.chat_format)?);
-    }
-    if ModelConfig::is_score_dir(&start.base)?
-        && let Some(score) = ModelConfig::read_score(&start.base)?.score
-        && let Some(name) = score.chat_format
-    {
-        return Ok(ChatFormat::named(&name)?);
-    }
-    Ok(ChatFormat::of(tokenizer)?)
 }
 
 fn tell_progress(observer: &mut Option<Box<dyn Observer>>, progress: Progress) {

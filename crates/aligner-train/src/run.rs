@@ -373,7 +373,7 @@ fn session(
         form,
         tokenizer: materials.tokenizer.clone(),
         manifest,
-        is_aligner: config.objective == ObjectiveKind::Correction,
+        chat: materials.chat().cloned(),
     };
     let mut optimizer = match &checkpoint {
         Some(checkpoint) => {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use aligner_data::{AlignerManifest, Stage, Tokenizer};
+use aligner_data::{AlignerManifest, ChatFormat, Stage, Tokenizer};
 use aligner_model::CausalDecoder;
 
 use crate::checkpoint::replace_dir;
@@ -19,8 +19,9 @@ pub(crate) struct ModelSaver {
     pub tokenizer: Tokenizer,
     /// With the stages of the model that the run started from.
     pub manifest: AlignerManifest,
-    /// Whether what is trained is an Aligner: other models have no `aligner.json`, by which they would be taken for one.
-    pub is_aligner: bool,
+    /// How chats are written for a model of chats. Only an Aligner, which is none, has an `aligner.json`: others would be
+    /// taken for one.
+    pub chat: Option<ChatFormat>,
 }
 
 impl ModelSaver {
@@ -33,8 +34,8 @@ impl ModelSaver {
     pub fn fill(&self, dir: &Path, decoder: &CausalDecoder, plan: &Plan, step: u64) -> Result<()> {
         self.form.save(decoder, dir)?;
         self.tokenizer.save_to(dir)?;
-        if !self.is_aligner {
-            return Ok(());
+        if let Some(chat) = &self.chat {
+            return Ok(chat.record(dir)?);
         }
         let mut manifest = self.manifest.clone();
         manifest.stages.extend(stages_done(plan, step));

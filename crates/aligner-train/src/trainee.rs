@@ -189,14 +189,10 @@ impl Trainee {
             }
         };
         check_head(&loaded.config, kind)?;
-        let scores = match config.chat_format.as_str() {
-            "" => loaded.config,
-            name => loaded.config.with_chat_format(name),
-        };
         Ok(Self {
             decoder: loaded.decoder,
             form: Form {
-                config: scores,
+                config: loaded.config,
                 adapter: None,
             },
         })

@@ -12,9 +12,9 @@
 mod lab;
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use aligner_data::{AlignerManifest, Tokenizer};
+use aligner_data::{AlignerManifest, ChatFormat, Tokenizer};
 use aligner_model::{ScoreKind, load_dir, load_score_dir};
 use aligner_train::{
     LoraChoice, ObjectiveKind, PairMetrics, RunOptions, Split, TrainConfig, TrainError, WarmupChoice,
@@ -280,26 +280,6 @@ fn a_reward_model_is_trained_further_and_dpo_trains_an_adapter() {
         before,
         "it goes on from where the first one ended"
     );
-    // It keeps the form of its conversations, and one that goes on from it takes it over.
-    let chatml = run(&TrainConfig {
-        chat_format: "chatml".into(),
-        ..config(&lab, ObjectiveKind::Reward, "chatml", 2)
-    });
-    let head = |dir: &Path| {
-        load_score_dir(dir, &Device::flex())
-            .unwrap()
-            .config
-            .score
-            .unwrap()
-    };
-    assert_eq!(head(&chatml.model_dir).chat_format.as_deref(), Some("chatml"));
-    let further = run(&TrainConfig {
-        model: chatml.model_dir.clone(),
-        ..config(&lab, ObjectiveKind::Reward, "further", 2)
-    });
-    assert_eq!(head(&further.model_dir).chat_format.as_deref(), Some("chatml"));
-    let last = records(&chatml.run).last().unwrap().loss;
-    assert_eq!(records(&further.run)[0].loss, last);
     // A reward model is no cost model.
     let other = TrainConfig {
         objective: ObjectiveKind::Cost,
@@ -320,6 +300,92 @@ fn a_reward_model_is_trained_further_and_dpo_trains_an_adapter() {
     let outcome = run(&adapter);
     assert_eq!(records(&outcome.run)[0].pairs.unwrap().pair_margin, 0.0);
     assert!(last_pairs(&outcome.run).pair_margin > 0.0);
+}
+
+/// The tiny model with another tokenizer: the same, but its control tokens are those of ChatML.
+fn with_chatml(lab: &Lab) -> PathBuf {
+    let dir = lab.path("chatml");
+    std::fs::create_dir(&dir).unwrap();
+    for entry in std::fs::read_dir(lab.path("base")).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        if path
+            .file_name()
+            .unwrap()
+            .to_string_lossy()
+            .starts_with("tokenizer")
+        {
+            let text = String::from_utf8(bytes).unwrap();
+            bytes = text
+                .replace("<pad>", "<|im_start|>")
+                .replace("<eos>", "<|im_end|>")
+                .into();
+        }
+        std::fs::write(dir.join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    dir
+}
+
+#[test]
+fn a_trained_model_records_how_its_chats_were_written() {
+    let lab = lab();
+    let base = with_chatml(&lab);
+    let chat_of = |dir: &Path| {
+        ChatFormat::of(&Tokenizer::from_dir(dir).unwrap())
+            .unwrap()
+            .fingerprint()
+    };
+    let named = |objective, out: &str| TrainConfig {
+        model: base.clone(),
+        chat_format: "chatml".into(),
+        ..config(&lab, objective, out, 2)
+    };
+    // A format that was named, of each kind of model; nothing else in the directory tells it.
+    for (objective, out) in [(ObjectiveKind::Sft, "sft"), (ObjectiveKind::Reward, "reward")] {
+        let first = run(&named(objective, out));
+        assert_eq!(chat_of(&first.model_dir), "chatml");
+        // One that goes on from it takes it over.
+        let further = run(&TrainConfig {
+            model: first.model_dir.clone(),
+            ..config(&lab, objective, &format!("{out}-further"), 2)
+        });
+        assert_eq!(chat_of(&further.model_dir), "chatml");
+        let last = records(&first.run).last().unwrap().loss;
+        assert_eq!(records(&further.run)[0].loss, last);
+    }
+    let adapter = run(&TrainConfig {
+        lora: Some(LoraChoice::default()),
+        ..named(ObjectiveKind::Dpo, "adapter")
+    });
+    assert_eq!(chat_of(&adapter.model_dir), "chatml");
+    // One that was told, with what its template says for the system, when the template is gone.
+    let template = "{{ '<|im_start|>system\\nBe brief.<|im_end|>\\n' }}";
+    std::fs::write(base.join("chat_template.jinja"), template).unwrap();
+    let told = run(&TrainConfig {
+        model: base.clone(),
+        ..config(&lab, ObjectiveKind::Sft, "told", 2)
+    });
+    std::fs::remove_file(told.model_dir.join("chat_template.jinja")).unwrap();
+    assert_eq!(chat_of(&told.model_dir), "chatml system \"Be brief.\"");
+    // And the one without a template, when there is one.
+    let plain = run(&config(&lab, ObjectiveKind::Sft, "plain", 2));
+    std::fs::write(plain.model_dir.join("chat_template.jinja"), template).unwrap();
+    assert_eq!(chat_of(&plain.model_dir), "safe-rlhf");
+}
+
+#[test]
+fn a_chat_format_whose_control_tokens_are_words_to_the_tokenizer_is_refused() {
+    let lab = lab();
+    let config = TrainConfig {
+        model: with_chatml(&lab),
+        chat_format: "llama3".into(),
+        ..config(&lab, ObjectiveKind::Sft, "run", 2)
+    };
+    let error = fine_tune(&config, RunOptions::default()).unwrap_err().to_string();
+    assert!(
+        error.contains("llama3") && error.contains("<|begin_of_text|>"),
+        "{error}"
+    );
 }
 
 #[test]

@@ -180,10 +180,16 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Option<ScoreConfig>> {
         kind,
         outputs,
         bias,
-        pad_id: fields.count("pad_token_id")?.map(|id| id as u32),
+        pad_id: pad_id(fields.0),
         normalization,
         chat_format: fields.text(CHAT_FORMAT).map(str::to_string),
     }))
+}
+
+/// The token that pads sequences. A number that is none names no token: null, or −1, as some libraries write it.
+fn pad_id(raw: &Map<String, Value>) -> Option<u32> {
+    let id = raw.get("pad_token_id").and_then(Value::as_u64);
+    id.and_then(|id| u32::try_from(id).ok())
 }
 
 impl ModelConfig {
@@ -191,7 +197,6 @@ impl ModelConfig {
     /// sequence classification. What `config.json` says of the decoder is kept.
     #[must_use]
     pub fn into_score(mut self, kind: ScoreKind) -> Self {
-        let pad = self.raw.get("pad_token_id").and_then(Value::as_u64);
         let name = classifier_of(&self.architecture);
         for (key, value) in [
             ("architectures", json!([name])),
@@ -206,23 +211,12 @@ impl ModelConfig {
             kind,
             outputs: 1,
             bias: false,
-            pad_id: pad.and_then(|id| u32::try_from(id).ok()),
+            pad_id: pad_id(&self.raw),
             normalization: None,
             chat_format: None,
         });
         // There is no output projection that could be apart from the embedding.
         self.tie_embeddings = true;
-        self
-    }
-
-    /// Records how conversations are written for a model that scores: another form than its chat template's gives other
-    /// scores, and a directory without a template does not tell.
-    #[must_use]
-    pub fn with_chat_format(mut self, name: &str) -> Self {
-        if let Some(score) = &mut self.score {
-            score.chat_format = Some(name.to_string());
-            self.raw.insert(CHAT_FORMAT.into(), name.into());
-        }
         self
     }
 }
@@ -311,6 +305,18 @@ mod tests {
     }
 
     #[test]
+    fn a_padding_token_of_minus_one_or_null_is_none() {
+        for pad in [json!(-1), Value::Null] {
+            let config =
+                raw(json!({"architectures": ["LlamaForSequenceClassification"], "pad_token_id": pad}));
+            let head = ModelConfig::score_from_map(config).unwrap().score.unwrap();
+            assert_eq!((head.pad_id, head.end_of(&[5, 0, 0])), (None, 2));
+            let writes = ModelConfig::from_map(raw(json!({ "pad_token_id": pad }))).unwrap();
+            assert_eq!(writes.into_score(ScoreKind::Reward).score.unwrap().pad_id, None);
+        }
+    }
+
+    #[test]
     fn a_score_model_is_not_taken_for_one_that_writes_nor_the_other_way_round() {
         let error = ModelConfig::from_map(raw(json!({"architectures": ["LlamaForSequenceClassification"]})));
         assert!(matches!(error, Err(ModelError::IsScoreModel { .. })));
@@ -336,10 +342,7 @@ mod tests {
     #[test]
     fn a_new_score_model_keeps_what_its_decoder_is() {
         let config = ModelConfig::from_map(raw(json!({"tie_word_embeddings": false}))).unwrap();
-        let score = config
-            .clone()
-            .into_score(ScoreKind::Cost)
-            .with_chat_format("chatml");
+        let score = config.clone().into_score(ScoreKind::Cost);
         assert_eq!(score.raw["architectures"][0], "LlamaForSequenceClassification");
         let read = ModelConfig::score_from_map(score.raw.clone()).unwrap();
         assert_eq!(read, score);

@@ -48,7 +48,9 @@ impl ObjectiveKind {
         match self {
             Self::Correction => None,
             Self::Sft => Some(Target::Completion),
-            Self::Reward | Self::Dpo => Some(Target::Preference),
+            // Read whole, as they are scored; what is written comes behind a prompt.
+            Self::Reward => Some(Target::Preference),
+            Self::Dpo => Some(Target::CompletionPair),
             Self::Cost => Some(Target::LabelledPreference),
         }
     }
