@@ -46,9 +46,10 @@ impl Answerer {
             .weights(weights)
             .build()?;
         let chat = ChatFormat::of(corrector.tokenizer())?;
+        // The token that ends an answer in this format, and those at which the model stops by itself.
         let end = corrector.tokenizer().encode_chat_answer(&chat, "")?;
-        let eos = corrector.tokenizer().eos_id();
-        let stop_ids = end.first().copied().into_iter().chain([eos]).collect();
+        let mut stop_ids = corrector.tokenizer().stop_ids().to_vec();
+        stop_ids.extend(end.first());
         Ok(Self {
             corrector,
             chat,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aligner_data::{ChatFormat, Tokenizer};
 use aligner_model::{
-    DeviceSpec, ModelConfig, RuntimeWeights, ScoreKind, ScoreModel, WeightsCache, load_score_dir_quantized,
+    DeviceSpec, RuntimeWeights, ScoreKind, ScoreModel, WeightsCache, load_score_dir_quantized,
     on_pool,
 };
 use burn::tensor::Device;
@@ -18,8 +18,7 @@ const PASS_TOKENS: usize = 4096;
 
 /// Scores answers with one reward or cost model; cheap to clone, usable from many threads.
 ///
-/// The conversation is written as the model was trained: in the form that its `config.json` records, or as its chat template
-/// does ([`ChatFormat::of`]), or, where it has none, as Safe-RLHF's models read it.
+/// The conversation is written as the model was trained: as [`ChatFormat::of`] finds recorded or told.
 ///
 /// ```no_run
 /// use aligner_infer::{Input, Scorer};
@@ -101,12 +100,9 @@ impl ScorerBuilder {
         }
         let tokenizer = Tokenizer::from_dir(&dir)?;
         // Before the weights are read, which takes a while.
-        let head = ModelConfig::read_score(&dir)?.score;
-        let recorded = head.and_then(|head| head.chat_format);
-        let chat = match (chat, recorded) {
-            (Some(chat), _) => chat,
-            (None, Some(name)) => ChatFormat::named(&name)?,
-            (None, None) => ChatFormat::of(&tokenizer)?,
+        let chat = match chat {
+            Some(chat) => chat,
+            None => ChatFormat::of(&tokenizer)?,
         };
         let device = place.open()?;
         let model = ScoreModel::new(load_score_dir_quantized(&dir, weights, &cache, &device)?)?;
