@@ -107,6 +107,8 @@ mod tests {
     fn cell(text: &str, probability: f64, kept: bool) -> Cell<'_> {
         Cell {
             text,
+            tokens: 1,
+            not_first: 0,
             logprob: probability.ln(),
             kept,
             is_end: text.is_empty(),

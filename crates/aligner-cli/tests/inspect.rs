@@ -154,6 +154,12 @@ fn what_makes_no_sense_is_refused() {
     let inspect = "inspect layers --model base --template correction --data few.jsonl --label given";
     let error = lab.fails(2, &format!("{inspect} --tokens 0"));
     assert!(error.contains("--tokens 0"), "{error}");
+    let many = "inspect tokens --model base --template correction --question Q --answer A --alternatives 21";
+    let error = lab.fails(2, many);
+    assert!(
+        error.contains("--alternatives 21") && error.contains("20 at most"),
+        "{error}"
+    );
     let error = lab.fails(2, inspect);
     assert!(error.contains("a probe needs both kinds"), "{error}");
     let error = lab.fails(1, &format!("{inspect} --data missing.jsonl"));

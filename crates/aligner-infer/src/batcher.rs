@@ -1,6 +1,7 @@
 //! Many corrections at once, from many threads: a thread that owns the passes, and handles that send it requests.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,7 +13,7 @@ use crate::error::{InferError, Result};
 use crate::scheduler::{BatchOptions, Job, Reply, Scheduler};
 use crate::sequence::Sequence;
 use crate::voice::{Transcript, Voice};
-use crate::windows::{LongAnswers, Window, Windows, of_window};
+use crate::windows::{Cut, LongAnswers};
 use crate::windows_batch::Whole;
 
 /// Corrects many answers at once; cheap to clone, usable from many threads.
@@ -43,6 +44,8 @@ pub struct Batcher<L: CausalLm + 'static = DecoderLm> {
     jobs: Sender<Job<L>>,
     options: BatchOptions,
     load: Arc<Mutex<BatchLoad>>,
+    /// Windows of long answers that wait or are computed, of all requests and adapters.
+    windows: Arc<AtomicUsize>,
 }
 
 impl<L: CausalLm + 'static> Clone for Batcher<L> {
@@ -51,13 +54,14 @@ impl<L: CausalLm + 'static> Clone for Batcher<L> {
             corrector: self.corrector.clone(),
             jobs: self.jobs.clone(),
             load: Arc::clone(&self.load),
+            windows: Arc::clone(&self.windows),
             ..*self
         }
     }
 }
 
 /// A request that was checked, and who writes.
-type Prepared<L> = (Sequence, Arc<Voice<L>>);
+pub(crate) type Prepared<L> = (Sequence, Arc<Voice<L>>);
 
 /// What a [`Batcher`] was doing when it last began a pass.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -82,6 +86,7 @@ impl<L: CausalLm + 'static> Corrector<L> {
             jobs,
             options,
             load,
+            windows: Arc::default(),
         }
     }
 
@@ -169,66 +174,68 @@ impl<L: CausalLm + 'static> Batcher<L> {
             cancel: cancel.clone(),
             ..options.clone()
         };
-        let mut reply: Box<dyn Reply> = Box::new(Pieces(on_piece));
-        match self.windows(input, &options) {
-            Ok(None) => match self.prepare(input, &options) {
-                Ok(job) => self.send(job, reply),
-                Err(error) => reply.done(Err(error)),
-            },
-            Ok(Some((windows, jobs))) => {
-                let replies = Whole::replies(&windows, reply, cancel.clone());
-                jobs.into_iter()
-                    .zip(replies)
-                    .for_each(|(job, reply)| self.send(job, reply));
-            }
-            Err(error) => reply.done(Err(error)),
-        }
+        self.begin(input, &options, Box::new(Pieces(on_piece)));
         cancel
     }
 
-    fn send(&self, (sequence, voice): Prepared<L>, reply: Box<dyn Reply>) {
+    fn begin(&self, input: Input<'_>, options: &CorrectOptions, mut reply: Box<dyn Reply>) {
+        let cut = match options.long_answers {
+            LongAnswers::Refuse => self.corrector.voice().prompt(input).map(Cut::Whole),
+            LongAnswers::Windows => self.corrector.cut(input, options.max_new_tokens),
+        };
+        let prepared = match cut {
+            Ok(Cut::Windows(windows)) => return Whole::start(self, windows, options, reply),
+            Ok(Cut::Whole(prompt)) => self.prepare(prompt, input.answer, options),
+            Err(error) => Err(error),
+        };
+        match prepared {
+            Ok(job) => {
+                if let Err(mut unsent) = self.send(job, reply) {
+                    unsent.done(Err(InferError::BrokenOff));
+                }
+            }
+            Err(error) => reply.done(Err(error)),
+        }
+    }
+
+    /// Takes a place for one more window of a long answer, where there is one: of all requests together as many windows are in
+    /// the batch as it computes at once. A request that has none there gets a place in any case, as one that needs no windows.
+    pub(crate) fn take_window_place(&self, has_none: bool) -> bool {
+        let most = self.options.max_running.max(1);
+        let more = |windows| (has_none || windows < most).then_some(windows + 1);
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        self.windows.fetch_update(set, fetch, more).is_ok()
+    }
+
+    /// Gives the place of a window back.
+    pub(crate) fn give_window_place_back(&self) {
+        self.windows.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Sends a request to the thread of all passes; gives its reply back when there is no such thread any more.
+    pub(crate) fn send(
+        &self,
+        (sequence, voice): Prepared<L>,
+        reply: Box<dyn Reply>,
+    ) -> Result<(), Box<dyn Reply>> {
         let job = Job {
             voice,
             sequence,
             transcript: Transcript::new(self.corrector.tokenizer()),
             reply,
         };
-        if let Err(mut unsent) = self.jobs.send(job) {
-            unsent.0.reply.done(Err(InferError::BrokenOff));
-        }
+        self.jobs.send(job).map_err(|unsent| unsent.0.reply)
     }
 
-    /// The windows of an answer and a job for each, where windows are asked for and needed: all are ready before the first is sent.
-    fn windows<'a>(
+    /// The request of a prompt and the answer in it, checked.
+    pub(crate) fn prepare(
         &self,
-        input: Input<'a>,
+        prompt: Vec<u32>,
+        answer: &str,
         options: &CorrectOptions,
-    ) -> Result<Option<(Windows<'a>, Vec<Prepared<L>>)>> {
-        if options.long_answers == LongAnswers::Refuse {
-            return Ok(None);
-        }
-        let Some(windows) = self.corrector.cut(input, options.max_new_tokens)? else {
-            return Ok(None);
-        };
-        let prepare = |(index, window): (usize, &Window<'_>)| {
-            let part = Input {
-                answer: window.text,
-                ..input
-            };
-            self.prepare(part, &of_window(options, index))
-        };
-        let jobs = windows
-            .windows
-            .iter()
-            .enumerate()
-            .map(prepare)
-            .collect::<Result<_>>()?;
-        Ok(Some((windows, jobs)))
-    }
-
-    fn prepare(&self, input: Input<'_>, options: &CorrectOptions) -> Result<Prepared<L>> {
+    ) -> Result<Prepared<L>> {
         let voice = self.corrector.voice();
-        let prepared = voice.prepare(input, options)?;
+        let prepared = voice.prepare(prompt, answer, options)?;
         let sequence = Sequence::new(&voice.request(&prepared), voice.model.max_positions())?;
         let (needed, allowed) = (
             voice.model.cache_bytes(sequence.capacity()),

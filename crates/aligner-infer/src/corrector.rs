@@ -300,8 +300,19 @@ impl<L: CausalLm> Corrector<L> {
         if options.long_answers == LongAnswers::Windows {
             return self.correct_windows(input, options, &mut on_text);
         }
+        self.correct_prompt(self.voice.prompt(input)?, input.answer, options, on_text)
+    }
+
+    /// Corrects the answer that a prompt shows.
+    pub(crate) fn correct_prompt(
+        &self,
+        prompt: Vec<u32>,
+        answer: &str,
+        options: &CorrectOptions,
+        mut on_text: impl FnMut(&str) -> ControlFlow<()>,
+    ) -> Result<Correction> {
         let voice = &*self.voice;
-        let prepared = voice.prepare(input, options)?;
+        let prepared = voice.prepare(prompt, answer, options)?;
         let mut transcript = Transcript::new(self.tokenizer());
         let generated = generate(&voice.model, &voice.request(&prepared), |token| {
             transcript.push(token, &mut on_text)

@@ -266,11 +266,12 @@ impl<L: CausalLm> Scheduler<L> {
             .into_iter()
             .partition::<Vec<_>, _>(|running| running.end.is_some());
         self.running = running;
-        for mut running in ended {
-            running.note_time();
-            match running.end.take() {
-                Some(Ok(reason)) => finish(running.job, reason, running.timings),
-                Some(Err(error)) => running.job.reply.done(Err(error)),
+        // Their caches are given back before anybody is told: who is may ask for the next at once.
+        let ended: Vec<_> = ended.into_iter().map(Running::end).collect();
+        for (mut job, end, timings) in ended {
+            match end {
+                Some(Ok(reason)) => finish(job, reason, timings),
+                Some(Err(error)) => job.reply.done(Err(error)),
                 None => {}
             }
         }
@@ -278,6 +279,12 @@ impl<L: CausalLm> Scheduler<L> {
 }
 
 impl<L: CausalLm> Running<L> {
+    /// Gives the cache back.
+    fn end(mut self) -> (Job<L>, Option<Result<FinishReason>>, Timings) {
+        self.note_time();
+        (self.job, self.end, self.timings)
+    }
+
     fn note_time(&mut self) {
         let seconds = self.since.elapsed().as_secs_f64();
         if self.is_in_prompt {

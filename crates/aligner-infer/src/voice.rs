@@ -53,15 +53,19 @@ impl<L: CausalLm> Voice<L> {
         })
     }
 
-    /// The prompt's tokens, and those that drafts are made of.
-    pub fn prepare<'a>(&self, input: Input<'_>, options: &'a CorrectOptions) -> Result<Prepared<'a>> {
-        let prompt = self.prompt(input)?;
+    /// A prompt's tokens, and those that drafts are made of.
+    pub fn prepare<'a>(
+        &self,
+        prompt: Vec<u32>,
+        answer: &str,
+        options: &'a CorrectOptions,
+    ) -> Result<Prepared<'a>> {
         // A prompt that is too long is refused before anything else is done with its answer.
         let is_drafted = options.draft != Draft::Off && prompt.len() < self.model.max_positions();
         let (answer, prediction) = match (is_drafted, options.prediction.as_deref()) {
             (false, _) => (Vec::new(), Vec::new()),
-            (_, None) => (self.draft_source(input.answer)?, Vec::new()),
-            (_, Some(text)) => (self.draft_source(input.answer)?, self.draft_source(text)?),
+            (_, None) => (self.draft_source(answer)?, Vec::new()),
+            (_, Some(text)) => (self.draft_source(answer)?, self.draft_source(text)?),
         };
         Ok(Prepared {
             prompt,

@@ -42,24 +42,36 @@ impl std::str::FromStr for LongAnswers {
 }
 
 /// A piece of an answer, and the white space before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Window<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Window<'a, T> {
     pub gap: &'a str,
     pub text: &'a str,
+    /// What measuring it gave.
+    pub measured: T,
 }
 
 /// An answer in pieces: gaps and texts, and then `rest`, are the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Windows<'a> {
-    pub windows: Vec<Window<'a>>,
+pub(crate) struct Windows<'a, T> {
+    pub windows: Vec<Window<'a, T>>,
     /// White space behind the last piece.
     pub rest: &'a str,
 }
 
+/// How an answer is corrected, with the tokens of the prompts: who measured them need not make them again.
+pub(crate) enum Cut<'a> {
+    /// In one piece.
+    Whole(Vec<u32>),
+    /// In windows.
+    Windows(Windows<'a, Vec<u32>>),
+}
+
+/// Tokens of a piece, and what else measuring it gives.
+type Measure<'a, T, E> = dyn FnMut(&str) -> Result<(usize, T), E> + 'a;
+
 /// Tokens of a piece, and how many there may be.
-struct Meter<'a, E> {
-    /// Tokens of a piece.
-    tokens: &'a mut dyn FnMut(&str) -> Result<usize, E>,
+struct Meter<'a, T, E> {
+    tokens: &'a mut Measure<'a, T, E>,
     limit: usize,
     /// Bytes a token has, by the piece measured last.
     bytes_per_token: f64,
@@ -71,12 +83,12 @@ struct Meter<'a, E> {
 ///
 /// A piece is measured a few times whatever the text, so the time is linear in its length. `None`: a single character has
 /// more tokens than `limit`.
-pub(crate) fn split<'a, E>(
+pub(crate) fn split<'a, T, E>(
     text: &'a str,
     limit: usize,
     bytes_per_token: f64,
-    tokens: &mut dyn FnMut(&str) -> Result<usize, E>,
-) -> Result<Option<Windows<'a>>, E> {
+    tokens: &mut Measure<'_, T, E>,
+) -> Result<Option<Windows<'a, T>>, E> {
     let mut meter = Meter {
         tokens,
         limit,
@@ -87,32 +99,32 @@ pub(crate) fn split<'a, E>(
     let mut windows = Vec::new();
     while !left.is_empty() {
         let (gap, behind) = left.split_at(left.len() - left.trim_start().len());
-        let Some(end) = meter.window_end(behind)? else {
+        let Some((end, measured)) = meter.window_end(behind)? else {
             return Ok(None);
         };
         let (text, behind) = behind.split_at(end);
-        windows.push(Window { gap, text });
+        windows.push(Window { gap, text, measured });
         left = behind;
     }
     Ok(Some(Windows { windows, rest }))
 }
 
-impl<E> Meter<'_, E> {
-    /// Where the first piece of a text ends; neither the text nor the piece begins or ends with white space.
-    fn window_end(&mut self, text: &str) -> Result<Option<usize>, E> {
+impl<T, E> Meter<'_, T, E> {
+    /// Where the first piece of a text ends, and its measure; neither the text nor the piece begins or ends with white space.
+    fn window_end(&mut self, text: &str) -> Result<Option<(usize, T)>, E> {
         let first = text.chars().next().map_or(0, char::len_utf8);
         // About as long as a piece may be, at first by the measure of the last piece.
         let mut reach = floor(text, self.reach(1.0)).max(first);
         loop {
             let cut = last_cut(text, reach, self.in_code);
             let piece = &text[..cut.end];
-            let tokens = (self.tokens)(piece)?;
+            let (tokens, measured) = (self.tokens)(piece)?;
             if tokens > 0 {
                 self.bytes_per_token = piece.len() as f64 / tokens as f64;
             }
             if tokens <= self.limit {
                 self.in_code = cut.in_code;
-                return Ok(Some(cut.end));
+                return Ok(Some((cut.end, measured)));
             }
             if cut.end <= first {
                 return Ok(None);
@@ -184,23 +196,17 @@ impl<L: CausalLm> Corrector<L> {
         options: &CorrectOptions,
         on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     ) -> Result<Correction> {
-        let Some(cut) = self.cut(input, options.max_new_tokens)? else {
-            let whole = CorrectOptions {
-                long_answers: LongAnswers::Refuse,
-                ..options.clone()
-            };
-            return self.correct_with(input, &whole, on_text);
+        let cut = match self.cut(input, options.max_new_tokens)? {
+            Cut::Whole(prompt) => return self.correct_prompt(prompt, input.answer, options, on_text),
+            Cut::Windows(cut) => cut,
         };
         let mut joined = Joined::new();
-        for (index, window) in cut.windows.iter().enumerate() {
+        for (index, window) in cut.windows.into_iter().enumerate() {
             if joined.separator(window.gap, on_text).is_break() {
                 return Ok(joined.done);
             }
-            let part = Input {
-                answer: window.text,
-                ..input
-            };
-            joined.push(self.correct_with(part, &of_window(options, index), &mut *on_text)?);
+            let (prompt, options) = (window.measured, of_window(options, index));
+            joined.push(self.correct_prompt(prompt, window.text, &options, &mut *on_text)?);
             if joined.done.finish_reason == FinishReason::Cancelled {
                 return Ok(joined.done);
             }
@@ -209,20 +215,19 @@ impl<L: CausalLm> Corrector<L> {
         Ok(joined.done)
     }
 
-    /// The windows of an answer; `None` when it is corrected in one piece.
-    pub(crate) fn cut<'a>(&self, input: Input<'a>, max_new_tokens: usize) -> Result<Option<Windows<'a>>> {
-        let prompt = |answer: &str| {
-            let (question, history) = (input.question, input.chat_history);
-            let ids = self
-                .tokenizer()
-                .encode_prompt(self.template(), question, answer, history)?;
-            Ok::<_, InferError>(ids.len())
-        };
+    /// Cuts an answer that is too long to be corrected in one piece.
+    pub(crate) fn cut<'a>(&self, input: Input<'a>, max_new_tokens: usize) -> Result<Cut<'a>> {
+        let prompt = |answer: &str| self.voice().prompt(Input { answer, ..input });
         let max_positions = self.model().max_positions();
-        let alone = prompt("")?;
         let all = prompt(input.answer)?;
-        if fits_whole(all, all.saturating_sub(alone), max_positions, max_new_tokens) {
-            return Ok(None);
+        // Were all of it the answer's, it would fit still: as it is with most, and the rest need not be measured.
+        if fits_whole(all.len(), all.len(), max_positions, max_new_tokens) {
+            return Ok(Cut::Whole(all));
+        }
+        let alone = prompt("")?.len();
+        let own = all.len().saturating_sub(alone);
+        if fits_whole(all.len(), own, max_positions, max_new_tokens) {
+            return Ok(Cut::Whole(all));
         }
         let no_room = || InferError::NoRoomForWindows {
             question_tokens: alone,
@@ -230,11 +235,14 @@ impl<L: CausalLm> Corrector<L> {
             max_new_tokens,
         };
         let limit = window_tokens(alone, max_positions, max_new_tokens).ok_or_else(no_room)?;
-        let mut tokens = |piece: &str| prompt(piece).map(|tokens| tokens.saturating_sub(alone));
-        let bytes_per_token = input.answer.len() as f64 / all.saturating_sub(alone).max(1) as f64;
+        let mut tokens = |piece: &str| prompt(piece).map(|ids| (ids.len().saturating_sub(alone), ids));
+        let bytes_per_token = input.answer.len() as f64 / own.max(1) as f64;
         let cut = split(input.answer, limit, bytes_per_token, &mut tokens)?.ok_or_else(no_room)?;
         // Of white space alone there is nothing to cut.
-        Ok((!cut.windows.is_empty()).then_some(cut))
+        Ok(match cut.windows.is_empty() {
+            true => Cut::Whole(all),
+            false => Cut::Windows(cut),
+        })
     }
 }
 
@@ -314,12 +322,12 @@ mod tests {
     use super::*;
 
     /// Cuts by a measure that has no errors.
-    fn cut(text: &str, limit: usize, mut tokens: impl FnMut(&str) -> usize) -> Option<Windows<'_>> {
-        let mut measure = |piece: &str| Ok::<_, ()>(tokens(piece));
+    fn cut(text: &str, limit: usize, mut tokens: impl FnMut(&str) -> usize) -> Option<Windows<'_, ()>> {
+        let mut measure = |piece: &str| Ok::<_, ()>((tokens(piece), ()));
         split(text, limit, 4.0, &mut measure).unwrap()
     }
 
-    fn joined(windows: &Windows<'_>) -> String {
+    fn joined(windows: &Windows<'_, ()>) -> String {
         let parts = windows
             .windows
             .iter()

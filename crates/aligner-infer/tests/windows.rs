@@ -10,17 +10,26 @@ use std::sync::{Arc, Mutex};
 
 use aligner_data::Turn;
 use aligner_infer::{
-    BatchLoad, BatchOptions, CancelToken, CorrectOptions, Corrector, FinishReason, InferError, Input,
-    LongAnswers, Piece, SamplingParams,
+    BatchLoad, BatchOptions, Batcher, CancelToken, CorrectOptions, Corrector, FinishReason, InferError,
+    Input, LongAnswers, Piece, SamplingParams,
 };
+use common::batch::{BatchLm, Seen};
 use common::{BYTES_VOCAB, MockLm, PROMPT_END, byte_tokenizer, corrector, one_hot, template};
 use proptest::prelude::*;
 
-/// A model of a small context that writes `change(answer)` and notes every answer that it was shown.
+/// Answers that a model was shown.
+type Shown = Arc<Mutex<Vec<String>>>;
+
+/// A corrector with a small context that writes `change(answer)` and notes every answer that it was shown.
 fn changing(
     max_positions: usize,
     change: impl Fn(&str) -> String + Send + Sync + 'static,
-) -> (Corrector<MockLm>, Arc<Mutex<Vec<String>>>) {
+) -> (Corrector<MockLm>, Shown) {
+    let (model, seen) = changing_lm(change);
+    (corrector(model.with_max_positions(max_positions)), seen)
+}
+
+fn changing_lm(change: impl Fn(&str) -> String + Send + Sync + 'static) -> (MockLm, Shown) {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&seen);
     let tokenizer = byte_tokenizer();
@@ -39,7 +48,21 @@ fn changing(
         let next = script.get(ids.len() - start - 1).copied().unwrap_or(eos);
         Ok(one_hot(next, BYTES_VOCAB))
     });
-    (corrector(model.with_max_positions(max_positions)), seen)
+    (model, seen)
+}
+
+/// A batch of a model with a small context, whose passes can be held up.
+fn batch_of(lm: MockLm, max_running: usize) -> (Batcher<BatchLm>, Arc<Seen>) {
+    let mut lm = BatchLm::new(lm.with_max_positions(256));
+    // Caches of shared beginnings would be counted with those of windows.
+    lm.can_fork = false;
+    let seen = Arc::clone(&lm.seen);
+    let corrector = Corrector::from_parts(lm, byte_tokenizer(), template()).unwrap();
+    let options = BatchOptions {
+        max_running,
+        ..BatchOptions::default()
+    };
+    (corrector.batcher(options), seen)
 }
 
 fn windows() -> CorrectOptions {
@@ -310,6 +333,53 @@ fn a_batch_gives_up_all_windows_of_an_answer_with_one() {
     let question = "Q".repeat(240);
     let error = batcher.correct(Input::new(&question, &answer), &windows());
     assert!(matches!(error, Err(InferError::NoRoomForWindows { .. })));
+}
+
+#[test]
+fn the_end_of_a_long_answer_is_told_when_none_of_its_windows_is_in_the_batch() {
+    // One window fails by itself; or the listener leaves; or nothing happens.
+    for (fails, leaves) in [(true, false), (false, true), (false, false)] {
+        let (lm, _) = changing_lm(str::to_string);
+        let tokenizer = byte_tokenizer();
+        let lm = MockLm::new(BYTES_VOCAB, move |ids| match fails {
+            true if tokenizer.decode(ids).unwrap().contains("number 9. ") => Ok(vec![f32::NAN; BYTES_VOCAB]),
+            _ => lm.scores(ids),
+        });
+        let (batcher, seen) = batch_of(lm, 6);
+        let (sender, ended) = std::sync::mpsc::channel();
+        let held = Arc::clone(&seen);
+        let on_piece = move |piece: aligner_infer::Result<Piece>| match piece {
+            Ok(Piece::Text(_)) => !leaves,
+            done => {
+                let bytes = held.bytes.load(Ordering::SeqCst);
+                sender.send((bytes, done.is_err())).unwrap();
+                true
+            }
+        };
+        batcher.start(Input::new("Q", &sentences(60)), &windows(), on_piece);
+        assert_eq!(ended.recv().unwrap(), (0, fails));
+        assert!(ended.recv().is_err(), "the end is told once");
+        assert!(
+            seen.most_bytes.load(Ordering::SeqCst) > 2 * 256,
+            "several at once"
+        );
+    }
+}
+
+#[test]
+fn long_answers_do_not_keep_a_short_one_waiting_until_their_end() {
+    let (lm, shown) = changing_lm(str::to_string);
+    let (batcher, seen) = batch_of(lm, 4);
+    seen.close();
+    let (long, other) = (sentences(60), sentences(50));
+    let streams = [&long, &other, "Short."].map(|answer| batcher.stream(Input::new("Q", answer), &windows()));
+    seen.open();
+    let texts = streams.map(|stream| stream.wait().unwrap().text);
+    assert_eq!(texts, [&long, &other, "Short."]);
+    // Before it come as many windows as are computed together, and one of the answer that found no more places.
+    let shown = shown.lock().unwrap();
+    let before = shown.iter().position(|answer| answer == "Short.").unwrap();
+    assert!(before <= 5 && shown.len() > 20, "{before} of {}", shown.len());
 }
 
 #[test]

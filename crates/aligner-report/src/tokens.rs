@@ -59,12 +59,16 @@ pub fn probability(logprob: f64) -> String {
     }
 }
 
-/// A token of the correction.
+/// A token of the correction, or several that make one character.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cell<'a> {
     /// What it adds to the text.
     pub text: &'a str,
-    /// Its log-probability, in nats.
+    /// How many tokens it is.
+    pub tokens: usize,
+    /// How many of them are not the model's first choice in their places.
+    pub not_first: usize,
+    /// Its log-probability, in nats; of several together.
     pub logprob: f64,
     /// Whether the answer has its word there too.
     pub kept: bool,
@@ -106,15 +110,20 @@ impl Heat<'_> {
         page("A correction, token by token", STYLE, &body)
     }
 
+    fn tokens(&self) -> usize {
+        self.cells.iter().map(|cell| cell.tokens).sum()
+    }
+
     fn numbers(&self) -> String {
         let sum: f64 = self.cells.iter().map(|cell| cell.logprob).sum();
-        let count = self.cells.len().max(1) as f64;
-        let unlikely = self.cells.iter().filter(|cell| !cell.is_first()).count();
+        let tokens = self.tokens();
+        let not_first: usize = self.cells.iter().map(|cell| cell.not_first).sum();
+        let perplexity = (-sum / tokens.max(1) as f64).exp();
         let tiles = [
-            ("Tokens", grouped(self.cells.len() as u64)),
+            ("Tokens", grouped(tokens as u64)),
             ("Log-probability, nats", format!("{sum:.2}")),
-            ("Perplexity", format!("{:.2}", (-sum / count).exp())),
-            ("Not the model's first choice", grouped(unlikely as u64)),
+            ("Perplexity", format!("{perplexity:.2}")),
+            ("Not the model's first choice", grouped(not_first as u64)),
         ];
         let mut html = String::from("<dl class=\"tiles\">");
         for (name, value) in tiles {
@@ -138,7 +147,7 @@ impl Heat<'_> {
         let _ = writeln!(
             html,
             "<details><summary>All {} tokens</summary>{}</details>",
-            grouped(all.len() as u64),
+            grouped(self.tokens() as u64),
             table(&all)
         );
         html
@@ -146,12 +155,6 @@ impl Heat<'_> {
 }
 
 impl Cell<'_> {
-    fn is_first(&self) -> bool {
-        self.alternatives
-            .first()
-            .is_none_or(|&(_, logprob)| self.logprob >= logprob - 1e-9)
-    }
-
     fn write(&self, html: &mut String) {
         let Likelihood(step) = Likelihood::of(self.logprob);
         let new = if self.kept || self.is_end { "" } else { " new" };
@@ -238,7 +241,7 @@ fn table(cells: &[&Cell<'_>]) -> String {
         let _ = write!(
             html,
             "<p class=\"about\">and {} more</p>",
-            grouped((cells.len() - MOST_ROWS) as u64)
+            grouped(cells[MOST_ROWS..].iter().map(|cell| cell.tokens as u64).sum())
         );
     }
     html

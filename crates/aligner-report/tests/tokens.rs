@@ -16,6 +16,8 @@ const EVIL: [&str; 6] = [
 fn heat(cells: &[(&'static str, f64)]) -> Heat<'static> {
     let cell = |(index, &(text, probability)): (usize, &(&'static str, f64))| Cell {
         text,
+        tokens: 1,
+        not_first: usize::from(probability < 0.5),
         logprob: f64::ln(probability),
         kept: index % 2 == 0,
         is_end: false,
@@ -24,6 +26,8 @@ fn heat(cells: &[(&'static str, f64)]) -> Heat<'static> {
     let mut all: Vec<Cell<'_>> = cells.iter().enumerate().map(cell).collect();
     all.push(Cell {
         text: "",
+        tokens: 1,
+        not_first: 0,
         logprob: -0.2,
         kept: false,
         is_end: true,
@@ -108,6 +112,24 @@ fn kept_and_new_tokens_look_different() {
     // One of two is a line of its own, and all are in the list.
     assert_eq!(page.matches("<code>␣other</code>").count(), 2);
     assert_eq!(page.matches("<code>same</code>").count(), 1);
+}
+
+#[test]
+fn tokens_that_make_one_character_are_counted_each() {
+    let mut heat = heat(&[("世", 0.3), ("a", 0.9)]);
+    // Three bytes, of which the last alone is what the model would rather not have; no alternatives were asked for.
+    (heat.cells[0].tokens, heat.cells[0].not_first) = (3, 1);
+    heat.cells.iter_mut().for_each(|cell| cell.alternatives.clear());
+    let page = heat.page();
+    let tile = |name: &str, value: &str| format!("<div><dt>{name}</dt><dd>{value}</dd></div>");
+    assert!(page.contains(&tile("Tokens", "5")), "{page}");
+    assert!(
+        page.contains(&tile("Not the model's first choice", "1")),
+        "{page}"
+    );
+    let logprob = f64::ln(0.3) + f64::ln(0.9) - 0.2;
+    assert!(page.contains(&tile("Perplexity", &format!("{:.2}", (-logprob / 5.0).exp()))));
+    assert!(page.contains("All 5 tokens"));
 }
 
 #[test]

@@ -19,9 +19,12 @@ pub struct BootstrapArgs {
     /// sft, sft-messages, sft-text, dpo, kto, or qac to train an Aligner on.
     #[arg(long, value_name = "NAME", default_value = "sft")]
     pub format: BootstrapFormat,
-    /// Only answers of this upstream; all for every one, of each question the best.
+    /// Only answers of this upstream.
     #[arg(long, value_name = "NAME")]
     pub upstream: Option<String>,
+    /// Answers of every upstream, of each question the best.
+    #[arg(long, conflicts_with = "upstream")]
+    pub all_upstreams: bool,
     /// Leave out corrections that changed less than this share.
     #[arg(long, value_name = "X")]
     pub min_edit_ratio: Option<f64>,
@@ -74,10 +77,10 @@ impl BootstrapArgs {
                 drop_new_refusals: self.drop_new_refusals,
                 near_threshold: defaults.near_threshold.filter(|_| !self.keep_near_duplicates),
             },
-            upstream: match self.upstream.as_deref() {
+            upstream: match &self.upstream {
+                Some(name) => Upstreams::One(name.clone()),
+                None if self.all_upstreams => Upstreams::All,
                 None => Upstreams::Only,
-                Some("all") => Upstreams::All,
-                Some(name) => Upstreams::One(name.to_string()),
             },
             valid_share: self.valid_share,
             seed: self.seed,

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use aligner_eval::bootstrap::{self, HashedFile};
-use aligner_eval::{outcomes, scores};
+use aligner_eval::{facts, outcomes, scores};
 
 use super::eval::{OUTCOMES, SCORES};
 use crate::args::BootstrapArgs;
@@ -11,7 +11,8 @@ use crate::error::{Result, stdout_error};
 
 /// Writes rows to train an upstream on, and says what they are.
 pub fn run(args: &BootstrapArgs) -> Result<()> {
-    let options = args.options()?;
+    let mut options = args.options()?;
+    options.planned = bootstrap::planned(&facts::read(&args.eval)?);
     let path = args.eval.join(OUTCOMES);
     let outcomes = outcomes::read(&path)?;
     let mut inputs = vec![HashedFile::of(&path, outcomes.len() as u64)?];

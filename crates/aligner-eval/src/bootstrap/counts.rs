@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Why a correction became no row: the first that applies, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,6 +72,15 @@ pub struct Counts {
     pub valid: u64,
     /// The others, by reason.
     pub dropped: BTreeMap<Reason, u64>,
+}
+
+/// Corrections that there are when an evaluation has ended, by what [`facts`](crate::facts) know of it; `None` where they do not say.
+pub fn planned(facts: &Map<String, Value>) -> Option<u64> {
+    if let Some(run) = facts.get("run") {
+        let aligners = run.get("aligners")?.as_array()?.len() as u64;
+        return run.get("items")?.as_u64()?.checked_mul(aligners);
+    }
+    facts.get("import")?.get("rows")?.as_u64()
 }
 
 impl Counts {

@@ -1,6 +1,6 @@
 //! Where rows come from: the rounds before, and licences.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -20,11 +20,12 @@ pub struct Source {
 }
 
 impl Source {
-    pub(super) fn named(names: BTreeSet<String>, licences: &BTreeMap<String, String>) -> Vec<Self> {
+    /// Sources by name; `licence` knows the licence of some.
+    pub(super) fn named(names: BTreeSet<String>, licence: impl Fn(&str) -> Option<String>) -> Vec<Self> {
         let names = names.into_iter();
         names
             .map(|name| Self {
-                licence: licences.get(&name).cloned(),
+                licence: licence(&name),
                 name,
             })
             .collect()
@@ -127,13 +128,17 @@ pub(super) fn licences(
 /// `research only`.
 pub(super) fn is_non_commercial(licence: &str) -> bool {
     let lower = licence.to_lowercase();
+    // A version may stand right behind a name: `nc4.0`.
     let words: Vec<&str> = lower
-        .split(|letter: char| !letter.is_alphanumeric())
+        .split(|letter: char| !letter.is_alphabetic())
         .filter(|word| !word.is_empty())
         .collect();
     let has = |word: &str| words.contains(&word);
     let joined = words.concat();
     (has("nc") && (has("cc") || has("by")))
+        || words
+            .iter()
+            .any(|word| ["ccbync", "bync"].iter().any(|run| word.starts_with(run)))
         || joined.contains("noncommercial")
         || joined.contains("nocommercial")
         || joined.contains("notforcommercial")
@@ -154,6 +159,10 @@ mod tests {
             "CC-BY-NC-4.0",
             "cc-by-nc-sa-4.0",
             "CC BY-NC 4.0",
+            "CC-BY-NC4.0",
+            "cc_by_nc_nd_3.0",
+            "CCBYNC 4.0",
+            "https://creativecommons.org/licenses/by-nc/4.0/",
             "Creative Commons Attribution-NonCommercial 4.0",
             "PolyForm-Noncommercial-1.0.0",
             "non-commercial use",
@@ -169,6 +178,8 @@ mod tests {
             "CC-BY-SA-4.0",
             "generated, MIT OR Apache-2.0",
             "NCSA",
+            "made by NCSA",
+            "CC-BY4.0",
             "",
         ] {
             assert!(!is_non_commercial(licence), "{licence}");

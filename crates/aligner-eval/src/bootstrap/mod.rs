@@ -51,7 +51,7 @@ mod split;
 mod summary;
 mod warnings;
 
-pub use counts::{Counts, Reason};
+pub use counts::{Counts, Reason, planned};
 pub use format::BootstrapFormat;
 pub use lineage::{Ancestor, LicenceNote, Source};
 pub use manifest::{BootstrapManifest, HashedFile};

@@ -26,6 +26,8 @@ pub struct BootstrapOptions {
     pub parent: Option<PathBuf>,
     /// Licences that are known.
     pub licences: Licences,
+    /// Corrections that there are when the evaluation has ended, where that is known; see [`planned`](super::planned).
+    pub planned: Option<u64>,
 }
 
 /// Whose answers are wanted.
@@ -73,22 +75,26 @@ impl Default for Filters {
 /// Licences that are known, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Licences {
-    /// Of the data that an Aligner was trained on, by [`Outcome::aligner`](crate::Outcome::aligner).
-    pub aligners: BTreeMap<String, String>,
+    /// Of the data that an Aligner was trained on, by [`Outcome::aligner`](crate::Outcome::aligner); `None` where its
+    /// `aligner.json` names no licence.
+    pub aligners: BTreeMap<String, Option<String>>,
     /// Of a data set, by [`Item::dataset`](crate::Item::dataset).
     pub datasets: BTreeMap<String, String>,
 }
 
 impl Licences {
-    /// Adds what the `aligner.json` in `dir` says of the data of the Aligner that outcomes call `name`; nothing where there is
-    /// no such file, or it names no licence.
+    /// Adds what the `aligner.json` in `dir` says of the data of the Aligner that outcomes call `name`.
     ///
     /// # Errors
-    /// When the file is there and cannot be read.
+    /// When the file is not there, or cannot be read.
     pub fn read_aligner(&mut self, name: &str, dir: &Path) -> Result<()> {
-        if let Some(licence) = AlignerManifest::read(dir)?.and_then(|manifest| manifest.data_licence) {
-            self.aligners.insert(name.to_string(), licence);
-        }
+        let manifest = AlignerManifest::read(dir)?.ok_or_else(|| {
+            let reason = format!(
+                "has no aligner.json: name the directory of the Aligner that the evaluation calls {name:?}"
+            );
+            EvalError::file(dir, reason)
+        })?;
+        self.aligners.insert(name.to_string(), manifest.data_licence);
         Ok(())
     }
 }

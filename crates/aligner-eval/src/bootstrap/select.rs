@@ -70,6 +70,8 @@ pub fn rows<'a>(
         return Err(nothing_left(&rows.counts));
     }
     rows.warnings = warnings::of_rows(&rows);
+    rows.warnings
+        .extend(warnings::of_end(&rows.counts, options.planned));
     rows.warnings.extend(warnings);
     Ok(rows)
 }
@@ -173,6 +175,7 @@ fn split<'a>(
     let datasets = names(|outcome| &outcome.item.dataset);
     let (valid, train): (Vec<_>, Vec<_>) =
         outcomes().partition(|outcome| is_valid(&outcome.item.question, options.valid_share, options.seed));
+    let licences = &options.licences;
     counts.train = train.len() as u64;
     counts.valid = valid.len() as u64;
     Rows {
@@ -181,8 +184,8 @@ fn split<'a>(
         counts,
         warnings: Vec::new(),
         upstreams: upstreams.into_iter().collect(),
-        aligners: Source::named(aligners, &options.licences.aligners),
-        datasets: Source::named(datasets, &options.licences.datasets),
+        aligners: Source::named(aligners, |name| licences.aligners.get(name).cloned().flatten()),
+        datasets: Source::named(datasets, |name| licences.datasets.get(name).cloned()),
         lineage,
         options: options.clone(),
     }
@@ -193,7 +196,8 @@ fn check_upstream(outcomes: &[Outcome], wanted: &Upstreams) -> Result<()> {
     let names = || upstreams.iter().copied().collect::<Vec<_>>().join(", ");
     match wanted {
         Upstreams::Only if upstreams.len() > 1 => Err(EvalError::Invalid(format!(
-            "the answers are of several upstreams ({}): pick the one that is to be trained, or say that all are wanted",
+            "the answers are of several upstreams ({}): pick the one that is to be trained (--upstream NAME), or say that all are \
+             wanted (--all-upstreams)",
             names()
         ))),
         Upstreams::One(name) if !upstreams.contains(&**name) => Err(EvalError::Invalid(format!(
@@ -206,16 +210,21 @@ fn check_upstream(outcomes: &[Outcome], wanted: &Upstreams) -> Result<()> {
 
 fn check_licences(outcomes: &[Outcome], options: &BootstrapOptions) -> Result<()> {
     let names = |of: fn(&Outcome) -> &str| -> BTreeSet<&str> { outcomes.iter().map(of).collect() };
-    let licences = &options.licences;
-    for (what, given, known) in [
-        ("Aligner", &licences.aligners, names(|outcome| &outcome.aligner)),
+    let (aligners, datasets) = (&options.licences.aligners, &options.licences.datasets);
+    let given: [(&str, BTreeSet<&String>, BTreeSet<&str>); 2] = [
+        (
+            "Aligner",
+            aligners.keys().collect(),
+            names(|outcome| &outcome.aligner),
+        ),
         (
             "data set",
-            &licences.datasets,
+            datasets.keys().collect(),
             names(|outcome| &outcome.item.dataset),
         ),
-    ] {
-        if let Some(name) = given.keys().find(|name| !known.contains(&***name)) {
+    ];
+    for (what, given, known) in given {
+        if let Some(name) = given.into_iter().find(|name| !known.contains(&***name)) {
             let known = known.into_iter().collect::<Vec<_>>().join(", ");
             return Err(EvalError::Invalid(format!(
                 "a licence is given for the {what} {name:?}, which no correction has; there are {known}"

@@ -1,5 +1,6 @@
 //! What to know before training on the rows.
 
+use super::counts::Counts;
 use super::format::BootstrapFormat;
 use super::lineage::{LicenceNote, Source, licences};
 use super::options::BootstrapOptions;
@@ -58,6 +59,16 @@ pub(super) fn of_scores(
         ));
     }
     warnings
+}
+
+/// That the evaluation has not ended.
+pub(super) fn of_end(counts: &Counts, planned: Option<u64>) -> Option<String> {
+    let (input, planned) = (counts.input, planned?);
+    (input < planned).then(|| {
+        format!(
+            "the evaluation has not ended: {input} of {planned} corrections are there; `aligner eval run` goes on with it"
+        )
+    })
 }
 
 fn of_format(format: BootstrapFormat) -> Option<String> {

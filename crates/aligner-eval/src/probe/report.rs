@@ -68,12 +68,15 @@ impl PlaceProbe {
 }
 
 impl StepProbe {
-    /// The first place where the interval of the accuracy lies above the majority's, there and in the place after it.
-    pub fn first_above_majority(&self) -> Option<&PlaceProbe> {
+    /// The first and the last of the first places, two or more in a row, where the interval of the accuracy lies above the
+    /// majority's. One place alone among many may be there by chance.
+    pub fn above_majority(&self) -> Option<[&PlaceProbe; 2]> {
         let above = |place: &PlaceProbe| place.probe.accuracy.low > self.majority;
-        let pairs = self.places.windows(2);
-        let found = pairs.into_iter().find(|pair| pair.iter().all(above));
-        found.map(|pair| &pair[0])
+        let runs = self.places.chunk_by(|a, b| above(a) == above(b));
+        runs.into_iter().find_map(|run| match run {
+            [first, .., last] if above(first) => Some([first, last]),
+            _ => None,
+        })
     }
 
     /// The first of the places with the highest accuracy.

@@ -1,6 +1,7 @@
 //! Probes of features whose direction is known.
 
-use super::{ProbeRow, probe_layers};
+use super::{LayerProbe, PlaceProbe, ProbeRow, Reading, StepProbe, probe_layers};
+use crate::stats::Interval;
 use aligner_data::Random;
 
 const PLACES: usize = 5;
@@ -65,8 +66,8 @@ fn a_planted_direction_is_found_where_it_was_planted() {
             assert!(chance.accuracy.value < step.majority + 0.06, "{place}: {probe:?}");
             assert!((chance.auc.value - 0.5).abs() < 0.17, "{place}: {probe:?}");
         }
-        let first = step.first_above_majority().expect("it was planted");
-        assert_eq!(first.layer, Some(PLANTED - 1));
+        let [first, last] = step.above_majority().expect("it was planted");
+        assert_eq!((first.layer, last.layer), (Some(PLANTED - 1), Some(PLACES - 2)));
         assert!(step.best().expect("places").layer >= Some(PLANTED - 1));
     }
 }
@@ -144,7 +145,7 @@ fn a_picture_and_a_table_have_every_place() {
     let found = probe_layers(&rows(150, 2.0), PLACES, 7).expect("enough rows");
     let picture = found.picture("copies <of> \"this\" & that");
     assert!(picture.starts_with("<svg") && picture.ends_with("</svg>\n"));
-    assert!(picture.contains("copies &lt;of> \"this\" &amp; that"));
+    assert!(picture.contains("copies &lt;of&gt; &quot;this&quot; &amp; that"));
     assert!(!picture.contains("NaN") && !picture.contains("inf"));
     for name in ["emb.", ">3<", "token 1", "token 2", "majority", "shuffled"] {
         assert!(picture.contains(name), "{name}");
@@ -154,4 +155,94 @@ fn a_picture_and_a_table_have_every_place() {
     let width = |line: &str| line.chars().count();
     let widest = table.lines().map(width).max();
     assert!(table.lines().all(|line| Some(width(line)) == widest), "{table}");
+}
+
+/// A step whose accuracies have these lower ends.
+fn step(number: usize, lows: &[f64]) -> StepProbe {
+    let interval = |low: f64| Interval {
+        value: low + 0.05,
+        low,
+        high: low + 0.1,
+    };
+    let places = lows.iter().enumerate().map(|(place, &low)| {
+        let reading = |low| Reading {
+            accuracy: interval(low),
+            auc: interval(low),
+        };
+        PlaceProbe {
+            layer: place.checked_sub(1),
+            probe: reading(low),
+            shuffled: reading(0.5),
+            penalty: 1.0,
+        }
+    });
+    StepProbe {
+        step: number,
+        rows: 100,
+        majority: 0.6,
+        places: places.collect(),
+    }
+}
+
+#[test]
+fn no_layer_is_said_to_be_above_the_majority_whose_interval_is_not() {
+    let named = |lows: &[f64]| {
+        let step = step(1, lows);
+        step.above_majority().map(|places| places.map(PlaceProbe::name))
+    };
+    // The values lie above it everywhere.
+    assert_eq!(named(&[0.56, 0.57, 0.6, 0.59]), None);
+    assert_eq!(named(&[0.56, 0.7, 0.58, 0.59]), None, "one by chance");
+    let run = named(&[0.56, 0.7, 0.58, 0.7, 0.71, 0.72, 0.58, 0.8, 0.8]);
+    assert_eq!(run, Some(["2".into(), "4".into()]), "and not after");
+    assert_eq!(named(&[0.61, 0.7]), Some(["embedding".into(), "0".into()]));
+    assert_eq!(named(&[]), None);
+}
+
+#[test]
+fn every_step_has_a_curve_of_its_own_and_a_legend_that_is_not_cut() {
+    for steps in [1, 4, 6, 9, 24, 30] {
+        let found = LayerProbe {
+            rows: 100,
+            labelled: 60,
+            groups: 50,
+            folds: 5,
+            seed: 0,
+            steps: (1..=steps).map(|number| step(number, &[0.5, 0.7, 0.8])).collect(),
+        };
+        let picture = found.picture("x");
+        let curves: Vec<&str> = picture
+            .lines()
+            .filter(|line| line.starts_with("<path") && !line.contains("#999999") && line.contains("stroke="))
+            .filter_map(|line| line.split_once("fill=\"none\" "))
+            .map(|(_, stroke)| stroke)
+            .collect();
+        let apart: std::collections::HashSet<_> = curves.iter().collect();
+        assert_eq!((curves.len(), apart.len()), (steps.min(24), steps.min(24)));
+        let height: f64 = picture
+            .split('"')
+            .nth(3)
+            .and_then(|size| size.rsplit(' ').next())
+            .expect("a box")
+            .parse()
+            .expect("a number");
+        for line in picture.lines().filter(|line| line.starts_with("<text")) {
+            let part = |name: &str| {
+                line.split_once(name)
+                    .and_then(|(_, rest)| rest.split('"').next()?.parse::<f64>().ok())
+            };
+            let (x, y) = (part(" x=\"").expect("x"), part(" y=\"").expect("y"));
+            assert!(y <= height - 8.0, "{line}");
+            let words = line
+                .split('>')
+                .nth(1)
+                .and_then(|rest| rest.split('<').next())
+                .expect("words");
+            assert!(
+                !line.contains("start") || x + 7.0 * words.chars().count() as f64 <= 760.0,
+                "{line}"
+            );
+        }
+        assert_eq!(picture.contains("tokens 25 to 30 are not drawn"), steps == 30);
+    }
 }

@@ -46,6 +46,7 @@ use std::path::Path;
 use aligner_report::kit::write_whole;
 
 pub use input::{Difference, EditRatios, Figure, Group, Number, Report, Row, Table, Unit, Verdicts};
+pub(crate) use svg::canvas::{Clean, width_px};
 
 use crate::error::{EvalError, Result};
 use content::Content;

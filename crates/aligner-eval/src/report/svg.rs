@@ -1,6 +1,6 @@
 //! Pictures as files of their own, with a background: legible on white and on dark.
 
-mod canvas;
+pub(super) mod canvas;
 
 use aligner_report::kit::Axis;
 use aligner_report::kit::number::{compact, grouped, percent};

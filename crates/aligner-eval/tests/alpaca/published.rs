@@ -16,7 +16,10 @@ fn open(dir: &Path, annotations: &Path) -> Annotated {
     read(annotations, Some(&instructions), Some(&gamed)).unwrap()
 }
 
-/// The gamed rows there are a reconstruction, hence 0.2 points; scikit-learn on the same rows (`lc_cv`) is met more closely.
+/// The one model whose rate is further than the last digits from the published one, by 0.084 points: the gamed rows there are a
+/// reconstruction. scikit-learn on the same rows (`lc_cv`) is met within 0.003 for it, too.
+const APART: &str = "gpt-3.5-turbo-1106";
+
 #[test]
 fn win_rates_are_the_published_ones() {
     let Some(dir) = std::env::var_os("ALIGNER_TEST_ALPACA_LC").map(PathBuf::from) else {
@@ -71,10 +74,9 @@ fn compare(model: &str, rates: &WinRates, published: &Value) {
         assert_eq!(found[count], published[count], "{model} {count}");
     }
     let lc = rates.lc_win_rate.unwrap();
-    assert!(
-        (lc - number(&published["length_controlled_winrate"])).abs() < 0.2,
-        "{model} {lc}"
-    );
+    let bound = if model == APART { 0.1 } else { 1e-3 };
+    let difference = lc - number(&published["length_controlled_winrate"]);
+    assert!(difference.abs() < bound, "{model} {lc}: {difference:e}");
     assert!(
         (lc - number(&published["recomputed"]["lc_cv"])).abs() < 5e-3,
         "{model} {lc}"

@@ -25,11 +25,10 @@ fn rounds_count_up_and_licences_are_carried_on() {
     aligner.write(&dir("fixer")).unwrap();
     let mut licences = Licences::default();
     licences.read_aligner("fixer", &dir("fixer")).unwrap();
-    licences.read_aligner("fixer", &dir("nowhere")).unwrap();
     let first = round(&dir("1"), None, licences);
     assert_eq!((first.round, &first.parent, first.lineage.len()), (1, &None, 0));
     let free = Licences {
-        aligners: BTreeMap::from([("fixer".into(), "MIT".into())]),
+        aligners: BTreeMap::from([("fixer".into(), Some("MIT".into()))]),
         datasets: BTreeMap::from([("own".into(), "CC0-1.0".into())]),
     };
     round(&dir("2"), Some(&dir("1")), free.clone());
@@ -71,6 +70,51 @@ fn rounds_count_up_and_licences_are_carried_on() {
             .any(|warning| warning.contains("no data licence"))
     );
     assert_eq!(third.licences.len(), 3);
+}
+
+#[test]
+fn an_aligner_that_is_not_there_is_told_with_a_licence_and_without() {
+    let lab = tempfile::tempdir().unwrap();
+    let mut licences = Licences::default();
+    let missing = licences.read_aligner("fixer", lab.path()).unwrap_err();
+    let missing = missing.to_string();
+    assert!(
+        missing.contains("no aligner.json") && missing.contains("fixer"),
+        "{missing}"
+    );
+    let aligner = AlignerManifest::new(PromptTemplate::default(), "", "base");
+    aligner.write(lab.path()).unwrap();
+    licences.read_aligner("mixer", lab.path()).unwrap();
+    let options = BootstrapOptions {
+        licences,
+        ..BootstrapOptions::default()
+    };
+    let error = error(&four(), &[], &options);
+    assert!(
+        error.contains("the Aligner \"mixer\"") && error.contains("there are fixer"),
+        "{error}"
+    );
+}
+
+#[test]
+fn an_evaluation_that_has_not_ended_is_told() {
+    let facts = |text: &str| serde_json::from_str(text).unwrap();
+    let run = facts(r#"{"run": {"items": 3, "aligners": [{"name": "fixer"}, {"name": "mixer"}]}}"#);
+    assert_eq!(bootstrap::planned(&run), Some(6));
+    assert_eq!(bootstrap::planned(&facts(r#"{"import": {"rows": 4}}"#)), Some(4));
+    assert_eq!(bootstrap::planned(&facts(r#"{"run": {}, "judge": 1}"#)), None);
+    for (planned, is_told) in [(Some(6), true), (Some(4), false), (None, false)] {
+        let options = BootstrapOptions {
+            planned,
+            ..BootstrapOptions::default()
+        };
+        let four = four();
+        let warnings = bootstrap::rows(&four, &[], &options).unwrap().warnings;
+        let told = warnings
+            .iter()
+            .any(|warning| warning.contains("4 of 6 corrections are there"));
+        assert_eq!(told, is_told, "{warnings:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::causal_lm::CausalLm;
 use crate::corrector::{CorrectOptions, Corrector, Input};
-use crate::engine::{each_score, score_at};
+use crate::engine::{TokenScore, each_score, score_at};
 use crate::error::Result;
 
 /// A correction token by token, with the probabilities that the model gives it.
@@ -34,6 +34,8 @@ pub struct InspectedToken {
     pub text: String,
     /// Log-probability, in nats; of several together.
     pub logprob: f64,
+    /// How many of them are not what the model holds most probable in their places.
+    pub not_first: usize,
     /// Whether the answer has the word there too.
     pub kept: bool,
     /// Whether it ends the correction.
@@ -76,18 +78,18 @@ impl<L: CausalLm> Corrector<L> {
         };
         let prompt = self.voice().prompt(input)?;
         let scores = each_score(self.model(), &prompt, &target, |logits, id| {
-            Some((score_at(logits, id)?.logprob, most_probable(logits, alternatives)))
+            Some((score_at(logits, id)?, most_probable(logits, alternatives)))
         })?;
         let tokenizer = self.tokenizer();
         let mut tokens = Vec::new();
         let mut pieces = Pieces::new(tokenizer);
-        for (&id, (logprob, places)) in target.iter().zip(scores) {
+        for (&id, (score, places)) in target.iter().zip(scores) {
             let alternatives = places.into_iter().map(|(id, logprob)| Alternative {
                 id,
                 text: alone(tokenizer, id),
                 logprob,
             });
-            pieces.push(id, logprob, alternatives.collect(), &mut tokens)?;
+            pieces.push(id, score, alternatives.collect(), &mut tokens)?;
         }
         pieces.finish(&mut tokens)?;
         let text: String = tokens.iter().map(|token| token.text.as_str()).collect();
@@ -104,6 +106,8 @@ impl<L: CausalLm> Corrector<L> {
 
 /// The highest logits as log-probabilities, the highest first; of equal ones the first id.
 fn most_probable(logits: &[f32], count: usize) -> Vec<(u32, f64)> {
+    // There are no more than there are.
+    let count = count.min(logits.len());
     let mut best: Vec<(u32, f32)> = Vec::with_capacity(count + 1);
     for (id, &logit) in logits.iter().enumerate() {
         if best.len() == count && best.last().is_none_or(|&(_, last)| logit <= last) {
@@ -146,16 +150,18 @@ impl<'a> Pieces<'a> {
     fn push(
         &mut self,
         id: u32,
-        logprob: f64,
+        score: TokenScore,
         alternatives: Vec<Alternative>,
         out: &mut Vec<InspectedToken>,
     ) -> Result<()> {
+        let not_first = usize::from(score.most_probable != id);
         if self.tokenizer.stop_ids().contains(&id) {
             self.finish(out)?;
             out.push(InspectedToken {
                 ids: vec![id],
                 text: String::new(),
-                logprob,
+                logprob: score.logprob,
+                not_first,
                 kept: false,
                 is_end: true,
                 alternatives,
@@ -166,12 +172,14 @@ impl<'a> Pieces<'a> {
             ids: Vec::new(),
             text: String::new(),
             logprob: 0.0,
+            not_first: 0,
             kept: false,
             is_end: false,
             alternatives,
         });
         held.ids.push(id);
-        held.logprob += logprob;
+        held.logprob += score.logprob;
+        held.not_first += not_first;
         if let Some(text) = self.stream.push(id)? {
             held.text = text;
             out.extend(self.held.take());
@@ -227,6 +235,7 @@ mod tests {
             ids: vec![0],
             text: text.into(),
             logprob: 0.0,
+            not_first: 0,
             kept: false,
             is_end: false,
             alternatives: Vec::new(),
@@ -257,5 +266,6 @@ mod tests {
         assert!((found[2].1 - (2.0 - sum.ln())).abs() < 1e-12);
         assert!(most_probable(&[1.0, 2.0], 0).is_empty());
         assert_eq!(most_probable(&[1.0, 2.0], 5).len(), 2);
+        assert_eq!(most_probable(&[1.0, 2.0], usize::MAX).len(), 2);
     }
 }

@@ -101,6 +101,11 @@ impl MockLm {
         })
     }
 
+    /// Scores of what follows these tokens.
+    pub fn scores(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        (self.scores)(ids)
+    }
+
     pub fn with_max_positions(mut self, max_positions: usize) -> Self {
         self.max_positions = max_positions;
         self

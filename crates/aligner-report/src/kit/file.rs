@@ -27,9 +27,10 @@ pub fn write_whole(out: &Path, content: &str) -> io::Result<()> {
         })
 }
 
+/// Beside the file, and of this process alone: another that writes the same file must not rename half of ours.
 fn part_name(out: &Path) -> PathBuf {
     let mut name = out.file_name().unwrap_or_default().to_os_string();
-    name.push(".part");
+    name.push(format!(".{}.part", std::process::id()));
     out.with_file_name(name)
 }
 
@@ -45,8 +46,24 @@ mod tests {
         write_whole(&out, "second").unwrap();
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "second");
         // A directory where the part would be written.
-        std::fs::create_dir(dir.path().join("page.html.part")).unwrap();
+        std::fs::create_dir(part_name(&out)).unwrap();
         assert!(write_whole(&out, "third").is_err());
         assert_eq!(std::fs::read_to_string(&out).unwrap(), "second");
+    }
+
+    #[test]
+    fn the_part_of_another_process_stays_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("page.html");
+        let process = std::process::id();
+        assert_eq!(
+            part_name(&out),
+            dir.path().join(format!("page.html.{process}.part"))
+        );
+        let other = dir.path().join(format!("page.html.{}.part", process + 1));
+        std::fs::write(&other, "half").unwrap();
+        write_whole(&out, "whole").unwrap();
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "half");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

@@ -208,8 +208,12 @@ fn summary(found: &LayerProbe) {
     ));
     for step in &found.steps {
         let Some(best) = step.best() else { continue };
-        let above = match step.first_above_majority() {
-            Some(place) => format!("above the majority behind {} and after", named(place.layer)),
+        let above = match step.above_majority() {
+            Some([first, last]) => format!(
+                "surely above the majority from {} to {}",
+                named(first.layer),
+                named(last.layer)
+            ),
             None => "nowhere surely above the majority".to_string(),
         };
         say(format!(

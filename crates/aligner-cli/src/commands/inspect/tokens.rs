@@ -12,8 +12,17 @@ use crate::error::{CliError, Result, stdout_error};
 use crate::heat;
 use crate::terminal::{say, stdout_is_coloured};
 
+/// Alternatives that are read beside a token; more would fill a page with what nobody reads.
+const MOST_ALTERNATIVES: usize = 20;
+
 /// Prints a correction as a heat map, as a table where there are no colours, or as a JSON object; and draws a page.
 pub fn run(args: &InspectTokensArgs) -> Result<()> {
+    if args.alternatives > MOST_ALTERNATIVES {
+        return Err(CliError::Usage(format!(
+            "--alternatives {} is more than can be shown beside a token: ask for {MOST_ALTERNATIVES} at most",
+            args.alternatives
+        )));
+    }
     let corrector = open(&args.model)?;
     let input = Input::new(&args.question, &args.answer);
     let options = CorrectOptions {
@@ -49,6 +58,8 @@ fn cell(token: &InspectedToken) -> Cell<'_> {
     let alternatives = token.alternatives.iter();
     Cell {
         text: &token.text,
+        tokens: token.ids.len(),
+        not_first: token.not_first,
         logprob: token.logprob,
         kept: token.kept,
         is_end: token.is_end,

@@ -87,7 +87,7 @@ impl Canvas {
 }
 
 /// Text for XML, which forbids two characters more than HTML and knows no lines in a picture.
-struct Clean<'a>(&'a str);
+pub(crate) struct Clean<'a>(pub &'a str);
 
 impl std::fmt::Display for Clean<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -100,7 +100,7 @@ impl std::fmt::Display for Clean<'_> {
 }
 
 /// About how wide a text is, at a size of its font; rather too wide than too narrow.
-pub(super) fn width_px(text: &str, size_px: f64) -> f64 {
+pub(crate) fn width_px(text: &str, size_px: f64) -> f64 {
     text.chars().map(width_em).sum::<f64>() * size_px
 }
 
