@@ -28,7 +28,7 @@ use crate::evaluation::{Evaluation, Evaluator};
 use crate::learner::TrainedModel;
 use crate::loader::PlanLoader;
 use crate::materials::Materials;
-use crate::objective::{Cost, Dpo, Objective, Reward, Sft, Unit};
+use crate::objective::{Cost, Dpo, Objective, Reward, Sft};
 use crate::optimizer::AdamW;
 use crate::plan::Plan;
 use crate::records::Records;
@@ -252,7 +252,7 @@ fn launch_run(
     let own = || objective(&config, &form, reference);
     let objective = options.objective.take().unwrap_or_else(own);
     let model = TrainedModel::new(decoder, objective);
-    let loaders = loaders(&config, &materials, (&plan, &state), model.unit());
+    let loaders = loaders(&config, &materials, (&plan, &state));
     let session = session(
         config,
         run,
@@ -326,7 +326,6 @@ fn loaders(
     config: &TrainConfig,
     materials: &Materials,
     (plan, state): (&Plan, &RunState),
-    unit: Unit,
 ) -> (PlanLoader, Option<StepLoader>) {
     let now = plan.at(state.step);
     let stages = materials.stages.iter().zip(plan.stages()).enumerate();
@@ -344,7 +343,6 @@ fn loaders(
             micro_batch: config.micro_batch,
             rows_per_step: plan.rows_per_step,
             total_rows: plan.total_rows,
-            unit,
         };
         StepLoader::new(stage.rows.clone(), portions)
     });
@@ -352,7 +350,7 @@ fn loaders(
     let valid = materials
         .valid
         .as_ref()
-        .map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch, unit));
+        .map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch));
     (train, valid)
 }
 
@@ -421,7 +419,7 @@ fn launch(
     options: RunOptions,
 ) -> Result<Outcome> {
     let root = session.run.root().to_path_buf();
-    let valid = valid.unwrap_or_else(|| StepLoader::one_pass(Arc::new(Dataset::default()), 1, Unit::Tokens));
+    let valid = valid.unwrap_or_else(|| StepLoader::one_pass(Arc::new(Dataset::default()), 1));
     let looks_at_text = session.evaluation.is_some();
     let strategy = Arc::new(LanguageModelStrategy::new(session));
     let mut training = SupervisedTraining::new(root, Arc::new(train), Arc::new(valid))
