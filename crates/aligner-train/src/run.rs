@@ -91,13 +91,10 @@ pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcom
     }
     let start = Start::of(config)?;
     let materials = Materials::load(config, &start, &mut options.observer)?;
-    if config.objective == ObjectiveKind::Correction {
+    if config.objective.corrects() {
         warn_of_other_template(config, &materials)?;
-    } else {
-        // Nobody corrects anything with such a model.
-        options.evaluator = None;
     }
-    if options.evaluator.is_some() && config.eval_sample > 0 {
+    if options.evaluator.is_some() && looks_at_text(config) {
         check_rereadable("eval_sample", &config.valid)?;
     }
     run.write_config(config)?;
@@ -108,7 +105,7 @@ pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcom
 pub(crate) fn resolved(config: &TrainConfig) -> Result<TrainConfig> {
     config.validate()?;
     let mut config = config.clone();
-    if config.objective != ObjectiveKind::Correction {
+    if !config.objective.corrects() {
         config.warmup.share.get_or_insert(0.0);
     }
     if config.warmup.share.is_none() && config.warmup.data.is_empty() {
@@ -297,6 +294,11 @@ fn continued(plan: Plan, state: &RunState, config: &TrainConfig) -> Result<(Plan
     }
 }
 
+/// Whether validations look at what the model writes on a sample, where there is somebody who does.
+fn looks_at_text(config: &TrainConfig) -> bool {
+    config.objective.corrects() && config.eval_sample > 0 && !config.valid.is_empty()
+}
+
 /// What looks at the model's corrections, where somebody does and there are rows to correct.
 fn evaluation(
     config: &TrainConfig,
@@ -306,9 +308,7 @@ fn evaluation(
     state: &RunState,
     evaluator: Option<Box<dyn Evaluator>>,
 ) -> Result<Option<Evaluation>> {
-    let corrects = config.objective == ObjectiveKind::Correction;
-    let evaluator = evaluator.filter(|_| corrects && config.eval_sample > 0 && !config.valid.is_empty());
-    let Some(evaluator) = evaluator else {
+    let Some(evaluator) = evaluator.filter(|_| looks_at_text(config)) else {
         if config.best_by == BestBy::ExactMatch {
             let reason = "exact_match needs somebody who corrects the sample: RunOptions::evaluator";
             return Err(TrainError::config("best_by", reason));
