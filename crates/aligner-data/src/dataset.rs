@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rayon::prelude::*;
 
 use crate::chat_format::ChatFormat;
-use crate::encode::{Encoder, Example};
+use crate::encode::{Encoder, Example, Target};
 use crate::error::{DataError, Result, RowError};
 use crate::mixture::Share;
 use crate::order::Order;
@@ -52,6 +52,7 @@ pub struct Dataset {
     store: Arc<TokenStore>,
     files: Vec<PathBuf>,
     skipped: SkipLog,
+    target: Target,
 }
 
 impl Dataset {
@@ -95,6 +96,7 @@ impl Dataset {
             store: Arc::new(store),
             files: files.to_vec(),
             skipped,
+            target: encoder.target(),
         })
     }
 
@@ -116,12 +118,18 @@ impl Dataset {
         self.store.example(row)
     }
 
-    /// Tokens of all rows.
-    pub fn tokens(&self) -> usize {
-        self.store.index().tokens as usize
+    /// What the rows are.
+    pub fn target(&self) -> Target {
+        self.target
     }
 
-    /// Tokens that carry loss.
+    /// Tokens of all rows, as [`Target::counts`] counts them.
+    pub fn tokens(&self) -> usize {
+        let index = self.store.index();
+        self.target.tokens_of(index.rows, index.tokens) as usize
+    }
+
+    /// Those of them that carry loss.
     pub fn target_tokens(&self) -> usize {
         self.store.index().target_tokens as usize
     }
@@ -239,6 +247,7 @@ fn tokenise(
     let mut work = Work {
         encoder,
         on_long_row: options.on_long_row,
+        on_bad_row: options.read.on_bad_row,
         builder: Builder::new(cache, entry, in_memory_bytes),
         skipped: SkipLog::default(),
         started: now,
@@ -269,6 +278,7 @@ fn tokenise(
 struct Work<'a> {
     encoder: &'a Encoder,
     on_long_row: OnBadRow,
+    on_bad_row: OnBadRow,
     builder: Builder<'a>,
     skipped: SkipLog,
     started: Instant,
@@ -300,7 +310,16 @@ impl Work<'_> {
     fn take(&mut self, records: &[Record], encoded: Vec<Encoded>) -> Result<()> {
         for (record, encoded) in records.iter().zip(encoded) {
             match encoded {
-                Ok((ids, prompt_len)) => self.builder.push(&ids, prompt_len)?,
+                Ok((ids, prompt_len)) => {
+                    let row = Example {
+                        ids: &ids,
+                        prompt_len,
+                    };
+                    self.builder.push(row, self.encoder.target())?;
+                }
+                Err(DataError::BadRow(error)) if self.on_bad_row == OnBadRow::Skip => {
+                    self.skipped.push(error);
+                }
                 Err(DataError::TooLong {
                     prompt_tokens,
                     target_tokens,
@@ -323,7 +342,8 @@ impl Work<'_> {
             return;
         }
         self.reported = Instant::now();
-        let (rows, tokens) = self.builder.counts();
+        let (rows, stored) = self.builder.counts();
+        let tokens = self.encoder.target().tokens_of(rows, stored);
         let seconds = self.started.elapsed().as_secs_f64();
         tracing::info!(rows, tokens, seconds, "tokenising");
         (self.on_progress)(Progress {

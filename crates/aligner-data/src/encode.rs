@@ -44,7 +44,7 @@ impl Target {
     }
 
     /// Whether a row is two conversations.
-    fn is_pair(self) -> bool {
+    pub(crate) fn is_pair(self) -> bool {
         matches!(
             self,
             Self::Preference | Self::CompletionPair | Self::LabelledPreference
@@ -172,7 +172,9 @@ impl Encoder {
         let split = ids.len();
         ids.extend(rejected);
         if self.target == Target::LabelledPreference {
-            ids.extend(Safety::of_pair(&record.raw).map(|safety| safety as u32));
+            let labels = Safety::of_pair(&record.raw)
+                .map_err(|reason| DataError::BadRow(record.origin.error(reason)))?;
+            ids.extend(labels.map(|safety| safety as u32));
         }
         Ok((ids, split))
     }

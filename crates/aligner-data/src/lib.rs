@@ -30,6 +30,7 @@ mod chat_template;
 mod check;
 mod control;
 mod convert;
+mod counts;
 mod dataset;
 mod diff;
 mod encode;
@@ -56,6 +57,7 @@ pub use check::{
     shares_run, words,
 };
 pub use convert::{ConvertOptions, ConvertReport, convert_files};
+pub use counts::TokenCounts;
 pub use dataset::{Dataset, LoadOptions, Progress};
 pub use diff::{Edit, EditOp, diff, edit_ratio, is_copy};
 pub use encode::{Encoder, Example, Target};

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
 use aligner_data::{
-    Cursor, DataError, Dataset, Encoder, LoadOptions, OnBadRow, PromptTemplate, Target, TokenCache, Tokenizer,
+    ChatFormat, Cursor, DataError, Dataset, Encoder, LoadOptions, OnBadRow, PromptTemplate, Target,
+    TokenCache, Tokenizer,
 };
 use sha2::{Digest, Sha256};
 
@@ -437,6 +438,34 @@ fn no_row_left_is_an_error_and_nothing_is_kept() {
     let error = Dataset::load(&[file], &lab.encoder, &options).unwrap_err();
     assert!(error.to_string().contains("1 rows were left out"), "{error}");
     assert_eq!(lab.entries().len(), 0);
+}
+
+#[test]
+fn a_cost_pair_without_a_label_is_named_or_left_out_and_counted() {
+    let lab = Lab::new();
+    let row = |label: serde_json::Value| {
+        serde_json::json!({
+            "prompt": "q", "response_0": "a", "response_1": "b", "better_response_id": 0, "safer_response_id": 0,
+            "is_response_0_safe": true, "is_response_1_safe": label,
+        })
+    };
+    let rows = [row(false.into()), row("perhaps".into()), row(true.into())];
+    let file = lab.dir.join("pairs.jsonl");
+    std::fs::write(&file, rows.map(|row| row.to_string()).join("\n")).unwrap();
+    let encoder = lab
+        .encoder
+        .clone()
+        .with_chat(Target::LabelledPreference, ChatFormat::SAFE_RLHF);
+    let mut options = lab.cached();
+    let error = Dataset::load(std::slice::from_ref(&file), &encoder, &options).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("row 1") && error.contains("is_response_1_safe"),
+        "{error}"
+    );
+    options.read.on_bad_row = OnBadRow::Skip;
+    let rows = Dataset::load(&[file], &encoder, &options).unwrap();
+    assert_eq!((rows.len(), rows.skipped().bad()), (2, 1));
 }
 
 #[test]

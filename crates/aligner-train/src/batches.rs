@@ -7,7 +7,6 @@ use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
 use burn::tensor::Device;
 
-use crate::objective::Unit;
 use crate::prefetch::Ahead;
 use crate::rows::Rows;
 
@@ -19,7 +18,7 @@ const PREPARED_STEPS: usize = 2;
 pub struct StepBatch {
     /// Rows that go through the model at once.
     pub micro_batches: Vec<Batch>,
-    /// What the loss is a mean over: tokens that carry loss, in all of them, or the rows of an objective over rows.
+    /// Tokens that carry loss, in all of them; of pairs, those of both answers.
     pub target_tokens: u64,
     /// Tokens of all of them.
     pub tokens: u64,
@@ -37,7 +36,7 @@ impl StepBatch {
         order: &Order,
         start: Cursor,
         rows: u64,
-        (micro_batch, unit): (usize, Unit),
+        micro_batch: usize,
     ) -> Result<Self, DataError> {
         let mut cursor = start;
         let examples: Vec<Example<'_>> = (0..rows)
@@ -47,13 +46,11 @@ impl StepBatch {
             .chunks(micro_batch)
             .map(|chunk| Batch::new(chunk.iter().copied()))
             .collect();
-        let target_tokens = |batch: &Batch| batch.target_tokens() as u64;
+        let target = dataset.target();
+        let counts = || examples.iter().map(|row| target.counts(*row));
         Ok(Self {
-            target_tokens: match unit {
-                Unit::Tokens => micro_batches.iter().map(target_tokens).sum(),
-                Unit::Rows => rows,
-            },
-            tokens: micro_batches.iter().map(|batch| batch.tokens() as u64).sum(),
+            target_tokens: counts().map(|row| row.targets as u64).sum(),
+            tokens: counts().map(|row| row.tokens as u64).sum(),
             micro_batches,
             start,
             end: cursor,
@@ -79,8 +76,6 @@ pub struct Portions {
     pub rows_per_step: u64,
     /// Rows of the whole stage; the last step takes what is left.
     pub total_rows: u64,
-    /// What the loss of a step is a mean over.
-    pub unit: Unit,
 }
 
 /// Gives the steps of a stage from where it stands to its end.
@@ -100,7 +95,7 @@ impl StepLoader {
     }
 
     /// A loader that passes once over all rows in their order, `micro_batch` at a time.
-    pub fn one_pass(rows: impl Into<Rows>, micro_batch: usize, unit: Unit) -> Self {
+    pub fn one_pass(rows: impl Into<Rows>, micro_batch: usize) -> Self {
         let all = rows.into();
         let rows = all.len() as u64;
         let order = Order::new(0, all.len(), false);
@@ -112,7 +107,6 @@ impl StepLoader {
             micro_batch,
             rows_per_step: micro_batch as u64,
             total_rows: rows,
-            unit,
         };
         Self { rows: all, portions }
     }
@@ -184,7 +178,6 @@ impl Iterator for Steps {
             micro_batch,
             rows_per_step,
             total_rows,
-            unit,
             ..
         } = &self.loader.portions;
         if self.done >= *total_steps {
@@ -194,7 +187,7 @@ impl Iterator for Steps {
         if rows == 0 {
             return None;
         }
-        match StepBatch::new(&self.loader.rows, order, self.cursor, rows, (*micro_batch, *unit)) {
+        match StepBatch::new(&self.loader.rows, order, self.cursor, rows, *micro_batch) {
             Ok(batch) => {
                 self.done += 1;
                 self.cursor = batch.end;

@@ -41,7 +41,7 @@ impl TrainedModel {
 
     /// Forward and backward of micro-batches, their gradients summed in their order.
     ///
-    /// Each loss is divided by the target tokens of the *whole step*: the gradient is that of one large batch, however
+    /// Each loss is divided by the target tokens, or rows, of the *whole step*: the gradient is that of one large batch, however
     /// the rows are cut into micro-batches.
     ///
     /// # Errors
@@ -72,8 +72,8 @@ impl TrainedModel {
 
     /// [`TrainStep::step`] with the seed of the step's dropout.
     pub(crate) fn seeded_step(&self, batch: StepBatch, seed: Option<u64>) -> TrainOutput<StepOutput> {
-        let mut output = StepOutput::of(&batch);
-        let grads = match self.gradients(&Share::whole(batch, seed)) {
+        let mut output = StepOutput::of(&batch, self.unit());
+        let grads = match self.gradients(&Share::whole(batch, seed, self.unit())) {
             Ok(share) => {
                 output.loss_sum = share.losses.iter().sum();
                 share.gradients
@@ -92,7 +92,7 @@ impl TrainedModel {
 pub(crate) struct Share {
     /// With their places in the step.
     pub micro_batches: Vec<(usize, Batch)>,
-    /// One over the target tokens of the whole step.
+    /// One over what the loss of the whole step is a mean over.
     pub scale: f64,
     /// What dropout drops in the step is a function of it; `None` when nothing is dropped.
     pub seed: Option<u64>,
@@ -100,9 +100,9 @@ pub(crate) struct Share {
 
 impl Share {
     /// All micro-batches of a step.
-    pub fn whole(batch: StepBatch, seed: Option<u64>) -> Self {
+    pub fn whole(batch: StepBatch, seed: Option<u64>, unit: Unit) -> Self {
         Self {
-            scale: 1.0 / batch.target_tokens.max(1) as f64,
+            scale: 1.0 / unit.of(&batch).max(1) as f64,
             micro_batches: batch.micro_batches.into_iter().enumerate().collect(),
             seed,
         }
@@ -126,8 +126,10 @@ pub(crate) struct ShareOutput {
 /// What one step or validation batch gave.
 #[derive(Debug, Clone, Default)]
 pub struct StepOutput {
-    /// Sum of the losses of the target tokens, in nats.
+    /// Sum of the losses of the target tokens or rows, in nats.
     pub loss_sum: f64,
+    /// What the loss is a mean over: target tokens or rows.
+    pub units: u64,
     /// Tokens that carry loss.
     pub target_tokens: u64,
     /// Tokens that are not padding.
@@ -197,8 +199,9 @@ impl PairCounts {
 }
 
 impl StepOutput {
-    pub(crate) fn of(batch: &StepBatch) -> Self {
+    pub(crate) fn of(batch: &StepBatch, unit: Unit) -> Self {
         Self {
+            units: unit.of(batch),
             target_tokens: batch.target_tokens,
             tokens: batch.tokens,
             ..Self::default()
@@ -207,7 +210,7 @@ impl StepOutput {
 
     /// Mean loss of a target token, or row, in nats.
     pub fn loss(&self) -> f64 {
-        self.loss_sum / self.target_tokens.max(1) as f64
+        self.loss_sum / self.units.max(1) as f64
     }
 
     fn add(&mut self, measured: Measured) {
@@ -246,7 +249,7 @@ impl InferenceStep for TrainedModel {
     type Output = StepOutput;
 
     fn step(&self, batch: StepBatch) -> StepOutput {
-        let mut output = StepOutput::of(&batch);
+        let mut output = StepOutput::of(&batch, self.unit());
         for micro_batch in &batch.micro_batches {
             output.add(self.objective.measured(&self.decoder, micro_batch));
         }

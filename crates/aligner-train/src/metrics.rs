@@ -32,7 +32,7 @@ pub struct StepRecord {
     /// The stage of the step, or of the last one before a validation.
     #[serde(default)]
     pub stage: StageKind,
-    /// Mean negative log-likelihood of a target token, in nats.
+    /// Mean loss of a target token, or of a pair, in nats.
     pub loss: f64,
     /// Learning rate of the step; absent in validation.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,7 +42,7 @@ pub struct StepRecord {
     pub grad_norm: Option<f64>,
     /// Tokens that are not padding.
     pub tokens: u64,
-    /// Tokens that carry loss.
+    /// Tokens that carry loss; of pairs, those of both answers behind what the two begin with.
     pub target_tokens: u64,
     /// `tokens / seconds`
     pub tokens_per_second: f64,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aligner_data::{DataError, Dataset, Example, Order};
+use aligner_data::{DataError, Dataset, Example, Order, Target};
 use sha2::{Digest, Sha256};
 
 /// Rows of one or more data sets, one set behind the other.
@@ -64,6 +64,12 @@ impl Rows {
     /// Whether there is no row.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// What the rows are; data sets that are copied from are corrections like those behind them.
+    pub fn target(&self) -> Target {
+        let first = self.parts.first();
+        first.map_or_else(Target::default, |part| part.dataset.target())
     }
 
     /// A row; empty when there is none of that number.

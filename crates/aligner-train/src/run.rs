@@ -28,7 +28,7 @@ use crate::evaluation::{Evaluation, Evaluator};
 use crate::learner::TrainedModel;
 use crate::loader::PlanLoader;
 use crate::materials::Materials;
-use crate::objective::{Cost, Dpo, Objective, Reward, Sft, Unit};
+use crate::objective::{Cost, Dpo, Objective, Reward, Sft};
 use crate::optimizer::AdamW;
 use crate::plan::Plan;
 use crate::records::Records;
@@ -91,13 +91,10 @@ pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcom
     }
     let start = Start::of(config)?;
     let materials = Materials::load(config, &start, &mut options.observer)?;
-    if config.objective == ObjectiveKind::Correction {
+    if config.objective.corrects() {
         warn_of_other_template(config, &materials)?;
-    } else {
-        // Nobody corrects anything with such a model.
-        options.evaluator = None;
     }
-    if options.evaluator.is_some() && config.eval_sample > 0 {
+    if options.evaluator.is_some() && looks_at_text(config) {
         check_rereadable("eval_sample", &config.valid)?;
     }
     run.write_config(config)?;
@@ -108,7 +105,7 @@ pub fn fine_tune(config: &TrainConfig, mut options: RunOptions) -> Result<Outcom
 pub(crate) fn resolved(config: &TrainConfig) -> Result<TrainConfig> {
     config.validate()?;
     let mut config = config.clone();
-    if config.objective != ObjectiveKind::Correction {
+    if !config.objective.corrects() {
         config.warmup.share.get_or_insert(0.0);
     }
     if config.warmup.share.is_none() && config.warmup.data.is_empty() {
@@ -252,7 +249,7 @@ fn launch_run(
     let own = || objective(&config, &form, reference);
     let objective = options.objective.take().unwrap_or_else(own);
     let model = TrainedModel::new(decoder, objective);
-    let loaders = loaders(&config, &materials, (&plan, &state), model.unit());
+    let loaders = loaders(&config, &materials, (&plan, &state));
     let session = session(
         config,
         run,
@@ -297,6 +294,11 @@ fn continued(plan: Plan, state: &RunState, config: &TrainConfig) -> Result<(Plan
     }
 }
 
+/// Whether validations look at what the model writes on a sample, where there is somebody who does.
+fn looks_at_text(config: &TrainConfig) -> bool {
+    config.objective.corrects() && config.eval_sample > 0 && !config.valid.is_empty()
+}
+
 /// What looks at the model's corrections, where somebody does and there are rows to correct.
 fn evaluation(
     config: &TrainConfig,
@@ -306,9 +308,7 @@ fn evaluation(
     state: &RunState,
     evaluator: Option<Box<dyn Evaluator>>,
 ) -> Result<Option<Evaluation>> {
-    let corrects = config.objective == ObjectiveKind::Correction;
-    let evaluator = evaluator.filter(|_| corrects && config.eval_sample > 0 && !config.valid.is_empty());
-    let Some(evaluator) = evaluator else {
+    let Some(evaluator) = evaluator.filter(|_| looks_at_text(config)) else {
         if config.best_by == BestBy::ExactMatch {
             let reason = "exact_match needs somebody who corrects the sample: RunOptions::evaluator";
             return Err(TrainError::config("best_by", reason));
@@ -326,7 +326,6 @@ fn loaders(
     config: &TrainConfig,
     materials: &Materials,
     (plan, state): (&Plan, &RunState),
-    unit: Unit,
 ) -> (PlanLoader, Option<StepLoader>) {
     let now = plan.at(state.step);
     let stages = materials.stages.iter().zip(plan.stages()).enumerate();
@@ -344,7 +343,6 @@ fn loaders(
             micro_batch: config.micro_batch,
             rows_per_step: plan.rows_per_step,
             total_rows: plan.total_rows,
-            unit,
         };
         StepLoader::new(stage.rows.clone(), portions)
     });
@@ -352,7 +350,7 @@ fn loaders(
     let valid = materials
         .valid
         .as_ref()
-        .map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch, unit));
+        .map(|rows| StepLoader::one_pass(Arc::clone(rows), config.micro_batch));
     (train, valid)
 }
 
@@ -421,7 +419,7 @@ fn launch(
     options: RunOptions,
 ) -> Result<Outcome> {
     let root = session.run.root().to_path_buf();
-    let valid = valid.unwrap_or_else(|| StepLoader::one_pass(Arc::new(Dataset::default()), 1, Unit::Tokens));
+    let valid = valid.unwrap_or_else(|| StepLoader::one_pass(Arc::new(Dataset::default()), 1));
     let looks_at_text = session.evaluation.is_some();
     let strategy = Arc::new(LanguageModelStrategy::new(session));
     let mut training = SupervisedTraining::new(root, Arc::new(train), Arc::new(valid))

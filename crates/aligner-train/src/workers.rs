@@ -111,13 +111,13 @@ impl Workers {
         batch: StepBatch,
         seed: Option<u64>,
     ) -> Result<TrainOutput<StepOutput>, WorkerFailure> {
-        let mut output = StepOutput::of(&batch);
+        let mut output = StepOutput::of(&batch, model.unit());
         let mut sum = GradientsAccumulator::new();
         let Share {
             micro_batches,
             scale,
             seed,
-        } = Share::whole(batch, seed);
+        } = Share::whole(batch, seed, model.unit());
         for round in rounds(micro_batches, self.workers.len(), self.in_order) {
             let shares = round.into_iter().map(|micro_batches| Share {
                 micro_batches,

@@ -13,7 +13,6 @@ use aligner_data::{
     AlignerManifest, Cursor, Dataset, Encoder, LoadOptions, Order, PromptTemplate, StageSource, TokenCache,
     Tokenizer,
 };
-use aligner_train::objective::Unit;
 use aligner_train::{
     Event, PlanLoader, Portions, RunDir, RunOptions, Split, StepLoader, TrainConfig, WarmupChoice, fine_tune,
     resume,
@@ -254,7 +253,6 @@ fn a_damaged_row_is_an_error_of_the_loader_and_not_its_end() {
         micro_batch: 2,
         rows_per_step: 4,
         total_rows: 100,
-        unit: Unit::Tokens,
     };
     let sound =
         Arc::new(Dataset::load(&[lab.path("train.jsonl")], &encoder, &LoadOptions::default()).unwrap());

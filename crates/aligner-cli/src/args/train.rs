@@ -18,8 +18,8 @@ pub struct TrainArgs {
     /// that scores answers, from pairs of them), dpo (an upstream, from pairs).
     #[arg(long, value_name = "OBJECTIVE")]
     pub objective: Option<ObjectiveKind>,
-    /// How chats are written, of all objectives but the correction: safe-rlhf, chatml, llama3, gemma (default: told by the
-    /// model's chat template; safe-rlhf where there is none).
+    /// How chats are written, of all objectives but the correction: safe-rlhf, chatml, llama3, gemma (default: as the
+    /// model records or its chat template tells; safe-rlhf where neither does).
     #[arg(long, value_name = "FORMAT")]
     pub chat_format: Option<String>,
     /// DPO's beta: how far the model may move away from the one it starts from; less is farther (default: 0.1).

@@ -48,16 +48,28 @@ impl Safety {
         }
     }
 
-    /// Of the safer and the other response of a PKU-SafeRLHF row; rows of other formats say nothing.
-    pub(crate) fn of_pair(raw: &Map<String, Value>) -> [Self; 2] {
-        let safe = |response: i64| match beavertails::truth(raw, &format!("is_response_{response}_safe")) {
-            Ok(true) => Self::Safe,
-            Ok(false) => Self::Unsafe,
-            Err(_) => Self::Unknown,
+    /// Of the safer and the other response of a PKU-SafeRLHF row, or why that is not known.
+    pub(crate) fn of_pair(raw: &Map<String, Value>) -> Result<[Self; 2], String> {
+        let known = |column: &str| match raw.contains_key(column) {
+            true => Ok(()),
+            false => Err(format!(
+                "has no `{column}`: a cost is learned from pairs of which it says whether each answer is safe"
+            )),
         };
-        match id_in(raw, "safer_response_id") {
-            Some(id @ (0 | 1)) => [safe(id), safe(1 - id)],
-            _ => [Self::Unknown; 2],
+        let safe = |response: i64| -> Result<Self, String> {
+            let column = format!("is_response_{response}_safe");
+            known(&column)?;
+            match beavertails::truth(raw, &column) {
+                Ok(true) => Ok(Self::Safe),
+                Ok(false) => Ok(Self::Unsafe),
+                Err(Reason::Bad(reason) | Reason::Unsuitable(reason)) => Err(reason),
+            }
+        };
+        let column = "safer_response_id";
+        known(column)?;
+        match id_in(raw, column) {
+            Some(id @ (0 | 1)) => Ok([safe(id)?, safe(1 - id)?]),
+            _ => Err(format!("`{column}` names neither response")),
         }
     }
 }
@@ -84,9 +96,23 @@ mod tests {
             });
             Safety::of_pair(row.as_object().unwrap())
         };
-        assert_eq!(row(0.into()), [Safety::Safe, Safety::Unsafe]);
-        assert_eq!(row("1".into()), [Safety::Unsafe, Safety::Safe]);
-        assert_eq!(row(7.into()), [Safety::Unknown; 2]);
-        assert_eq!(Safety::of_pair(&Map::new()), [Safety::Unknown; 2]);
+        assert_eq!(row(0.into()), Ok([Safety::Safe, Safety::Unsafe]));
+        assert_eq!(row("1".into()), Ok([Safety::Unsafe, Safety::Safe]));
+    }
+
+    #[test]
+    fn a_label_that_is_absent_or_no_label_is_named_with_its_column() {
+        let good = serde_json::json!({
+            "safer_response_id": 0, "is_response_0_safe": true, "is_response_1_safe": false,
+        });
+        for column in ["safer_response_id", "is_response_0_safe", "is_response_1_safe"] {
+            let mut row = good.as_object().unwrap().clone();
+            for unreadable in [Value::Null, "maybe".into(), 7.into()] {
+                row.insert(column.into(), unreadable);
+                assert!(Safety::of_pair(&row).unwrap_err().contains(column));
+            }
+            row.remove(column);
+            assert!(Safety::of_pair(&row).unwrap_err().contains(column));
+        }
     }
 }

@@ -7,6 +7,7 @@ use super::index::{Fingerprint, Index};
 use super::scratch::Scratch;
 use super::words::{Words, each_block};
 use super::{CacheEntry, INDEX, ROWS, TOKENS, TokenCache, TokenStore, row};
+use crate::encode::{Example, Target};
 use crate::error::{DataError, Result};
 
 /// A store in the making.
@@ -49,13 +50,15 @@ impl<'a> Builder<'a> {
         (self.index.rows, self.index.tokens)
     }
 
-    /// Takes a row.
-    pub fn push(&mut self, ids: &[u32], prompt_len: usize) -> Result<()> {
+    /// Takes a row, of which `target` says what it is.
+    pub fn push(&mut self, row: Example<'_>, target: Target) -> Result<()> {
+        let Example { ids, prompt_len } = row;
+        let counts = target.counts(row);
         let entry = row::entry(self.index.tokens, prompt_len, ids);
         let index = &mut self.index;
         index.rows += 1;
         index.tokens += ids.len() as u64;
-        index.target_tokens += ids.len().saturating_sub(prompt_len) as u64;
+        index.target_tokens += counts.targets as u64;
         index.largest_id = ids.iter().copied().fold(index.largest_id, u32::max);
         let bytes = 4 * (index.tokens + index.rows * row::WORDS as u64);
         match &mut self.sink {

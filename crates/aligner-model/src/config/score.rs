@@ -6,7 +6,7 @@ use super::ModelConfig;
 use super::fields::Fields;
 use crate::error::{ModelError, Result};
 
-/// A key of ours; transformers keeps what it does not know.
+/// A key that training writes; transformers keeps what it does not know.
 const CHAT_FORMAT: &str = "chat_format";
 
 /// The head of a reward or cost model.
@@ -24,7 +24,7 @@ pub struct ScoreConfig {
     pub pad_id: Option<u32>,
     /// How scores are normalised, where they are.
     pub normalization: Option<Normalization>,
-    /// How conversations were written for it, where that was chosen and is not told by its chat template.
+    /// The name of the form in which conversations were written for it, where that is recorded and is all of it.
     pub chat_format: Option<String>,
 }
 

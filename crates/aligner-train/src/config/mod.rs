@@ -39,8 +39,8 @@ pub struct TrainConfig {
     pub tensorboard: bool,
     /// Compute activations again in the backward pass instead of keeping them: less memory for more time.
     pub checkpointing: bool,
-    /// How chats are written, as `aligner_data::ChatFormat` names it, for all objectives but the correction; empty: told by the
-    /// model's chat template.
+    /// How chats are written, as `aligner_data::ChatFormat` names it, for all objectives but the correction; empty: that of the
+    /// model, as its directory records or its chat template tells.
     pub chat_format: String,
     /// DPO's β: how far the model may move away from the one that the run starts from; less is farther.
     pub beta: f64,

@@ -33,6 +33,13 @@ const KINDS: [(ObjectiveKind, &str); 5] = [
 ];
 
 impl ObjectiveKind {
+    /// Whether what comes out is an Aligner: rows are corrections in a prompt template, some may be copies, and a validation
+    /// looks at what is written. Of the others a validation knows the loss, and of [pairs](Self::takes_pairs) how well they are
+    /// told apart.
+    pub fn corrects(self) -> bool {
+        self == Self::Correction
+    }
+
     /// Whether the model that comes out scores answers instead of writing them.
     pub fn scores(self) -> bool {
         matches!(self, Self::Reward | Self::Cost)
@@ -94,7 +101,7 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
     if !config.chat_format.is_empty() {
         ChatFormat::named(&config.chat_format)?;
     }
-    if *objective == ObjectiveKind::Correction {
+    if objective.corrects() {
         return Ok(());
     }
     let refused = |key: &str, is_set: bool, why: &str| match is_set {

@@ -10,6 +10,7 @@ use aligner_data::Batch;
 use aligner_model::CausalDecoder;
 use burn::tensor::Tensor;
 
+use crate::batches::StepBatch;
 pub use cost::Cost;
 pub use dpo::Dpo;
 pub use reward::Reward;
@@ -23,6 +24,16 @@ pub enum Unit {
     Tokens,
     /// Rows, such as pairs of answers.
     Rows,
+}
+
+impl Unit {
+    /// How many there are in a step.
+    pub(crate) fn of(self, batch: &StepBatch) -> u64 {
+        match self {
+            Self::Tokens => batch.target_tokens,
+            Self::Rows => batch.rows,
+        }
+    }
 }
 
 /// What a validation learns of a batch.

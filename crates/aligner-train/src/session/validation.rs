@@ -34,6 +34,7 @@ impl Session {
             }
             sum.loss_sum += output.loss_sum;
             sum.tokens += output.tokens;
+            sum.units += output.units;
             sum.target_tokens += output.target_tokens;
             sum.pairs.add(&output.pairs);
             if let Some(output) = last.replace(output) {

@@ -4,7 +4,7 @@ use aligner_data::{Batch, Cursor, Example};
 use aligner_model::{CausalDecoder, LlamaShape, LoraAdapter, LoraConfig, ModelConfig};
 
 use super::*;
-use crate::objective::{Objective, Sft};
+use crate::objective::{Objective, Sft, Unit};
 use crate::optimizer::{AdamW, AdamWConfig};
 
 /// As long as no other batch, so that an objective can tell it.
@@ -187,7 +187,7 @@ fn a_replica_that_is_kept_is_renewed_in_every_step() {
         let mut optimizer = AdamW::new(config);
         let mut earlier = Vec::new();
         for _ in 0..3 {
-            let share = Share::whole(uneven(), seed);
+            let share = Share::whole(uneven(), seed, Unit::Tokens);
             let job = Job {
                 model: model.clone(),
                 share: share.clone(),
