@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use aligner_data::{ChatFormat, Tokenizer};
 use aligner_model::{
-    DeviceSpec, RuntimeWeights, ScoreKind, ScoreModel, WeightsCache, load_score_dir_quantized,
-    on_pool,
+    DeviceSpec, RuntimeWeights, ScoreKind, ScoreModel, WeightsCache, load_score_dir_quantized, on_pool,
 };
 use burn::tensor::Device;
 

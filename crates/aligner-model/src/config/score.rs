@@ -6,9 +6,6 @@ use super::ModelConfig;
 use super::fields::Fields;
 use crate::error::{ModelError, Result};
 
-/// A key that training writes; transformers keeps what it does not know.
-const CHAT_FORMAT: &str = "chat_format";
-
 /// The head of a reward or cost model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ScoreConfig {
@@ -24,8 +21,6 @@ pub struct ScoreConfig {
     pub pad_id: Option<u32>,
     /// How scores are normalised, where they are.
     pub normalization: Option<Normalization>,
-    /// The name of the form in which conversations were written for it, where that is recorded and is all of it.
-    pub chat_format: Option<String>,
 }
 
 /// How a score model's files are laid out.
@@ -182,7 +177,6 @@ pub(super) fn read(fields: &Fields<'_>) -> Result<Option<ScoreConfig>> {
         bias,
         pad_id: pad_id(fields.0),
         normalization,
-        chat_format: fields.text(CHAT_FORMAT).map(str::to_string),
     }))
 }
 
@@ -213,7 +207,6 @@ impl ModelConfig {
             bias: false,
             pad_id: pad_id(&self.raw),
             normalization: None,
-            chat_format: None,
         });
         // There is no output projection that could be apart from the embedding.
         self.tie_embeddings = true;
@@ -279,7 +272,6 @@ mod tests {
                 mean: vec![1.0],
                 variance: vec![4.0],
             }),
-            chat_format: None,
         };
         assert!((config.normalized(&[3.0])[0] - 1.0).abs() < 1e-7);
     }
