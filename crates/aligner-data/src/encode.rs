@@ -264,11 +264,14 @@ mod tests {
     #[test]
     fn a_pair_that_is_written_has_the_prompt_and_the_answers_of_a_completion() {
         let dir = tempfile::tempdir().unwrap();
-        let mut record = CorrectionTask::new(3).train(200).swap_remove(0);
-        // Words that are joined with what stands before them, where they are one text.
         let template = PromptTemplate::default();
-        let tokenizer =
-            train_tokenizer(&CorrectionTask::new(3).train(200), &template, 400, dir.path()).unwrap();
+        let mut records = CorrectionTask::new(3).train(200);
+        // The tokenizer learns a word of three colons, of which a prompt ends with one.
+        for record in &mut records {
+            record.question = "a:::".repeat(20);
+        }
+        let tokenizer = train_tokenizer(&records, &template, 400, dir.path()).unwrap();
+        let mut record = records.swap_remove(0);
         (record.answer, record.correction) = ("::".into(), Some(" No.".into()));
         let encoder = Encoder::new(tokenizer.clone(), template, 512);
         let chat = ChatFormat::SAFE_RLHF;
@@ -289,7 +292,7 @@ mod tests {
             assert_eq!(ids, [prompt.as_slice(), &answer].concat());
         }
         assert_eq!(chosen, encode(Target::Completion).0);
-        // As one text they are other tokens, or this test says nothing.
+        // As one text, prompt and answer are other tokens, or this test says nothing.
         assert_ne!(encode(Target::Preference).0, ids);
     }
 }
