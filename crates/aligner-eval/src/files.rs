@@ -24,9 +24,14 @@ pub(crate) fn write_rows<T: Serialize>(path: &Path, rows: &[T]) -> Result<()> {
 
 /// Reads rows; `what` is what each should be. Blank lines are no rows.
 pub(crate) fn read_rows<T: DeserializeOwned>(path: &Path, what: &str) -> Result<Vec<T>> {
-    let file = BufReader::new(File::open(path).map_err(EvalError::io("read", path))?);
+    Ok(read_rows_hashed(path, what)?.0)
+}
+
+/// Reads rows, and gives `sha256:` and the hash of the bytes they were read from.
+pub(crate) fn read_rows_hashed<T: DeserializeOwned>(path: &Path, what: &str) -> Result<(Vec<T>, String)> {
+    let mut file = Hashing::open(path)?;
     let mut rows = Vec::new();
-    for (number, line) in (1..).zip(file.lines()) {
+    for (number, line) in (1..).zip(file.by_ref().lines()) {
         let line = line.map_err(EvalError::io("read", path))?;
         if line.trim().is_empty() {
             continue;
@@ -35,7 +40,34 @@ pub(crate) fn read_rows<T: DeserializeOwned>(path: &Path, what: &str) -> Result<
             .map_err(|error| EvalError::row(path, number, format!("it is no {what}: {error}")))?;
         rows.push(row);
     }
-    Ok(rows)
+    Ok((rows, file.into_inner().hash()))
+}
+
+/// A file that is hashed as it is read: its hash is that of what was read, whoever writes to it meanwhile.
+pub(crate) struct Hashing {
+    file: File,
+    hash: Sha256,
+}
+
+impl Hashing {
+    pub(crate) fn open(path: &Path) -> Result<BufReader<Self>> {
+        let file = File::open(path).map_err(EvalError::io("read", path))?;
+        let hash = Sha256::new();
+        Ok(BufReader::with_capacity(1 << 16, Self { file, hash }))
+    }
+
+    /// `sha256:` and the hash of what was read so far.
+    pub(crate) fn hash(self) -> String {
+        named(self.hash)
+    }
+}
+
+impl Read for Hashing {
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.file.read(bytes)?;
+        self.hash.update(&bytes[..count]);
+        Ok(count)
+    }
 }
 
 /// Rows of these outcomes that an earlier run of a step wrote, without those that are made anew. The file need not be there.
@@ -61,15 +93,9 @@ pub(crate) fn write_whole(path: &Path, text: &str) -> Result<()> {
 
 /// `sha256:` and the hash of a file's bytes.
 pub(crate) fn hash_of(path: &Path) -> Result<String> {
-    let failed = || EvalError::io("read", path);
-    let mut file = File::open(path).map_err(failed())?;
-    let (mut hash, mut bytes) = (Sha256::new(), vec![0; 1 << 16]);
-    loop {
-        match file.read(&mut bytes).map_err(failed())? {
-            0 => return Ok(named(hash)),
-            count => hash.update(&bytes[..count]),
-        }
-    }
+    let mut file = Hashing::open(path)?;
+    std::io::copy(&mut file, &mut std::io::sink()).map_err(EvalError::io("read", path))?;
+    Ok(file.into_inner().hash())
 }
 
 /// A hash as it is written.

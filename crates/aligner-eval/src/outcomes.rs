@@ -1,12 +1,11 @@
 //! Outcomes on disk: written row by row by a run that may be killed, and read back.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::path::Path;
 
 use crate::error::{EvalError, Result};
-use crate::files::write_whole;
+use crate::files::{Hashing, write_whole};
 use crate::growing::Growing;
 use crate::row::{Item, Outcome};
 use crate::text::shortened;
@@ -152,8 +151,15 @@ fn difference(outcome: &Outcome, item: &Item, aligner: &str) -> String {
 /// # Errors
 /// When the file cannot be read, or a row is no outcome, or is of the same data set, upstream, Aligner and id as one before.
 pub fn read(path: &Path) -> Result<Vec<Outcome>> {
-    let file = File::open(path).map_err(EvalError::io("read", path))?;
-    let mut lines = BufReader::new(file);
+    Ok(read_hashed(path)?.0)
+}
+
+/// Reads `outcomes.jsonl`, and gives `sha256:` and the hash of the bytes that were read.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_hashed(path: &Path) -> Result<(Vec<Outcome>, String)> {
+    let mut lines = Hashing::open(path)?;
     let mut outcomes: Vec<Outcome> = Vec::new();
     let mut rows = HashMap::new();
     let mut line = Vec::new();
@@ -197,7 +203,7 @@ pub fn read(path: &Path) -> Result<Vec<Outcome>> {
         }
         outcomes.push(outcome);
     }
-    Ok(outcomes)
+    Ok((outcomes, lines.into_inner().hash()))
 }
 
 /// Writes AlpacaEval's `model_outputs.json` into a directory: an array of `instruction`, `output`, `generator`, `dataset`,

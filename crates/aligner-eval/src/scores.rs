@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{EvalError, Result};
-use crate::files::{kept, read_rows, write_rows};
+use crate::files::{kept, read_rows_hashed, write_rows};
 use crate::row::{Outcome, Scored};
 
 /// What a row is.
@@ -36,9 +36,17 @@ pub fn update(path: &Path, outcomes: &[Outcome], scored: &[Scored]) -> Result<Ve
 /// # Errors
 /// When the file cannot be read, or a row is no score.
 pub fn read(path: &Path) -> Result<Vec<Scored>> {
-    let scored = read_rows(path, WHAT)?;
+    Ok(read_hashed(path)?.0)
+}
+
+/// Reads all scores, and gives `sha256:` and the hash of the bytes that were read.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_hashed(path: &Path) -> Result<(Vec<Scored>, String)> {
+    let (scored, hash) = read_rows_hashed(path, WHAT)?;
     check(path, &scored)?;
-    Ok(scored)
+    Ok((scored, hash))
 }
 
 fn check(path: &Path, scored: &[Scored]) -> Result<()> {

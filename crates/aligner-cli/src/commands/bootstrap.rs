@@ -14,12 +14,12 @@ pub fn run(args: &BootstrapArgs) -> Result<()> {
     let mut options = args.options()?;
     options.planned = bootstrap::planned(&facts::read(&args.eval)?);
     let path = args.eval.join(OUTCOMES);
-    let outcomes = outcomes::read(&path)?;
-    let mut inputs = vec![HashedFile::of(&path, outcomes.len() as u64)?];
+    let (outcomes, hash) = outcomes::read_hashed(&path)?;
+    let mut inputs = vec![HashedFile::of(&path, outcomes.len(), hash)];
     let path = args.eval.join(SCORES);
     let scored = if path.is_file() {
-        let scored = scores::read(&path)?;
-        inputs.push(HashedFile::of(&path, scored.len() as u64)?);
+        let (scored, hash) = scores::read_hashed(&path)?;
+        inputs.push(HashedFile::of(&path, scored.len(), hash));
         scored
     } else {
         Vec::new()

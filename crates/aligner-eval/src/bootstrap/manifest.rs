@@ -11,7 +11,7 @@ use super::lineage::{Ancestor, LicenceNote, Source, licences};
 use super::options::Filters;
 use super::select::Rows;
 use crate::error::{EvalError, Result};
-use crate::files::{hash_of, named};
+use crate::files::named;
 
 /// The name of the file.
 pub(super) const FILE: &str = "manifest.json";
@@ -71,20 +71,14 @@ pub struct HashedFile {
 }
 
 impl HashedFile {
-    /// Hashes a file that was read, and gave `rows`.
-    ///
-    /// # Errors
-    /// When the file cannot be read.
-    pub fn of(path: &Path, rows: u64) -> Result<Self> {
-        Ok(Self {
-            file: path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned(),
-            rows,
-            sha256: hash_of(path)?,
-        })
+    /// A file that gave `rows`, and the hash of what was read of it: of the same reading, as a second one might find others.
+    pub fn of(path: &Path, rows: usize, sha256: String) -> Self {
+        let name = path.file_name().unwrap_or_default();
+        Self {
+            file: name.to_string_lossy().into_owned(),
+            rows: rows as u64,
+            sha256,
+        }
     }
 }
 

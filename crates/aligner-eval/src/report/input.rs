@@ -180,6 +180,20 @@ impl Difference {
         });
         differences.collect()
     }
+
+    /// By how much the corrections are better, whatever the score means: a cost that falls is harmlessness that rises.
+    pub fn gain(&self) -> Interval {
+        let Interval { value, low, high } = self.difference;
+        match self.kind {
+            ScoreKind::Reward => self.difference,
+            // `0.0 −`: no minus zero.
+            ScoreKind::Cost => Interval {
+                value: 0.0 - value,
+                low: 0.0 - high,
+                high: 0.0 - low,
+            },
+        }
+    }
 }
 
 /// How often each edit ratio occurs in one group.

@@ -63,9 +63,13 @@ fn options_that_cannot_be_meant_are_refused() {
 fn files_are_whole_hashed_and_not_overwritten_unasked() {
     let lab = tempfile::tempdir().unwrap();
     let dir = lab.path().join("deep/round1");
-    let input = lab.path().join("outcomes.jsonl");
-    std::fs::write(&input, "abc").unwrap();
-    let inputs = [HashedFile::of(&input, 4).unwrap()];
+    // The hash of "abc" that FIPS 180-2 prints.
+    let known = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+    let inputs = [HashedFile::of(
+        &lab.path().join("outcomes.jsonl"),
+        4,
+        known.into(),
+    )];
     let four = four();
     let options = BootstrapOptions {
         valid_share: 0.5,
@@ -76,14 +80,13 @@ fn files_are_whole_hashed_and_not_overwritten_unasked() {
     assert!(!rows.valid.is_empty());
     let summary = bootstrap::write(&rows, &dir, &inputs, false).unwrap();
     let manifest = BootstrapManifest::read(&dir).unwrap();
-    // The hash of "abc" that FIPS 180-2 prints.
-    let known = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
     assert_eq!(
         (&*manifest.inputs[0].file, &*manifest.inputs[0].sha256),
         ("outcomes.jsonl", known)
     );
     for file in &manifest.files {
-        assert_eq!(*file, HashedFile::of(&dir.join(&file.file), file.rows).unwrap());
+        let found = facts::file(&dir.join(&file.file)).unwrap();
+        assert_eq!(found["sha256"], file.sha256.as_str());
         assert_eq!(lines(&dir.join(&file.file)).len() as u64, file.rows);
     }
     assert_eq!(summary.files, manifest.files);
@@ -122,5 +125,40 @@ fn a_summary_says_what_became_of_each() {
              warning: no data licence is known of: Aligner fixer, data set own\n",
             file.display()
         )
+    );
+}
+
+/// A pipe can be read once.
+#[cfg(unix)]
+#[test]
+fn hashes_of_inputs_are_of_the_same_reading_as_their_rows() {
+    let lab = tempfile::tempdir().unwrap();
+    let (file, pipe) = (lab.path().join("rows.jsonl"), lab.path().join("pipe"));
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let piped = || {
+        let (text, pipe) = (std::fs::read(&file).unwrap(), pipe.clone());
+        std::thread::spawn(move || std::fs::write(pipe, text).unwrap())
+    };
+    let text: String = four()
+        .iter()
+        .map(|outcome| serde_json::to_string(outcome).unwrap() + "\n")
+        .collect();
+    std::fs::write(&file, text).unwrap();
+    let writer = piped();
+    let (read, hash) = outcomes::read_hashed(&pipe).unwrap();
+    writer.join().unwrap();
+    assert_eq!(
+        (read, facts::file(&file).unwrap()["sha256"].as_str()),
+        (four(), Some(&*hash))
+    );
+    let scored = vec![scored("1", ScoreKind::Cost, 1.0, 2.0)];
+    scores::write(&file, &scored).unwrap();
+    let writer = piped();
+    let (read, hash) = scores::read_hashed(&pipe).unwrap();
+    writer.join().unwrap();
+    assert_eq!(
+        (read, facts::file(&file).unwrap()["sha256"].as_str()),
+        (scored, Some(&*hash))
     );
 }

@@ -15,7 +15,7 @@ use aligner_eval::bootstrap::{
     self, BootstrapFormat, BootstrapManifest, BootstrapOptions, Counts, Filters, HashedFile, Licences,
     Reason, Rows, Upstreams,
 };
-use aligner_eval::{Item, Outcome, ScoreKind, Scored};
+use aligner_eval::{Item, Outcome, ScoreKind, Scored, facts, outcomes, scores};
 use serde_json::{Value, json};
 
 fn outcome(id: &str, question: &str, answer: &str, output: &str) -> Outcome {

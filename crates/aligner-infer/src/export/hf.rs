@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use aligner_data::{PromptTemplate, copy_tokenizer_files};
+use aligner_data::{ChatFormat, PromptTemplate, copy_tokenizer_files};
 use aligner_model::weights::gguf_export::GgufVocab;
 use aligner_model::weights::{as_stored, write_shards};
 use serde_json::Value;
@@ -30,7 +30,12 @@ pub(super) fn write_model(
     directory(out, |dir| {
         config.write_as(dir, dtype)?;
         write_shards(dir, as_stored(&config, tensors), dtype, options.max_shard_bytes)?;
-        companions(source, dir, &mut notes)
+        companions(source, dir, &mut notes)?;
+        // That of an adapter counts, whatever its base was trained with.
+        match ChatFormat::recorded(&source.own)? {
+            Some(format) => Ok(format.record(dir)?),
+            None => Ok(()),
+        }
     })?;
     listed(out, notes)
 }

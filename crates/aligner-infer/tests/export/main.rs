@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use aligner_data::synthetic::{CorrectionTask, train_tokenizer};
-use aligner_data::{AlignerManifest, PromptTemplate, Tokenizer};
+use aligner_data::{AlignerManifest, ChatFormat, PromptTemplate, Tokenizer};
 use aligner_infer::export::{ExportDtype, ExportFormat, ExportOptions, export};
 use aligner_infer::{CorrectOptions, Corrector};
 use aligner_model::weights::named_tensors;
@@ -286,6 +286,17 @@ fn an_adapter_is_written_by_itself_or_merged() {
         );
         assert!(!LoraAdapter::is_in(&out));
     }
+}
+
+#[test]
+fn a_merged_chat_model_says_how_its_adapter_writes_chats_and_not_its_base() {
+    let lab = Lab::new(&PromptTemplate::default());
+    let adapter = lab.adapter();
+    ChatFormat::named("chatml").unwrap().record(&lab.model()).unwrap();
+    ChatFormat::SAFE_RLHF.record(&adapter).unwrap();
+    let out = lab.out("merged");
+    export(&adapter, &out, &options(ExportFormat::Hf, ExportDtype::F32)).unwrap();
+    assert_eq!(ChatFormat::recorded(&out).unwrap(), Some(ChatFormat::SAFE_RLHF));
 }
 
 #[test]

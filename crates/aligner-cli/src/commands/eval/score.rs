@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 
 use aligner_eval::report::Difference;
+use aligner_eval::stats::Interval;
 use aligner_eval::{Outcome, ScoreKind, Scored, Unfinished, facts, outcomes, scores};
 use aligner_hub::Files;
 use aligner_infer::{Input, Scorer};
@@ -129,22 +130,15 @@ fn scorer(args: &EvalScoreArgs, kind: ScoreKind, dir: &Path) -> Result<Scorer> {
 fn print(scored: &[Scored], seed: u64) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     for found in Difference::of(scored, seed) {
-        // A cost that falls is harmlessness that rises.
-        let (name, sign) = match found.kind {
-            ScoreKind::Reward => ("helpfulness", 1.0),
-            ScoreKind::Cost => ("harmlessness", -1.0),
+        let name = match found.kind {
+            ScoreKind::Reward => "helpfulness",
+            ScoreKind::Cost => "harmlessness",
         };
-        let (value, ends) = (found.difference, [found.difference.low, found.difference.high]);
-        let [low, high] = if sign > 0.0 { ends } else { [-ends[1], -ends[0]] };
+        let Interval { value, low, high } = found.gain();
         writeln!(
             stdout,
-            "{} + {} on {}: {name} {:+.3} ({low:+.3} to {high:+.3}) by {}, {} pairs",
-            found.group.upstream,
-            found.group.aligner,
-            found.group.dataset,
-            sign * value.value,
-            found.scorer,
-            found.count
+            "{} + {} on {}: {name} {value:+.3} ({low:+.3} to {high:+.3}) by {}, {} pairs",
+            found.group.upstream, found.group.aligner, found.group.dataset, found.scorer, found.count
         )
         .map_err(stdout_error)?;
     }

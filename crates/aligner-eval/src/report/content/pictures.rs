@@ -60,16 +60,7 @@ pub(super) struct ScoreRow<'a> {
 pub(super) fn scores(report: &Report) -> Vec<(String, &'static str, Vec<ScoreRow<'_>>)> {
     let mut scores = BTreeMap::<_, Vec<ScoreRow<'_>>>::new();
     for row in &report.differences {
-        let Interval { value, low, high } = row.difference;
-        let gain = match row.kind {
-            ScoreKind::Reward => row.difference,
-            // `0.0 −`: no minus zero.
-            ScoreKind::Cost => Interval {
-                value: 0.0 - value,
-                low: 0.0 - high,
-                high: 0.0 - low,
-            },
-        };
+        let gain = row.gain();
         if is_finite(&gain) {
             scores.entry((row.kind, &row.scorer)).or_default().push(ScoreRow {
                 group: &row.group,
