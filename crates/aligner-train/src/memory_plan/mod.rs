@@ -1,8 +1,10 @@
 //! How much memory training takes, told before it begins: arithmetic on a model's shape, without a tensor.
 //!
-//! Two moments of a step can be its highest: the end of the forward pass, when all that the backward pass needs is there and
-//! hardly a gradient, and the end of the backward pass, when it is the other way round. In between, one shrinks and the other
-//! grows evenly, so that no other moment is higher.
+//! Two kinds of memory come and go. The kernels' buffers are kept on a shelf and used again by other kernels alone
+//! (`aligner_model::kernels`): what they take at their highest stays until the end. Tensors between the layers, and gradients, use
+//! each other's place. Two moments of a step can be theirs: the end of the forward pass, when all inputs of layers are there and hardly a
+//! gradient, and the end of the backward pass, when it is the other way round. In between, one shrinks and the other grows evenly,
+//! so that no other moment is higher.
 
 mod fit;
 mod shape;
@@ -20,6 +22,9 @@ use crate::config::{LoraChoice, TrainConfig};
 use crate::error::Result;
 use crate::trainee::Start;
 
+/// Rows between layers, of the hidden size: the last layer's output, the target rows and their gradient, or a layer's output, its
+/// gradient and that of its input.
+const BETWEEN: f64 = 3.0;
 /// Bytes of an element of what is computed.
 const ELEMENT: f64 = 4.0;
 /// The program, its threads and their stacks (measured: 24 MB without pages of files, 20 MB of those).
@@ -30,7 +35,7 @@ const TOKENIZER_BYTES: f64 = 700.0;
 const DEVICE_BYTES: f64 = 5e8;
 /// What the allocator holds beside what is in use, as a share of what comes and goes within a step (measured, by the runs of
 /// SmolLM2-135M alone).
-const HELD_SHARE: f64 = 0.07;
+const HELD_SHARE: f64 = 0.06;
 
 /// What of a run decides how much memory it takes.
 #[derive(Debug, Clone, PartialEq)]
@@ -104,7 +109,7 @@ pub struct MemoryPlan {
     pub activations_bytes: u64,
     /// Logits of as many rows as are computed at once.
     pub logits_bytes: u64,
-    /// Buffers of one layer, and of the rows between layers.
+    /// Rows between layers, and what the buffers of one layer's backward pass take beyond those of the logits.
     pub scratch_bytes: u64,
     /// Memory that was given back and waits in the allocator for other sizes.
     pub held_bytes: u64,
@@ -130,10 +135,10 @@ impl MemoryPlan {
         let weights = config.parameters() as f64;
         let trained = if is_full { weights } else { adapter };
         let (moment, [gradients, activations]) = highest(config, choices, &shape, trained);
-        let (logits, scratch) = (
-            shape.logits(),
-            shape.scratch() + largest_panel(config, choices.base_weights),
-        );
+        let logits = shape.logits();
+        let of_a_layer = (shape.tokens * shape.scratch() - logits).max(0.0);
+        let between = shape.tokens * BETWEEN * shape.hidden;
+        let scratch = of_a_layer + between + largest_panel(config, choices.base_weights);
         let held = HELD_SHARE * (gradients + activations + logits + scratch);
         let fixed = match choices.device {
             DeviceSpec::Cpu => PROGRAM_BYTES + TOKENIZER_BYTES * shape.vocab,
@@ -164,7 +169,7 @@ impl MemoryPlan {
     }
 }
 
-/// The higher of the two moments, with the elements of gradients and of activations that are there.
+/// The higher of the two moments, with the elements of gradients and of activations that are there; buffers are at both.
 fn highest(
     config: &ModelConfig,
     choices: &MemoryChoices,
@@ -185,14 +190,20 @@ fn highest(
         (false, true) => 2.0,
         (false, false) => 1.0,
     };
-    let layers = config.layers as f64;
-    let one_layer = shape.kept_of_layer().max(shape.computed_again());
-    let forward = [earlier + table, shape.tokens * layers * shape.kept_of_layer()];
-    let backward = [earlier + trained + tables * table, shape.tokens * one_layer];
+    let all_layers = shape.tokens * config.layers as f64;
+    let forward = [earlier + table, all_layers * shape.kept_as_tensors()];
+    let backward = [
+        earlier + trained + tables * table,
+        shape.tokens * shape.tensors_of_last_layer(),
+    ];
     let sum = |parts: &[f64; 2]| parts[0] + parts[1];
-    if sum(&forward) >= sum(&backward) {
+    let (moment, [gradients, tensors]) = if sum(&forward) >= sum(&backward) {
         (PeakMoment::ForwardEnd, forward)
     } else {
         (PeakMoment::BackwardEnd, backward)
-    }
+    };
+    (
+        moment,
+        [gradients, tensors + all_layers * shape.kept_in_buffers()],
+    )
 }

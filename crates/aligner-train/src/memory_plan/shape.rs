@@ -118,24 +118,44 @@ impl<'a> Shape<'a> {
         2.0 * self.queries + 2.0 * self.keys + 2.0 * self.config.heads as f64
     }
 
-    /// Each half keeps its input; what lies inside is kept too unless it is computed again. A half that is not one
-    /// operation cannot compute again, and keeps what each of its operations does.
-    pub fn kept_of_layer(&self) -> f64 {
+    /// What a layer keeps in the kernels' buffers: what lies inside its halves, unless it is computed again.
+    pub fn kept_in_buffers(&self) -> f64 {
+        if !self.fused || self.checkpointing {
+            return 0.0;
+        }
+        let attention = if self.attention_is_one() {
+            self.inside_attention()
+        } else {
+            0.0
+        };
+        let mlp = if self.mlp_is_one() { 2.0 * self.inner } else { 0.0 };
+        attention + mlp
+    }
+
+    /// What a layer keeps as tensors: the input of each half. A half that is not one operation cannot compute again, and keeps what
+    /// each of its operations does.
+    pub fn kept_as_tensors(&self) -> f64 {
         if !self.fused {
             return self.composed_layer();
         }
-        let attention = match (self.attention_is_one(), self.checkpointing) {
-            (true, true) => 0.0,
-            (true, false) => self.inside_attention(),
-            (false, _) => self.inside_attention() + self.kept_by_parts_of_attention(),
+        let attention = match self.attention_is_one() {
+            true => 0.0,
+            false => self.inside_attention() + self.kept_by_parts_of_attention(),
         };
-        let mlp = match (self.mlp_is_one(), self.checkpointing) {
-            (true, true) => 0.0,
-            (true, false) => 2.0 * self.inner,
+        let mlp = match self.mlp_is_one() {
+            true => 0.0,
             // The norm's output, the activation's, and the product.
-            (false, _) => 4.0 * self.inner + self.hidden,
+            false => 4.0 * self.inner + self.hidden,
         };
         2.0 * self.hidden + attention + mlp + self.norms_behind()
+    }
+
+    /// Tensors of a layer that are there when its backward pass ends.
+    pub fn tensors_of_last_layer(&self) -> f64 {
+        match self.fused {
+            true => 0.0,
+            false => self.kept_as_tensors().max(self.computed_again()),
+        }
     }
 
     fn norms_behind(&self) -> f64 {
@@ -176,19 +196,37 @@ impl<'a> Shape<'a> {
     }
 
     /// What one half of a layer computes again.
-    pub fn computed_again(&self) -> f64 {
+    fn computed_again(&self) -> f64 {
         2.0 * self.hidden + self.inside_attention().max(2.0 * self.inner)
     }
 
-    /// The kernels' buffers and what lies between the layers, of all tokens.
+    /// The buffers of a layer's backward pass beside what was kept, for each token.
     ///
-    /// The attention's backward pass has three buffers of a row's or its queries' width at once (the norm's output, the
-    /// gradients of context and queries) and two of the keys'; the MLP's two of its inner width. Those of an adapter's rank
-    /// come on top. Between the layers lie the last layer's output, the target rows and their gradient.
+    /// The MLP's has the norm's output, the gradients of its output and its input, and the product of gate and up. The attention's
+    /// has the norm's output and the gradient of its own twice over with the context, then the gradients of queries, keys and values.
+    /// Those of an adapter's rank come on top, and what is computed again. Of the two halves the higher counts; where they compute
+    /// again both do, because buffers of other widths lie idle meanwhile.
     pub fn scratch(&self) -> f64 {
-        let attention = 3.0 * self.hidden.max(self.queries) + 2.0 * self.keys;
-        let of_token = attention + 2.0 * self.inner + 2.0 * self.rank + 3.0 * self.hidden;
-        self.tokens * of_token
+        let Self {
+            hidden,
+            inner,
+            queries,
+            keys,
+            ..
+        } = self;
+        let (again_attention, again_mlp) = match self.checkpointing {
+            true => (self.inside_attention(), 2.0 * inner),
+            false => (0.0, 0.0),
+        };
+        let low = 2.0 * self.rank;
+        let mlp = inner + 3.0 * hidden + low + again_mlp;
+        let before = 2.0 * hidden + 2.0 * queries;
+        let behind = hidden + 2.0 * queries + 2.0 * keys;
+        let attention = before.max(behind) + low + again_attention;
+        match self.checkpointing {
+            true => attention + mlp,
+            false => attention.max(mlp),
+        }
     }
 
     /// Logits, and what their matrix product lays out anew.

@@ -37,10 +37,20 @@ fn parts_are_what_the_kernels_keep_and_add_up() {
     let plan = MemoryPlan::of(&smollm2(), &choices());
     assert_eq!(plan.weights_bytes, 134_515_008 * 4);
     assert_eq!(plan.moments_bytes, 2 * plan.weights_bytes);
-    // x, q, k, v, context, highest score and sum; x, gate, up.
-    let a_token = 576 + 576 + 192 + 192 + 576 + 2 * 9 + 576 + 2 * 1536;
+    // In buffers q, k, v, context, highest score and sum; gate, up. The inputs of both halves are gone when the last gradient is there.
+    let a_token = 576 + 192 + 192 + 576 + 2 * 9 + 2 * 1536;
+    assert_eq!(plan.moment, PeakMoment::BackwardEnd);
     assert_eq!(plan.activations_bytes, 2048 * 30 * a_token * 4);
-    assert_eq!(plan.gradients_bytes, 49_152 * 576 * 4);
+    assert_eq!(plan.gradients_bytes, plan.weights_bytes);
+    // More rows, and the inputs are more than the gradients.
+    let more = MemoryChoices {
+        micro_batch: 16,
+        ..choices()
+    };
+    let plan16 = MemoryPlan::of(&smollm2(), &more);
+    assert_eq!(plan16.moment, PeakMoment::ForwardEnd);
+    assert_eq!(plan16.activations_bytes, 4 * 2048 * 30 * (a_token + 2 * 576) * 4);
+    assert_eq!(plan16.gradients_bytes, 49_152 * 576 * 4);
     let parts = plan.weights_bytes
         + plan.moments_bytes
         + plan.gradients_bytes
