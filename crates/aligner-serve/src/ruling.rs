@@ -318,9 +318,10 @@ impl<'a> Attempt<'a> {
         if self.first_token.is_none() {
             self.first_token = Some(self.started.elapsed());
         }
+        let unseen = unseen_by_stops(&self.text, self.case.stops);
         self.text.push_str(text);
-        if let Some(end) = first_stop(&self.text, self.case.stops) {
-            self.text.truncate(end);
+        if let Some(end) = first_stop(&self.text[unseen..], self.case.stops) {
+            self.text.truncate(unseen + end);
             self.is_stopped = true;
         }
         if self.text.len() >= self.look_at {
@@ -329,7 +330,7 @@ impl<'a> Attempt<'a> {
         }
         let holds = self.settings.config.gate.holds(self.service.rewards().is_set());
         if self.live.is_some() && !holds {
-            let certain = certain(&self.text, self.case.stops);
+            let certain = self.released + certain(&self.text[self.released..], self.case.stops);
             send(self.live, &self.text[self.released..certain]);
             self.released = certain;
         }
@@ -427,6 +428,12 @@ impl<'a> Attempt<'a> {
     }
 }
 
+/// Where a stop string may begin that ends in what is yet to be written behind a text: so that not all of it is searched with each piece.
+fn unseen_by_stops(text: &str, stops: &[String]) -> usize {
+    let longest = stops.iter().map(String::len).max().unwrap_or(0);
+    text.floor_char_boundary(text.len().saturating_sub(longest))
+}
+
 /// Where the first of the strings at which a text ends begins.
 fn first_stop(text: &str, stops: &[String]) -> Option<usize> {
     let stops = stops.iter().filter(|stop| !stop.is_empty());
@@ -473,5 +480,15 @@ mod tests {
         }
         assert_eq!(certain("a text", &[]), 6);
         assert_eq!(first_stop("one END two", &stops), Some(4));
+        // However a text comes in pieces, a stop is found where it begins in all of it.
+        for text in ["ééééEND", "one ENEND", "é~~END", "aaaa"] {
+            let mut written = String::new();
+            let found = text.chars().find_map(|piece| {
+                let unseen = unseen_by_stops(&written, &stops);
+                written.push(piece);
+                first_stop(&written[unseen..], &stops).map(|end| unseen + end)
+            });
+            assert_eq!(found, first_stop(text, &stops), "{text:?}");
+        }
     }
 }

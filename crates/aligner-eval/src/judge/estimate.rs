@@ -55,7 +55,7 @@ pub fn estimate(outcomes: &[Outcome], config: &JudgeConfig, cache_path: &Path) -
         estimate.prompt_tokens += (call.prompt_chars as u64).div_ceil(CHARS_PER_TOKEN);
     }
     let most_of_one = config.most_completion_tokens();
-    estimate.most_completion_tokens = most_of_one.map(|most| most * estimate.calls);
+    estimate.most_completion_tokens = most_of_one.map(|most| most.saturating_mul(estimate.calls));
     estimate.cached = plan.calls.len() as u64 - estimate.calls;
     estimate.least_secs = config
         .requests_per_minute
