@@ -359,10 +359,9 @@ fn the_end_of_a_long_answer_is_told_when_none_of_its_windows_is_in_the_batch() {
         batcher.start(Input::new("Q", &sentences(60)), &windows(), on_piece);
         assert_eq!(ended.recv().unwrap(), (0, fails));
         assert!(ended.recv().is_err(), "the end is told once");
-        assert!(
-            seen.most_bytes.load(Ordering::SeqCst) > 2 * 256,
-            "several at once"
-        );
+        // Who leaves with the first text may do so before a second window is begun.
+        let several = seen.most_bytes.load(Ordering::SeqCst) > 2 * 256;
+        assert!(several || leaves, "several at once");
     }
 }
 
