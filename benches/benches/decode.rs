@@ -3,6 +3,7 @@
 //!
 //! Reported as tokens a second. Everything runs through the cache, as the engine does.
 
+use std::cell::LazyCell;
 use std::sync::{Arc, Mutex};
 
 use aligner_bench::{HIDDEN, INTERMEDIATE, model, smollm2_135m, tokens};
@@ -11,7 +12,7 @@ use aligner_model::kernels::{
     Heads, Linear, LinearWeight, MlpInputs, MlpSettings, Norm, Pages, PanelWeight, reference,
 };
 use aligner_model::{
-    CachedRun, CausalDecoder, KvCache, RuntimeWeights, WeightsCache, load_dir_quantized, save_dir,
+    CachedRun, CausalDecoder, KvCache, KvFormat, RuntimeWeights, WeightsCache, load_dir_quantized, save_dir,
 };
 use burn::tensor::{Device, Distribution, Tensor};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -103,18 +104,20 @@ fn attention_half(criterion: &mut Criterion) {
                 cache,
             }]
         }
-        let pages = Arc::new(Mutex::new(Pages::new(HEADS)));
-        group.bench_function(BenchmarkId::new("fused", rows), |bencher| {
-            bencher.iter(|| {
-                let sequences = sequence(rows, CacheMut::Pages(&pages));
-                read(kernels::cached_attention(
-                    x.clone(),
-                    inputs(0),
-                    sequences,
-                    settings,
-                ))
+        for (name, format) in [("fused", KvFormat::F32), ("fused, f16", KvFormat::F16)] {
+            let pages = Arc::new(Mutex::new(Pages::new(HEADS, format)));
+            group.bench_function(BenchmarkId::new(name, rows), |bencher| {
+                bencher.iter(|| {
+                    let sequences = sequence(rows, CacheMut::Pages(&pages));
+                    read(kernels::cached_attention(
+                        x.clone(),
+                        inputs(0),
+                        sequences,
+                        settings,
+                    ))
+                });
             });
-        });
+        }
         let shape = [1, HEADS.kv_heads, CONTEXT + rows, HEADS.head_dim];
         let (mut keys, mut values): (Tensor<4>, Tensor<4>) = (random(shape), random(shape));
         group.bench_function(BenchmarkId::new("composed", rows), |bencher| {
@@ -177,7 +180,9 @@ fn held_in(format: RuntimeWeights) -> CausalDecoder {
     let dir = tempfile::tempdir().expect("a directory for the model");
     save_dir(&smollm2_135m(), &model(&device), dir.path()).expect("there is room for the model");
     let loaded = load_dir_quantized(dir.path(), format, &WeightsCache::Off, &device);
-    loaded.expect("the model was just written").decoder
+    // Keys and values as programs have them beside such weights.
+    let loaded = loaded.expect("the model was just written").decoder;
+    loaded.with_kv_format(KvFormat::F16)
 }
 
 /// One pass; scores of the last token of each run.
@@ -196,14 +201,19 @@ fn decode(criterion: &mut Criterion) {
 }
 
 fn decode_in(format: RuntimeWeights, criterion: &mut Criterion) {
-    let model = held_in(format);
+    let model = LazyCell::new(|| held_in(format));
     let mut group = criterion.benchmark_group(format!("decode_step_{format}"));
     group.sample_size(20);
     for (context, sequences) in [(32usize, 1usize), (256, 1), (1024, 1), (256, 8), (256, 32)] {
         group.throughput(Throughput::Elements(sequences as u64));
-        let mut first = [model.new_cache(1, context + 1)];
-        pass(&model, &tokens(context), &mut first);
-        let mut caches: Vec<KvCache> = (0..sequences).map(|_| first[0].clone()).collect();
+        // Each has a context of its own: copies would share their pages, and the processor's caches would hold them.
+        let of_its_own = |_| {
+            let mut cache = [model.new_cache(1, context + 1)];
+            pass(&model, &tokens(context), &mut cache);
+            let [cache] = cache;
+            cache
+        };
+        let mut caches = LazyCell::new(|| -> Vec<KvCache> { (0..sequences).map(of_its_own).collect() });
         let id = BenchmarkId::new(format!("{sequences} sequences, context"), context);
         group.bench_function(id, |bencher| {
             bencher.iter(|| {
@@ -221,7 +231,7 @@ fn prefill(criterion: &mut Criterion) {
 }
 
 fn prefill_in(format: RuntimeWeights, criterion: &mut Criterion) {
-    let model = held_in(format);
+    let model = LazyCell::new(|| held_in(format));
     let mut group = criterion.benchmark_group(format!("prefill_{format}"));
     group.sample_size(10);
     for length in [16usize, 128, 512] {

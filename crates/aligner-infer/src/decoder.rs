@@ -1,7 +1,7 @@
 //! [`CausalLm`] by Burn's decoder.
 
 use aligner_model::{
-    CachedRun, CausalDecoder, KvCache, Loaded, LoraAdapter, ModelError, SteeringVector, on_pool,
+    CachedRun, CausalDecoder, KvCache, KvFormat, Loaded, LoraAdapter, ModelError, SteeringVector, on_pool,
 };
 use burn::tensor::{Device, Tensor};
 
@@ -27,6 +27,13 @@ impl DecoderLm {
             vocab_size: config.vocab_size,
             max_positions: config.max_positions,
         }
+    }
+
+    /// Holds the keys and values of new caches in this format; f32 at first.
+    #[must_use]
+    pub fn with_kv_format(mut self, format: KvFormat) -> Self {
+        self.decoder = self.decoder.with_kv_format(format);
+        self
     }
 
     /// The same model with an adapter over its weights, which both share.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aligner_data::DataError;
-use aligner_model::{DeviceSpec, ModelError, RuntimeWeights};
+use aligner_model::{DeviceSpec, KvFormat, ModelError, RuntimeWeights};
 
 /// The result of this crate's functions.
 pub type Result<T, E = InferError> = std::result::Result<T, E>;
@@ -55,6 +55,16 @@ pub enum InferError {
     WeightsOfDevice {
         /// The format asked for.
         weights: RuntimeWeights,
+        /// The device asked for.
+        device: DeviceSpec,
+    },
+    /// Keys and values in a format that is for the CPU alone.
+    #[error(
+        "keys and values in {format} are for the CPU, not for {device}: run on the CPU, or hold them in f32"
+    )]
+    KvOfDevice {
+        /// The format asked for.
+        format: KvFormat,
         /// The device asked for.
         device: DeviceSpec,
     },

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Int, Tensor};
 use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
 use crate::kernels::{
-    self, HeadLayout, Heads, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
+    self, HeadLayout, Heads, KvFormat, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
 };
 use crate::nn::{
     Block, CacheShape, KvCache, Packed, Projection, ProjectionWeight, RmsNorm, RmsNormConfig, Rope, Rotation,
@@ -39,6 +39,8 @@ pub struct CausalDecoder {
     scales: Scales,
     #[module(skip)]
     pub(crate) steering: Steering,
+    #[module(skip)]
+    kv_format: KvFormat,
     recompute: bool,
     heads: usize,
     kv_heads: usize,
@@ -96,6 +98,7 @@ impl CausalDecoder {
                 has_layer_without_rope: config.layer_kinds.iter().any(|kind| kind.rope == LayerRope::None),
             },
             steering: Steering::default(),
+            kv_format: KvFormat::default(),
             recompute: false,
             heads: config.heads,
             kv_heads: config.kv_heads,
@@ -137,8 +140,24 @@ impl CausalDecoder {
                 kv_heads: self.kv_heads,
                 head_dim: self.head_dim,
             },
+            format: self.kv_format(),
             capacity,
         }
+    }
+
+    /// How the keys and values of [new caches](Self::new_cache) are held.
+    pub fn kv_format(&self) -> KvFormat {
+        match kernels::runs_fused(&self.norm.weight.val().inner()) {
+            true => self.kv_format,
+            false => KvFormat::F32,
+        }
+    }
+
+    /// Holds the keys and values of [new caches](Self::new_cache) in this format: f32 at first. Off the CPU they stay f32.
+    #[must_use]
+    pub fn with_kv_format(mut self, format: KvFormat) -> Self {
+        self.kv_format = format;
+        self
     }
 
     /// Computes each layer's activations again in the backward pass instead of keeping them: a fifth more time for a fraction

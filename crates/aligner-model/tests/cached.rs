@@ -13,7 +13,7 @@ use aligner_model::kernels::{
     reference,
 };
 use aligner_model::weights::HostTensor;
-use aligner_model::{CachedRun, CausalDecoder, KvCache};
+use aligner_model::{CachedRun, CausalDecoder, KvCache, KvFormat};
 use burn::tensor::{Device, Distribution, Tensor};
 use common::{VARIANTS, assert_close, golden, host, ids, of_fixed_rotation};
 use proptest::prelude::*;
@@ -105,7 +105,7 @@ impl Caches {
         let shape = [1, heads.kv_heads, capacity, heads.head_dim];
         let zeros = || Tensor::zeros(shape, &Device::flex());
         Self {
-            pages: Arc::new(Mutex::new(Pages::new(heads))),
+            pages: Arc::new(Mutex::new(Pages::new(heads, KvFormat::F32))),
             keys: zeros(),
             values: zeros(),
         }
@@ -223,7 +223,8 @@ fn batched_in_pieces_and_after_a_draft_are_the_bits_of_one_by_one() {
     let device = Device::flex();
     for variant in of_fixed_rotation() {
         let (model, golden) = golden(variant, &device);
-        for decoder in [model.decoder.clone(), model.decoder.into_panels()] {
+        let halves = model.decoder.clone().with_kv_format(KvFormat::F16);
+        for decoder in [model.decoder.clone(), model.decoder.into_panels(), halves] {
             let (a, b): (&[u32], &[u32]) = (&golden.first, &golden.second);
             let new = || decoder.new_cache(1, 128);
             let alone = |ids: &[u32]| run(&decoder, &mut [new()], &[&[(0, ids, ids.len())]]).remove(0);
@@ -298,6 +299,34 @@ fn nothing_kept_is_no_rows_and_fills_the_cache() {
         let mut fresh = [decoder.new_cache(1, 64)];
         let whole = run(&decoder, &mut fresh, &[&[(0, &golden.second, rest.len())]]).remove(0);
         assert_same_bits(&behind, &whole, variant);
+    }
+}
+
+/// A half has eleven bits: 2⁻¹² of itself is the most that a key or value is off by.
+#[test]
+fn keys_and_values_in_halves_take_half_the_memory_and_move_logits_by_little() {
+    let device = Device::flex();
+    for variant in of_fixed_rotation() {
+        let (model, golden) = golden(variant, &device);
+        let exact = model.decoder;
+        let halves = exact.clone().with_kv_format(KvFormat::F16);
+        assert_eq!(
+            (exact.kv_format(), halves.kv_format()),
+            (KvFormat::F32, KvFormat::F16)
+        );
+        assert_eq!(2 * halves.cache_bytes(100), exact.cache_bytes(100), "{variant}");
+        let logits = |decoder: &CausalDecoder| {
+            let mut cache = [decoder.new_cache(1, 64)];
+            let ids: &[u32] = &golden.second;
+            let logits = run(decoder, &mut cache, &[&[(0, ids, ids.len())]]).remove(0);
+            assert!(cache[0].bytes() <= decoder.cache_bytes(64));
+            logits
+        };
+        let (exact, halves) = (logits(&exact), logits(&halves));
+        let largest = exact.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+        let off = exact.iter().zip(&halves).map(|(a, b)| (a - b).abs());
+        let off = off.fold(0.0f32, f32::max) / largest;
+        assert!(off > 0.0 && off < 2e-3, "{variant}: off by {off} of the largest");
     }
 }
 

@@ -273,7 +273,10 @@ fn an_audited_answer_is_the_upstreams_to_the_byte_and_its_correction_is_recorded
         );
         assert_eq!(row["aligner"]["upstream_model"], "up");
     }
-    assert_eq!(served.metric("aligner_shadow_rows_total "), 2.0);
+    // A row is counted once it is written.
+    until("both rows are counted", || {
+        served.metric("aligner_shadow_rows_total ") == 2.0
+    });
     served.wait();
 }
 

@@ -167,6 +167,7 @@ impl EvalRunArgs {
             template: self.template.clone(),
             place: self.place,
             no_weights_cache: false,
+            kv_format: None,
         }
     }
 

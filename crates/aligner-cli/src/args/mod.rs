@@ -15,7 +15,7 @@ mod train;
 use std::path::PathBuf;
 
 use aligner_data::{Columns, Format, OnBadRow, PromptTemplate};
-use aligner_model::{DeviceSpec, RuntimeWeights};
+use aligner_model::{DeviceSpec, KvFormat, RuntimeWeights};
 use aligner_train::RowPolicy;
 use clap::{Args, Parser, Subcommand};
 
@@ -142,6 +142,9 @@ pub struct ModelArgs {
     /// Do not keep weights in such a format in a file beside the model.
     #[arg(long)]
     pub no_weights_cache: bool,
+    /// Hold keys and values as f32 or f16, which takes half the memory (default: f16 beside weights of fewer bits than f32).
+    #[arg(long, value_name = "FORMAT")]
+    pub kv_format: Option<KvFormat>,
 }
 
 /// Where a model runs, and in how many bits.

@@ -50,6 +50,9 @@ fn builder(args: &ModelArgs) -> Result<CorrectorBuilder> {
     if args.no_weights_cache {
         builder = builder.weights_cache(WeightsCache::Off);
     }
+    if let Some(format) = args.kv_format {
+        builder = builder.kv_format(format);
+    }
     if let Some(typed) = &args.template {
         // Whoever names a template means it: another one than recorded is a warning.
         builder = builder.template(template(typed)?).allow_mismatch();

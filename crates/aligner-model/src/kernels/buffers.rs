@@ -3,6 +3,7 @@
 //! A fresh buffer costs more than filling it: the kernel clears each of its pages on first use, which was a quarter of a
 //! training step. A [`Buffer`] goes back to a shelf when it is dropped and comes back with whatever was in it.
 
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -15,6 +16,44 @@ struct Line([f32; LINE]);
 const LINE: usize = 16;
 
 static SHELF: Mutex<Shelf> = Mutex::new(Shelf::new());
+
+/// Lines up to which a buffer stays with its thread: 32 KiB.
+const SMALL: usize = 512;
+/// Buffers that a thread keeps at most.
+const OWN: usize = 16;
+
+thread_local! {
+    /// Small buffers that this thread put back; for the shelf they are in use.
+    ///
+    /// The pieces of an operation take some each, on all threads at once, and would stand in line for the shelf.
+    static OWN_SHELF: RefCell<OwnShelf> = const { RefCell::new(OwnShelf(Vec::new())) };
+}
+
+struct OwnShelf(Vec<Vec<Line>>);
+
+impl OwnShelf {
+    /// The first that is large enough, of those last put back.
+    fn take(&mut self, lines: usize) -> Option<Vec<Line>> {
+        let at = self.0.iter().rposition(|memory| memory.len() >= lines)?;
+        Some(self.0.swap_remove(at))
+    }
+
+    /// Keeps it, or gives it back.
+    fn put(&mut self, memory: Vec<Line>) -> Option<Vec<Line>> {
+        if memory.len() > SMALL || self.0.len() == OWN {
+            return Some(memory);
+        }
+        self.0.push(memory);
+        None
+    }
+}
+
+impl Drop for OwnShelf {
+    fn drop(&mut self) {
+        let mut shelf = shelf();
+        self.0.drain(..).for_each(|memory| shelf.put(memory));
+    }
+}
 
 /// Memory that nobody uses just now, and how much is in use.
 ///
@@ -78,7 +117,15 @@ impl Buffer {
     /// Memory for `len` elements, with whatever was there before.
     pub fn take(len: usize) -> Self {
         let lines = len.div_ceil(LINE);
-        let found = shelf().take(lines);
+        let own = match lines {
+            0 => Some(Vec::new()),
+            1..=SMALL => OWN_SHELF
+                .try_with(|own| own.borrow_mut().take(lines))
+                .ok()
+                .flatten(),
+            _ => None,
+        };
+        let found = own.or_else(|| shelf().take(lines));
         let memory = found.unwrap_or_else(|| vec![Line([0.0; LINE]); rounded(lines)]);
         Self { memory, len }
     }
@@ -117,7 +164,17 @@ impl DerefMut for Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let memory = std::mem::take(&mut self.memory);
-        shelf().put(memory);
+        if memory.is_empty() {
+            return;
+        }
+        let mut memory = Some(memory);
+        // While a thread ends it keeps nothing.
+        let _ = OWN_SHELF.try_with(|own| {
+            memory = memory.take().and_then(|memory| own.borrow_mut().put(memory));
+        });
+        if let Some(memory) = memory {
+            shelf().put(memory);
+        }
     }
 }
 

@@ -386,6 +386,20 @@ pub(super) fn activate(activation: Gate, gate: &[f32], up: &[f32], out: &mut [f3
     });
 }
 
+/// [`activate`], in `up`'s place.
+pub(super) fn activate_in_place(activation: Gate, gate: &[f32], up: &mut [f32]) {
+    vectorized!((activation: Gate, up: &'a mut [f32], gate: &'a [f32]) -> () {
+        match activation {
+            Gate::Silu => for (up, &gate) in up.iter_mut().zip(gate) {
+                *up *= silu(gate).0;
+            },
+            Gate::GeluTanh => for (up, &gate) in up.iter_mut().zip(gate) {
+                *up *= gelu_tanh(gate).0;
+            },
+        }
+    });
+}
+
 /// Turns `gate` and `up` into their gradients, given that of their product, and gives the product too.
 fn activate_backward(activation: Gate, dy: &[f32], [gate, up, gated]: [&mut [f32]; 3]) {
     vectorized!((

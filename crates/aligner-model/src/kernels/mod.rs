@@ -34,7 +34,7 @@ pub use attention::{AttentionSettings, Heads, causal_attention};
 pub use buffers::release_buffers;
 pub(crate) use cached::PanelWeights;
 pub use cached::{
-    CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Pages, PanelWeight,
+    CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, KvFormat, Pages, PanelWeight,
     cached_attention, inference_mlp, linear, linear_transposed,
 };
 pub use embedding::embedding;

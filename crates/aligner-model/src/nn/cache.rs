@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor};
 
-use crate::kernels::{CacheMut, CachedSequence, Heads, Pages};
+use crate::kernels::{CacheMut, CachedSequence, Heads, KvFormat, Pages};
 
 /// Keys and values of the tokens a decoder has seen, for every layer.
 ///
@@ -36,6 +36,8 @@ enum LayerCache {
 pub(crate) struct CacheShape {
     pub layers: usize,
     pub heads: Heads,
+    /// How pages hold them; tensors of a device are f32.
+    pub format: KvFormat,
     /// Tokens that fit.
     pub capacity: usize,
 }
@@ -43,7 +45,7 @@ pub(crate) struct CacheShape {
 impl CacheShape {
     /// Bytes that a cache of pages takes for a sequence of `capacity` tokens; one of tensors takes no more.
     pub fn bytes(&self) -> usize {
-        self.layers * Pages::bytes_of(self.heads, self.capacity)
+        self.layers * Pages::bytes_of(self.heads, self.format, self.capacity)
     }
 }
 
@@ -51,7 +53,7 @@ impl KvCache {
     /// An empty cache for `batch` sequences in memory of the CPU, as its operations write it.
     pub(crate) fn of_pages(batch: usize, shape: CacheShape) -> Self {
         Self::new(batch, shape, || {
-            LayerCache::Pages(Arc::new(Mutex::new(Pages::new(shape.heads))))
+            LayerCache::Pages(Arc::new(Mutex::new(Pages::new(shape.heads, shape.format))))
         })
     }
 

@@ -1,8 +1,8 @@
 //! New keys and values onto the pages, and the attention of new tokens over all of them.
 
-use super::memory::{Row, Shared};
-use super::pages::{Layout, PAGE};
-use super::sums::{Rows, add};
+use super::memory::Shared;
+use super::pages::{Layout, Open, PAGE, PageRow};
+use super::sums::Rows;
 use crate::kernels::attention::AttentionSettings;
 use crate::kernels::buffers::Buffer;
 use crate::kernels::math::{exp, sigmoid, vectorized};
@@ -20,7 +20,7 @@ pub(super) struct Sequence<'a> {
     pub tokens: usize,
     /// Tokens before them.
     pub start: usize,
-    pub pages: Vec<Shared<'a, Row>>,
+    pub pages: Open<'a>,
 }
 
 impl Sequence<'_> {
@@ -91,9 +91,20 @@ impl Attend<'_> {
     /// # Safety
     /// Nobody writes keys and values meanwhile, and nobody else touches the page.
     pub unsafe fn append(&self, sequence: &Sequence<'_>, page: usize) {
+        // SAFETY: the caller's promises.
+        unsafe {
+            match &sequence.pages {
+                Open::F32(pages) => self.append_to(sequence, page, pages[page]),
+                Open::F16(pages) => self.append_to(sequence, page, pages[page]),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`append`](Self::append), whose page `memory` is.
+    unsafe fn append_to<R: PageRow>(&self, sequence: &Sequence<'_>, page: usize, memory: Shared<'_, R>) {
         let Layout { kv_heads, head_dim } = self.layout;
         let width = kv_heads * head_dim;
-        let memory = &sequence.pages[page];
         // SAFETY: the caller vouches that the page is this piece's own.
         let rows = unsafe { memory.write(0..memory.len()) };
         let positions =
@@ -108,13 +119,10 @@ impl Attend<'_> {
             for kv_head in 0..kv_heads {
                 self.turn(key, kv_head, self.key_norm, (row, 1.0), &mut turned);
                 let keys = &mut rows[self.layout.keys(kv_head)..][..head_dim];
-                keys.iter_mut()
-                    .zip(&turned)
-                    .for_each(|(row, key)| row.0[column] = *key);
+                R::write_column(keys, column, &turned);
                 let value = &value[kv_head * head_dim..][..head_dim];
                 for (panel, value) in value.chunks(WIDTH).enumerate() {
-                    let row = &mut rows[self.layout.values(kv_head, panel) + column];
-                    row.0[..value.len()].copy_from_slice(value);
+                    rows[self.layout.values(kv_head, panel) + column].write_row(value);
                 }
             }
         }
@@ -147,6 +155,23 @@ impl Attend<'_> {
     /// Nobody writes queries and pages meanwhile, and nobody else touches these queries' part of the output.
     pub unsafe fn attend(&self, sequences: &[Sequence<'_>], queries: Queries) {
         let sequence = &sequences[queries.sequence];
+        // SAFETY: the caller's promises.
+        unsafe {
+            match &sequence.pages {
+                Open::F32(pages) => self.attend_to(sequence, pages, queries),
+                Open::F16(pages) => self.attend_to(sequence, pages, queries),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`attend`](Self::attend), whose sequence's pages these are.
+    unsafe fn attend_to<R: PageRow>(
+        &self,
+        sequence: &Sequence<'_>,
+        pages: &[Shared<'_, R>],
+        queries: Queries,
+    ) {
         let tokens = queries.end - queries.first;
         let group = self.settings.heads.heads / self.settings.heads.kv_heads;
         let at_once = (ROWS / tokens).clamp(1, group);
@@ -163,7 +188,7 @@ impl Attend<'_> {
             // SAFETY: the caller's promises.
             unsafe {
                 self.queries(sequence, queries, heads.clone(), &mut rotated);
-                self.scores(sequence, queries.kv_head, &span, (&rotated, rows), scores);
+                self.scores(pages, queries.kv_head, &span, (&rotated, rows), scores);
                 softmax(
                     scores,
                     tokens,
@@ -171,7 +196,13 @@ impl Attend<'_> {
                     self.settings.softcap,
                     &mut inverse_sums[..rows],
                 );
-                self.values(sequence, queries, heads, (&span, scores), &inverse_sums[..rows]);
+                self.values(
+                    (sequence, pages),
+                    queries,
+                    heads,
+                    (&span, scores),
+                    &inverse_sums[..rows],
+                );
             }
         }
     }
@@ -217,9 +248,9 @@ impl Attend<'_> {
     ///
     /// # Safety
     /// Nobody writes the pages meanwhile.
-    unsafe fn scores(
+    unsafe fn scores<R: PageRow>(
         &self,
-        sequence: &Sequence<'_>,
+        pages: &[Shared<'_, R>],
         kv_head: usize,
         span: &Span,
         (queries, rows): (&[f32], usize),
@@ -234,8 +265,8 @@ impl Attend<'_> {
         out.fill([0.0; WIDTH]);
         for (page, out) in (span.first_page..).zip(out.chunks_exact_mut(rows)) {
             // SAFETY: the caller's promise.
-            let keys = unsafe { sequence.pages[page].read(at..at + head_dim) };
-            add(queries, keys, next(sequence, page, at), out);
+            let keys = unsafe { pages[page].read(at..at + head_dim) };
+            R::add(queries, keys, next(pages, page, at), out);
         }
     }
 
@@ -243,9 +274,9 @@ impl Attend<'_> {
     ///
     /// # Safety
     /// Nobody writes the pages meanwhile, and nobody else touches these queries' part of the output.
-    unsafe fn values(
+    unsafe fn values<R: PageRow>(
         &self,
-        sequence: &Sequence<'_>,
+        (sequence, pages): (&Sequence<'_>, &[Shared<'_, R>]),
         queries: Queries,
         heads: std::ops::Range<usize>,
         (span, weights): (&Span, &[[f32; WIDTH]]),
@@ -266,12 +297,12 @@ impl Attend<'_> {
                 // No further than the last token: what is behind it may be of a sequence that was given up.
                 let steps = PAGE.min(end - page * PAGE);
                 // SAFETY: the caller's promise.
-                let values = unsafe { sequence.pages[page].read(at..at + steps) };
+                let values = unsafe { pages[page].read(at..at + steps) };
                 let weights = Rows {
                     x: weights.as_flattened(),
                     stride: WIDTH,
                 };
-                add(weights, values, next(sequence, page, at), sums);
+                R::add(weights, values, next(pages, page, at), sums);
             }
             let width = WIDTH.min(head_dim - panel * WIDTH);
             for (index, (sums, inverse)) in sums.iter().zip(inverse_sums).enumerate() {
@@ -289,9 +320,8 @@ impl Attend<'_> {
 }
 
 /// What is to be fetched while a page is multiplied: the same rows of the next one.
-fn next(sequence: &Sequence<'_>, page: usize, at: usize) -> *const f32 {
-    let next = sequence.pages.get(page + 1).unwrap_or(&sequence.pages[page]);
-    next.place(at)
+fn next<R>(pages: &[Shared<'_, R>], page: usize, at: usize) -> *const R {
+    pages.get(page + 1).unwrap_or(&pages[page]).place(at)
 }
 
 /// Turns each pair `(x[i], x[i + half])` by its angle and multiplies everything by `scale`.

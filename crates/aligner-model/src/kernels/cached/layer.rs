@@ -31,7 +31,7 @@ const PIECE_BYTES: usize = 1 << 15;
 /// Panels of a piece for many rows.
 const MOST_PANELS: usize = 4;
 /// Pieces for each thread, where a few rows more than one tile's share a weight.
-const MOST_PIECES: usize = 8;
+const MOST_PIECES: usize = 16;
 /// Rows for which a tile need not be as large as a block.
 const SMALL: usize = 12;
 
@@ -233,7 +233,9 @@ impl<'a> Layer<'a> {
             // With many rows memory is waited for least, and a piece takes longest.
             _ => MOST_PIECES * threads,
         };
-        let pieces = wanted.min(panels * bytes / PIECE_BYTES).clamp(1, panels.max(1));
+        // A panel is worth a piece sooner where more rows are multiplied with it.
+        let worth = PIECE_BYTES / count.div_ceil(FEW).max(1);
+        let pieces = wanted.min(panels * bytes / worth).clamp(1, panels.max(1));
         (0..pieces).map(move |piece| panels * piece / pieces..panels * (piece + 1) / pieces)
     }
 

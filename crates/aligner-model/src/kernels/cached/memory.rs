@@ -3,6 +3,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+
 use crate::kernels::panels::WIDTH;
 
 /// One step of a panel: begins with a cache line and fills two.
@@ -16,6 +19,34 @@ impl Row {
         const { assert!(size_of::<Self>() == WIDTH * size_of::<f32>(), "rows have no gaps") };
         // SAFETY: rows are their elements and nothing else, and are borrowed for writing.
         unsafe { std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast(), rows.len() * WIDTH) }
+    }
+}
+
+/// A [`Row`] in half the memory: one cache line.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(64))]
+pub(super) struct HalfRow(pub [f16; WIDTH]);
+
+impl HalfRow {
+    pub const ZERO: Self = Self([f16::ZERO; WIDTH]);
+
+    /// Rounds up to 32 elements into the first places; what is beyond the largest half becomes that.
+    pub fn write(&mut self, values: &[f32]) {
+        let largest = f16::MAX.to_f32_const();
+        let mut within = [0.0; WIDTH];
+        for (within, &value) in within.iter_mut().zip(values) {
+            *within = if value.is_finite() {
+                value.clamp(-largest, largest)
+            } else {
+                value
+            };
+        }
+        self.0[..values.len()].convert_from_f32_slice(&within[..values.len()]);
+    }
+
+    /// What they stand for.
+    pub fn read(&self, values: &mut [f32; WIDTH]) {
+        self.0.convert_to_f32_slice(values);
     }
 }
 
@@ -61,13 +92,51 @@ impl<'a, T> Shared<'a, T> {
         }
     }
 
+    /// The first `len` places of a vector's room, which hold nothing yet: they are [put](Self::put) before anything else.
+    ///
+    /// # Panics
+    /// When the vector has no room for as many.
+    pub fn room(memory: &'a mut Vec<T>, len: usize) -> Self {
+        assert!(len <= memory.capacity(), "room for {len}");
+        Self {
+            start: memory.as_mut_ptr(),
+            len,
+            lifetime: PhantomData,
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }
 
+    /// Writes some elements, whatever was there before.
+    ///
+    /// # Safety
+    /// As [`write`](Self::write).
+    ///
+    /// # Panics
+    /// When they reach beyond the memory.
+    #[inline(always)]
+    pub unsafe fn put<const N: usize>(&self, at: usize, values: &[T; N], count: usize)
+    where
+        T: Copy,
+    {
+        let count = count.min(N);
+        assert!(count <= self.len && at <= self.len - count, "{at} and {count} on");
+        // SAFETY: the range was just checked; the caller vouches that the elements are its own.
+        unsafe {
+            let place = self.start.add(at);
+            // A whole row of known length needs no call of a function that copies.
+            match count == N {
+                true => place.cast::<[T; N]>().write(*values),
+                false => std::ptr::copy_nonoverlapping(values.as_ptr(), place, count),
+            }
+        }
+    }
+
     /// Where an element lies, for a processor that is to fetch it.
-    pub fn place(&self, at: usize) -> *const f32 {
-        self.start.wrapping_add(at).cast_const().cast()
+    pub fn place(&self, at: usize) -> *const T {
+        self.start.wrapping_add(at).cast_const()
     }
 
     /// # Safety
@@ -91,5 +160,34 @@ impl<'a, T> Shared<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?}");
         // SAFETY: the range was just checked; the caller vouches that the elements are its own.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn halves_end_at_the_largest_and_keep_what_is_no_number() {
+        let mut row = HalfRow::ZERO;
+        row.write(&[
+            1.0 + 2f32.powi(-11),
+            1e9,
+            -1e9,
+            f32::NAN,
+            f32::INFINITY,
+            -0.0,
+            2f32.powi(-24),
+        ]);
+        let mut read = [1.0; WIDTH];
+        row.read(&mut read);
+        // Of two the even one, as IEEE 754 has it.
+        assert_eq!(read[..3], [1.0, 65504.0, -65504.0]);
+        assert!(read[3].is_nan() && read[4] == f32::INFINITY);
+        assert_eq!(
+            (read[5].to_bits(), read[6]),
+            ((-0.0f32).to_bits(), 2f32.powi(-24))
+        );
+        assert_eq!(read[7..], [0.0; WIDTH - 7]);
     }
 }

@@ -11,7 +11,7 @@ use super::memory::Shared;
 use super::rows::store_tile;
 use crate::kernels::buffers::Buffer;
 use crate::kernels::flex::{contiguous, elements, unique};
-use crate::kernels::mlp::{Gate, MlpInputs, activate};
+use crate::kernels::mlp::{Gate, MlpInputs, activate_in_place};
 use crate::kernels::panels::WIDTH;
 use crate::kernels::slots::{Present, Row as Tensors, Slots};
 use crate::kernels::{self, reference, runs_fused, team};
@@ -149,27 +149,25 @@ impl Work<'_> {
     /// As [`Half::input`], and nobody else writes these columns.
     unsafe fn gate(&self, panels: Range<usize>) {
         let (all, gate, up) = (self.half.rows, &self.half.layers[0], &self.half.layers[1]);
-        let [mut gates, mut gated] = [0; 2].map(|_| Buffer::take(all.min(BLOCK) * WIDTH));
-        let [gates, gated] = [&mut gates, &mut gated].map(|tile| tile.as_chunks_mut::<WIDTH>().0);
+        let mut gates = Buffer::take(all.min(BLOCK) * WIDTH);
+        let (gates, _) = gates.as_chunks_mut::<WIDTH>();
         // SAFETY: the caller's promise.
         let (of_gate, of_up) = unsafe { (self.half.input(0), self.half.input(1)) };
         for first in (0..all).step_by(BLOCK) {
             let rows = first..(first + BLOCK).min(all);
-            let (gates, gated) = (&mut gates[..rows.len()], &mut gated[..rows.len()]);
+            let of_gate = of_gate.of_rows(rows.clone(), gate.rank());
+            let of_up = of_up.of_rows(rows.clone(), up.rank());
             for panel in panels.clone() {
                 let only = panel..panel + 1;
-                let of_gate = of_gate.of_rows(rows.clone(), gate.rank());
                 gate.compute(of_gate, only.clone(), |_, at, tile| {
                     gates[at..at + tile.len()].copy_from_slice(tile);
                 });
-                let of_up = of_up.of_rows(rows.clone(), up.rank());
                 up.compute(of_up, only, |_, at, tile| {
-                    let gate = gates[at..at + tile.len()].as_flattened();
-                    let gated = gated[at..at + tile.len()].as_flattened_mut();
-                    activate(self.activation, gate, tile.as_flattened(), gated);
+                    let gates = gates[at..at + tile.len()].as_flattened();
+                    activate_in_place(self.activation, gates, tile.as_flattened_mut());
+                    // SAFETY: the caller's promise.
+                    unsafe { store_tile(self.half.inner, gate, (panel, first + at), tile, false) };
                 });
-                // SAFETY: the caller's promise.
-                unsafe { store_tile(self.half.inner, gate, (panel, first), gated, false) };
             }
         }
     }

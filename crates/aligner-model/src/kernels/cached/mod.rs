@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex};
 use burn::tensor::Tensor;
 
 pub use mlp::inference_mlp;
-pub use pages::Pages;
+pub use pages::{KvFormat, Pages};
 pub use panel_weight::PanelWeight;
 pub(crate) use panel_weight::PanelWeights;
 pub use project::{linear, linear_transposed};

@@ -88,10 +88,11 @@ impl ProjectOps for Flex {
 fn output(x: &[f32], layer: &Layer<'_>) -> FloatTensor<Flex> {
     let rows = x.len() / layer.input.max(1);
     let mut low = Buffer::take(rows * layer.rank());
-    let mut out = vec![0.0; rows * layer.output];
+    let mut out: Vec<f32> = Vec::with_capacity(rows * layer.output);
     let adapted = low_pieces(std::slice::from_ref(layer), rows);
     let pieces: Vec<_> = layer.pieces(rows).collect();
-    let (source, low, target) = (Shared::reading(x), Shared::new(&mut low), Shared::new(&mut out));
+    let (source, low) = (Shared::reading(x), Shared::new(&mut low));
+    let target = Shared::room(&mut out, rows * layer.output);
     let forms = Forms::new(std::slice::from_ref(layer), rows);
     team::run(&[adapted.len() + forms.pieces(), pieces.len()], |phase, piece| {
         // SAFETY: the second phase reads what the first wrote; within one, pieces write different rows or columns.
@@ -118,5 +119,7 @@ fn output(x: &[f32], layer: &Layer<'_>) -> FloatTensor<Flex> {
             });
         }
     });
+    // SAFETY: the pieces are all columns of all rows, and each has written its own.
+    unsafe { out.set_len(rows * layer.output) };
     tensor(out, Shape::new([rows, layer.output]))
 }

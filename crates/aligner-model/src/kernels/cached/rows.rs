@@ -74,7 +74,7 @@ pub(super) unsafe fn low_rows(
 /// Puts a tile into rows of a layer's output, or adds it.
 ///
 /// # Safety
-/// Nobody else touches this panel's columns of these rows.
+/// Nobody else touches this panel's columns of these rows; what is added to is there.
 pub(super) unsafe fn store_tile(
     out: Shared<'_, f32>,
     layer: &Layer<'_>,
@@ -86,13 +86,16 @@ pub(super) unsafe fn store_tile(
     for (row, tile) in (first..).zip(tile) {
         let at = row * layer.output + panel * WIDTH;
         // SAFETY: the caller's promise.
-        let out = unsafe { out.write(at..at + width) };
-        match (<&mut [f32; WIDTH]>::try_from(&mut *out), add) {
-            // A whole row of known length needs no call of a function that copies.
-            (Ok(out), true) => out.iter_mut().zip(tile).for_each(|(out, tile)| *out += tile),
-            (Ok(out), false) => *out = *tile,
-            (Err(_), true) => out.iter_mut().zip(tile).for_each(|(out, tile)| *out += tile),
-            (Err(_), false) => out.copy_from_slice(&tile[..width]),
+        unsafe {
+            if !add {
+                out.put(at, tile, width);
+                continue;
+            }
+            let out = out.write(at..at + width);
+            match <&mut [f32; WIDTH]>::try_from(&mut *out) {
+                Ok(out) => out.iter_mut().zip(tile).for_each(|(out, tile)| *out += tile),
+                Err(_) => out.iter_mut().zip(tile).for_each(|(out, tile)| *out += tile),
+            }
         }
     }
 }

@@ -8,9 +8,14 @@ mod avx2;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 
-use super::memory::Row;
+#[cfg(target_arch = "x86_64")]
+use half::f16;
+
+use super::memory::{HalfRow, Row};
 use crate::kernels::math::vectorized;
 use crate::kernels::panels::WIDTH;
+#[cfg(target_arch = "x86_64")]
+use crate::kernels::panels::avx2::is_here;
 
 /// Rows that lie in a slice, `stride` elements apart.
 #[derive(Debug, Clone, Copy)]
@@ -51,7 +56,7 @@ pub(super) fn product(rows: Rows<'_>, panel: &[Row], out: &mut [[f32; WIDTH]]) {
         LONG_STRETCH
     };
     for (index, part) in panel.chunks(stretch).enumerate() {
-        let ahead = part.as_ptr().wrapping_add(AHEAD).cast();
+        let ahead = part.as_ptr().wrapping_add(AHEAD);
         add(rows.starting_at(index * stretch), part, ahead, out);
     }
 }
@@ -60,18 +65,16 @@ pub(super) fn product(rows: Rows<'_>, panel: &[Row], out: &mut [[f32; WIDTH]]) {
 ///
 /// # Panics
 /// When the rows have fewer steps than the panel.
-pub(super) fn add(rows: Rows<'_>, panel: &[Row], next: *const f32, out: &mut [[f32; WIDTH]]) {
+pub(super) fn add(rows: Rows<'_>, panel: &[Row], next: *const Row, out: &mut [[f32; WIDTH]]) {
     let steps = panel.len();
-    if out.is_empty() || steps == 0 {
+    if !check(rows, steps, out.len()) {
         return;
     }
-    let reach = (out.len() - 1) * rows.stride + steps;
-    assert!(reach <= rows.x.len(), "rows shorter than their panel");
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+    if is_here() {
         // SAFETY: all elements of the rows and the panel lie inside their slices, as was just checked, and the instructions
         // are there.
-        unsafe { avx2::add(rows, panel, next, out) };
+        unsafe { avx2::add(rows, panel.as_ptr().cast::<f32>(), (steps, next.cast()), out) };
         return;
     }
     let _ = next;
@@ -82,6 +85,49 @@ pub(super) fn add(rows: Rows<'_>, panel: &[Row], next: *const f32, out: &mut [[f
         return;
     }
     plain(rows, panel, out);
+}
+
+/// [`add`] of a panel of halves: the same sums over what they stand for.
+///
+/// # Panics
+/// As [`add`].
+pub(super) fn add_halves(rows: Rows<'_>, panel: &[HalfRow], next: *const HalfRow, out: &mut [[f32; WIDTH]]) {
+    let steps = panel.len();
+    if !check(rows, steps, out.len()) {
+        return;
+    }
+    #[cfg(target_arch = "x86_64")]
+    if is_here() {
+        // SAFETY: as in `add`.
+        unsafe { avx2::add(rows, panel.as_ptr().cast::<f16>(), (steps, next.cast()), out) };
+        return;
+    }
+    let _ = next;
+    let mut floats = [Row([0.0; WIDTH]); WIDTH];
+    for (index, part) in panel.chunks(WIDTH).enumerate() {
+        for (row, halves) in floats.iter_mut().zip(part) {
+            halves.read(&mut row.0);
+        }
+        add(
+            rows.starting_at(index * WIDTH),
+            &floats[..part.len()],
+            std::ptr::null(),
+            out,
+        );
+    }
+}
+
+/// Whether there is something to add.
+///
+/// # Panics
+/// When the rows have fewer steps than the panel.
+fn check(rows: Rows<'_>, steps: usize, count: usize) -> bool {
+    if count == 0 || steps == 0 {
+        return false;
+    }
+    let reach = (count - 1) * rows.stride + steps;
+    assert!(reach <= rows.x.len(), "rows shorter than their panel");
+    true
 }
 
 /// The loop for the compiler to vectorise.
@@ -139,6 +185,36 @@ mod tests {
                 let mut again = vec![[0.0; WIDTH]; count];
                 plain(Rows { x: &x, stride }, &panel, &mut again);
                 assert_eq!(again, out, "{steps} {count}");
+            }
+        }
+    }
+
+    #[test]
+    fn sums_over_halves_are_those_over_what_they_stand_for_to_the_last_bit() {
+        for steps in [1usize, 31, 32, 33, 64, 200] {
+            let mut halves = vec![HalfRow::ZERO; steps];
+            let mut panel = vec![Row([0.0; WIDTH]); steps];
+            for (index, (half, row)) in halves.iter_mut().zip(&mut panel).enumerate() {
+                half.write(&numbers(WIDTH, index));
+                half.read(&mut row.0);
+            }
+            for count in [1usize, 2, 3, 4, 7, 48] {
+                let stride = steps + 5;
+                let x = numbers(count * stride, count);
+                let rows = Rows { x: &x, stride };
+                let mut expected = vec![[0.5; WIDTH]; count];
+                let mut got = expected.clone();
+                add(rows, &panel, panel.as_ptr(), &mut expected);
+                add_halves(rows, &halves, halves.as_ptr(), &mut got);
+                assert_eq!(
+                    got.as_flattened().iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+                    expected
+                        .as_flattened()
+                        .iter()
+                        .map(|x| x.to_bits())
+                        .collect::<Vec<_>>(),
+                    "{steps} {count}"
+                );
             }
         }
     }

@@ -32,7 +32,7 @@ impl Isa {
             if is_x86_feature_detected!("avx512f") {
                 return Self::Avx512;
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            if super::avx2::is_here() {
                 return Self::Avx2;
             }
         }

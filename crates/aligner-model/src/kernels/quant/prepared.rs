@@ -1,7 +1,9 @@
 //! Activations as a format multiplies them.
 
-use std::ops::Range;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut, Range};
 
+use bytemuck::Pod;
 use rayon::prelude::*;
 
 use super::QuantFormat;
@@ -24,13 +26,46 @@ pub(super) enum Values {
     /// `[rows, input]`, with a zero behind each row of an odd width.
     Floats(Buffer),
     /// Integers of 16 bits, though none is beyond eight, and scales: `[rows, blocks · 32]`, `[rows, blocks]`.
-    Wide { values: Vec<i16>, scales: Vec<f32> },
+    Wide { values: Integers<i16>, scales: Buffer },
     /// The same in eight bits, and −8 times the sum of each block: `[rows, blocks]`.
     Narrow {
-        values: Vec<i8>,
-        scales: Vec<f32>,
-        offsets: Vec<i32>,
+        values: Integers<i8>,
+        scales: Buffer,
+        offsets: Integers<i32>,
     },
+}
+
+/// Integers in memory that is used again.
+#[derive(Debug)]
+pub(super) struct Integers<T> {
+    memory: Buffer,
+    len: usize,
+    of: PhantomData<T>,
+}
+
+impl<T: Pod> Integers<T> {
+    /// Whatever was there before.
+    fn take(len: usize) -> Self {
+        Self {
+            memory: Buffer::take((len * size_of::<T>()).div_ceil(size_of::<f32>())),
+            len,
+            of: PhantomData,
+        }
+    }
+}
+
+impl<T: Pod> Deref for Integers<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        &bytemuck::cast_slice(&self.memory)[..self.len]
+    }
+}
+
+impl<T: Pod> DerefMut for Integers<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        &mut bytemuck::cast_slice_mut(&mut self.memory)[..self.len]
+    }
 }
 
 impl Prepared {
@@ -43,12 +78,18 @@ impl Prepared {
                 Values::Wide { values, scales }
             }
             QuantFormat::Q4 => {
-                let (values, scales) = integers(x, input);
-                let offset = |block: &[i16]| -8 * block.iter().map(|&value| i32::from(value)).sum::<i32>();
+                let (wide, scales) = integers(x, input);
+                let (mut values, mut offsets) = (Integers::take(wide.len()), Integers::take(scales.len()));
+                let blocks = wide.as_chunks::<BLOCK>().0.iter();
+                let out = values.as_chunks_mut::<BLOCK>().0.iter_mut();
+                for ((wide, values), offset) in blocks.zip(out).zip(offsets.iter_mut()) {
+                    *values = wide.map(|value| value as i8);
+                    *offset = -8 * wide.iter().map(|&value| i32::from(value)).sum::<i32>();
+                }
                 Values::Narrow {
-                    offsets: values.chunks_exact(BLOCK).map(offset).collect(),
-                    values: values.into_iter().map(|value| value as i8).collect(),
+                    values,
                     scales,
+                    offsets,
                 }
             }
         };
@@ -89,10 +130,10 @@ fn floats(x: &[f32], rows: usize, input: usize) -> Buffer {
 }
 
 /// Rows by integers and scales; many rows on all threads.
-fn integers(x: &[f32], input: usize) -> (Vec<i16>, Vec<f32>) {
+fn integers(x: &[f32], input: usize) -> (Integers<i16>, Buffer) {
     let blocks = input.div_ceil(BLOCK);
     let rows = x.len() / input.max(1);
-    let (mut values, mut scales) = (vec![0; rows * blocks * BLOCK], vec![0.0; rows * blocks]);
+    let (mut values, mut scales) = (Integers::take(rows * blocks * BLOCK), Buffer::take(rows * blocks));
     let at_once = (PIECE / input.max(1)).max(1);
     let round = |(x, values, scales): (&[f32], &mut [i16], &mut [f32])| {
         let rows = x.chunks_exact(input);

@@ -1,6 +1,6 @@
 //! The innermost loops: some rows of activations times a panel of weights.
 //!
-//! Sums of integers are exact; those of f32 run over the blocks in order, each multiplication and addition rounded by itself.
+//! Sums of integers are exact; those of f32 run over the blocks in order, each block's product added with one rounding.
 //! So `q8` and `q4` give the same bits on every machine and for every number of rows. `bf16` gives the same bits for every number
 //! of rows; how its products are rounded depends on whether the machine multiplies and adds at once.
 
@@ -17,6 +17,8 @@ mod neon;
 mod plain;
 #[cfg(test)]
 mod tests;
+
+use std::sync::OnceLock;
 
 use super::QuantFormat;
 use super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
@@ -67,8 +69,11 @@ impl Isa {
 
     /// The widest of this machine that there is a loop for.
     pub fn here() -> Self {
-        let mut every = Self::EVERY.iter().copied();
-        every.find(|isa| isa.is_here()).unwrap_or(Self::Compiled)
+        static HERE: OnceLock<Isa> = OnceLock::new();
+        *HERE.get_or_init(|| {
+            let mut every = Self::EVERY.iter().copied();
+            every.find(|isa| isa.is_here()).unwrap_or(Self::Compiled)
+        })
     }
 
     /// Whether this machine has it.

@@ -1,19 +1,22 @@
 //! The loop in AVX2, three rows at a time.
 
-use super::super::memory::Row;
 use super::Rows;
 use crate::kernels::panels::WIDTH;
-use crate::kernels::panels::avx2::{Pass, ROWS};
+use crate::kernels::panels::avx2::{Element, Pass, ROWS};
 
-/// See [`super::add`].
+/// See [`super::add`]; `steps` rows of the panel, and what is to be fetched.
 ///
 /// # Safety
-/// As many elements of each row as the panel has rows lie inside their slice, and the machine has AVX2 and FMA.
-pub(super) unsafe fn add(rows: Rows<'_>, panel: &[Row], next: *const f32, out: &mut [[f32; WIDTH]]) {
-    let steps = panel.len();
+/// As many elements of each row as the panel has rows lie inside their slice, and the machine has the instructions.
+pub(super) unsafe fn add<T: Element>(
+    rows: Rows<'_>,
+    panel: *const T,
+    (steps, next): (usize, *const T),
+    out: &mut [[f32; WIDTH]],
+) {
     let passes = out.len().div_ceil(ROWS);
     // Each pass fetches its share: memory is read all the time, and not while one pass runs and the others wait.
-    let share = WIDTH * size_of::<f32>() / passes.max(1);
+    let share = WIDTH * size_of::<T>() / passes.max(1);
     for (index, out) in out.chunks_mut(ROWS).enumerate() {
         let pass = Pass {
             x: rows.x.as_ptr().wrapping_add(index * ROWS * rows.stride),
@@ -22,7 +25,7 @@ pub(super) unsafe fn add(rows: Rows<'_>, panel: &[Row], next: *const f32, out: &
             stretch: 0,
             stretches: 1,
             last: steps,
-            panel: panel.as_ptr().cast(),
+            panel,
             next: next.wrapping_byte_add(index * share * steps),
             fetch: share,
         };

@@ -2,9 +2,9 @@
 
 use std::arch::x86_64::{
     __m256, __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi16, _mm256_add_epi32,
-    _mm256_add_ps, _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps,
-    _mm256_cvtepu16_epi32, _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16,
-    _mm256_mul_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
+    _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
+    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
     _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps,
 };
 
@@ -65,14 +65,11 @@ pub(super) unsafe fn load(at: *const u8) -> [__m256i; 2] {
     }
 }
 
-/// `total + sum · (weight · x)`, each step rounded, as the plain loop has it.
+/// `total + sum · (weight · x)`, added as it is multiplied, as the plain loop has it.
 #[inline]
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 pub(super) fn add_block(total: __m256, sum: __m256i, weight: __m256, x: __m256) -> __m256 {
-    _mm256_add_ps(
-        total,
-        _mm256_mul_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(weight, x)),
-    )
+    _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), _mm256_mul_ps(weight, x), total)
 }
 
 #[inline]
@@ -90,8 +87,8 @@ pub(super) fn store<const ROWS: usize>(totals: &[[__m256; 2]; ROWS], out: &mut T
 /// Products of pairs: both sides as 16 bits, which a multiplication then adds up without overflow.
 ///
 /// # Safety
-/// The machine has AVX2; `ROWS` rows of `x` and its blocks of the panel are there.
-#[target_feature(enable = "avx2")]
+/// The machine has AVX2 and FMA; `ROWS` rows of `x` and its blocks of the panel are there.
+#[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let mut totals = [[_mm256_setzero_ps(); 2]; ROWS];
@@ -131,7 +128,7 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
 ///
 /// # Safety
 /// As [`q8`].
-#[target_feature(enable = "avx2")]
+#[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let (ones, low_bits) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));

@@ -5,7 +5,7 @@
 //! activations to bf16, which `bf16` does not.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm256_loadu_si256, _mm512_add_epi16, _mm512_add_epi32, _mm512_add_ps, _mm512_and_si512,
+    __m512, __m512i, _mm256_loadu_si256, _mm512_add_epi16, _mm512_add_epi32, _mm512_and_si512,
     _mm512_castsi512_ps, _mm512_cvtepi8_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps,
     _mm512_loadu_si512, _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_mul_ps, _mm512_set1_epi8,
     _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
@@ -63,12 +63,12 @@ pub(super) unsafe fn halves(at: *const u8) -> [__m512i; 2] {
     [bytes, _mm512_srli_epi16::<4>(bytes)].map(|half| _mm512_and_si512(half, low_bits))
 }
 
-/// `total + sum · (weight · x)`, each step rounded, as the plain loop has it.
+/// `total + sum · (weight · x)`, added as it is multiplied, as the plain loop has it.
 #[inline]
 #[target_feature(enable = "avx512f")]
 pub(super) fn add_block(total: __m512, sum: __m512i, weight: __m512, x: f32) -> __m512 {
     let scale = _mm512_mul_ps(weight, _mm512_set1_ps(x));
-    _mm512_add_ps(total, _mm512_mul_ps(_mm512_cvtepi32_ps(sum), scale))
+    _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, total)
 }
 
 #[inline]

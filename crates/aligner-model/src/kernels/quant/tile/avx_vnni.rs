@@ -15,8 +15,8 @@ use super::{Blocks, Tile};
 /// Products of pairs of 16 bits.
 ///
 /// # Safety
-/// The machine has AVX2 and AVX-VNNI; `ROWS` rows of `x` and its blocks of the panel are there.
-#[target_feature(enable = "avx2,avxvnni")]
+/// The machine has AVX2, FMA and AVX-VNNI; `ROWS` rows of `x` and its blocks of the panel are there.
+#[target_feature(enable = "avx2,fma,avxvnni")]
 pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let mut totals = [[_mm256_setzero_ps(); 2]; ROWS];
@@ -53,7 +53,7 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
 ///
 /// # Safety
 /// As [`q8`].
-#[target_feature(enable = "avx2,avxvnni")]
+#[target_feature(enable = "avx2,fma,avxvnni")]
 pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let low_bits = _mm256_set1_epi8(15);

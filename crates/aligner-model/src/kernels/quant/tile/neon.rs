@@ -6,10 +6,10 @@ pub(super) mod dot;
 pub(super) mod long;
 
 use std::arch::aarch64::{
-    float32x4_t, int8x16_t, int32x4_t, uint8x16_t, vaddq_f32, vandq_u8, vandq_u32, vcvtq_f32_s32,
-    vdupq_n_f32, vdupq_n_u8, vdupq_n_u32, vfmaq_lane_f32, vget_high_u16, vget_low_u16, vld1_f32, vld1q_s8,
-    vld1q_u8, vld1q_u16, vmulq_f32, vmulq_n_f32, vreinterpretq_f32_u32, vreinterpretq_s8_u8,
-    vreinterpretq_u32_u8, vshll_n_u16, vshlq_n_u32, vshrq_n_u8, vst1q_f32, vuzp1q_s8,
+    float32x4_t, int8x16_t, int32x4_t, uint8x16_t, vandq_u8, vandq_u32, vcvtq_f32_s32, vdupq_n_f32,
+    vdupq_n_u8, vdupq_n_u32, vfmaq_f32, vfmaq_lane_f32, vget_high_u16, vget_low_u16, vld1_f32, vld1q_s8,
+    vld1q_u8, vld1q_u16, vmulq_n_f32, vreinterpretq_f32_u32, vreinterpretq_s8_u8, vreinterpretq_u32_u8,
+    vshll_n_u16, vshlq_n_u32, vshrq_n_u8, vst1q_f32, vuzp1q_s8,
 };
 
 use super::super::layout::PANEL;
@@ -57,12 +57,12 @@ fn halves(bytes: uint8x16_t) -> [int8x16_t; 2] {
     [vandq_u8(bytes, vdupq_n_u8(15)), vshrq_n_u8::<4>(bytes)].map(|half| vreinterpretq_s8_u8(half))
 }
 
-/// `totals + sums · (weights · x)`, each step rounded, as the plain loop has it.
+/// `totals + sums · (weights · x)`, added as it is multiplied, as the plain loop has it.
 #[inline]
 #[target_feature(enable = "neon")]
 fn add_block(totals: &mut Totals, sums: Sums, weights: Totals, x: f32) {
     for ((total, sum), weight) in totals.iter_mut().zip(sums).zip(weights) {
-        *total = vaddq_f32(*total, vmulq_f32(vcvtq_f32_s32(sum), vmulq_n_f32(weight, x)));
+        *total = vfmaq_f32(*total, vcvtq_f32_s32(sum), vmulq_n_f32(weight, x));
     }
 }
 

@@ -7,7 +7,9 @@ use super::{Blocks, Tile};
 fn add_block(out: &mut [f32; PANEL], sums: &[i32; PANEL], block: &[u8], scale: f32) {
     let scales = block.len() - 2 * PANEL;
     for output in 0..PANEL {
-        out[output] += sums[output] as f32 * (scale_of(&block[scales..], output) * scale);
+        let scale = scale_of(&block[scales..], output) * scale;
+        // One rounding, as the instructions of the other loops have it: a call of the C library where there is none.
+        out[output] = (sums[output] as f32).mul_add(scale, out[output]);
     }
 }
 
