@@ -43,6 +43,15 @@ fn correct_and_score_take_every_format_and_keep_the_weights_beside_the_model() {
         );
     }
     assert_eq!(of("--weights f32").1, score);
+    // Keys and values in f16 beside rounded weights, unless told otherwise; each moves the score a little.
+    let halves = of("--weights q8");
+    assert_eq!(of("--weights q8 --kv-format f16"), halves);
+    assert_ne!(of("--weights q8 --kv-format f32").1, halves.1);
+    let whole = of("--kv-format f16").1;
+    assert!(
+        whole != score && (whole / score - 1.0).abs() < 0.01,
+        "{whole} {score}"
+    );
     // The files are none of the model's: it is still what it was for everybody else.
     lab.ok("export run --format hf --out copy");
     assert!(!lab.path("copy/model.q8.aligner").exists());
@@ -57,6 +66,13 @@ fn what_is_no_format_is_refused_with_those_that_are() {
     let error = lab.fails(1, &format!("correct {question} --weights q8 --device cuda"));
     assert!(
         error.contains("weights in q8 are for the CPU, not for cuda"),
+        "{error}"
+    );
+    let error = lab.fails(2, &format!("correct {question} --kv-format q8"));
+    assert!(error.contains("known are f32, f16"), "{error}");
+    let error = lab.fails(1, &format!("correct {question} --kv-format f16 --device cuda"));
+    assert!(
+        error.contains("keys and values in f16 are for the CPU, not for cuda"),
         "{error}"
     );
 }

@@ -10,7 +10,8 @@ use aligner_data::PromptTemplate;
 use aligner_data::synthetic::train_tokenizer;
 use aligner_infer::{BatchOptions, CausalLm, CorrectOptions, Corrector, Draft, Input, SamplingParams};
 use aligner_model::{
-    CausalDecoder, DeviceSpec, LlamaShape, LoraAdapter, LoraConfig, ModelConfig, load_dir, save_dir,
+    CausalDecoder, DeviceSpec, KvFormat, LlamaShape, LoraAdapter, LoraConfig, ModelConfig, RuntimeWeights,
+    load_dir, save_dir,
 };
 use common::{BYTES_VOCAB, template};
 
@@ -38,6 +39,10 @@ fn model_dir() -> tempfile::TempDir {
 
 /// A corrector of that model, and of an adapter over it that changes what it writes.
 fn corrector() -> Corrector {
+    corrector_with(KvFormat::F32)
+}
+
+fn corrector_with(format: KvFormat) -> Corrector {
     let (dir, adapter_dir) = (model_dir(), tempfile::tempdir().unwrap());
     let decoder = load_dir(dir.path(), &DeviceSpec::Cpu.open().unwrap())
         .unwrap()
@@ -50,6 +55,7 @@ fn corrector() -> Corrector {
     adapter.write(adapter_dir.path()).unwrap();
     Corrector::builder(dir.path())
         .template(template())
+        .kv_format(format)
         .adapter("other", adapter_dir.path())
         .build()
         .unwrap()
@@ -71,8 +77,9 @@ fn options(number: usize, draft: Draft, prediction: Option<String>) -> CorrectOp
 
 #[test]
 fn drafts_right_and_wrong_leave_the_text_as_it_is() {
-    let corrector = corrector();
-    for number in 0..12 {
+    let formats = [KvFormat::F32, KvFormat::F16].map(corrector_with);
+    for number in 0..24 {
+        let corrector = &formats[number / 12];
         let question = format!("Question {number}?");
         let correct = |draft, prediction| {
             let answer = "An answer of some length that is about something.";
@@ -99,7 +106,13 @@ fn drafts_right_and_wrong_leave_the_text_as_it_is() {
 
 #[test]
 fn a_batch_gives_each_what_it_would_get_alone_adapters_included() {
-    let base = corrector();
+    [KvFormat::F32, KvFormat::F16]
+        .map(corrector_with)
+        .into_iter()
+        .for_each(batch_gives_what_each_gets_alone);
+}
+
+fn batch_gives_what_each_gets_alone(base: Corrector) {
     let correctors = [base.clone(), base.adapter("other").unwrap()];
     let inputs: Vec<(String, String)> = (0..24)
         .map(|number| (format!("Question {number}?"), "Some answer. ".repeat(number % 9)))
@@ -149,6 +162,26 @@ fn a_batch_gives_each_what_it_would_get_alone_adapters_included() {
             "request {number}"
         );
     }
+}
+
+#[test]
+fn keys_and_values_are_halves_beside_rounded_weights_or_where_they_are_asked_for() {
+    let dir = model_dir();
+    let bytes = |weights, format: Option<KvFormat>| {
+        let mut builder = Corrector::builder(dir.path())
+            .template(template())
+            .weights(weights);
+        if let Some(format) = format {
+            builder = builder.kv_format(format);
+        }
+        builder.build().unwrap().model().cache_bytes(100)
+    };
+    let whole = bytes(RuntimeWeights::F32, None);
+    for weights in [RuntimeWeights::Bf16, RuntimeWeights::Q8, RuntimeWeights::Q4] {
+        assert_eq!(2 * bytes(weights, None), whole, "{weights}");
+        assert_eq!(bytes(weights, Some(KvFormat::F32)), whole, "{weights}");
+    }
+    assert_eq!(2 * bytes(RuntimeWeights::F32, Some(KvFormat::F16)), whole);
 }
 
 #[test]
