@@ -1,13 +1,13 @@
 //! The decoder: embedding, blocks, final norm, output projection.
 
+mod projections;
+
 use burn::module::{Module, ModuleDisplay};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
-use crate::kernels::{
-    self, HeadLayout, Heads, KvFormat, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
-};
+use crate::kernels::{self, HeadLayout, Heads, KvFormat, Sequences};
 use crate::nn::{
     Block, CacheShape, KvCache, Packed, Projection, ProjectionWeight, RmsNorm, RmsNormConfig, Rope, Rotation,
     Rotations, TokenEmbedding,
@@ -368,108 +368,6 @@ impl CausalDecoder {
             _ => kernels::reference::logits_nll(self.logits_of_rows(rows), ids),
         }
     }
-
-    /// The linear layers of the blocks with their names, such as `model.layers.0.self_attn.q_proj`.
-    pub fn projections(&self) -> impl Iterator<Item = (String, &Projection)> {
-        self.layers.iter().enumerate().flat_map(|(index, block)| {
-            let (attention, mlp) = (&block.self_attn, &block.mlp);
-            let projections = [
-                &attention.q_proj,
-                &attention.k_proj,
-                &attention.v_proj,
-                &attention.o_proj,
-                &mlp.gate_proj,
-                &mlp.up_proj,
-                &mlp.down_proj,
-            ];
-            projection_names(index).into_iter().zip(projections)
-        })
-    }
-
-    /// How the weights of the blocks' linear layers are held while training.
-    pub fn weight_format(&self) -> WeightFormat {
-        let is_int8 =
-            |(_, projection): (String, &Projection)| matches!(projection.weight, ProjectionWeight::Int8(_));
-        if self.projections().any(is_int8) {
-            WeightFormat::Int8
-        } else {
-            WeightFormat::F32
-        }
-    }
-
-    /// Puts the weights of the linear layers in the order in which inference reads them, one after the other, where the decoder
-    /// lies in memory of the CPU without gradients; elsewhere nothing changes.
-    ///
-    /// It computes the same, but is not trained any more, nor written.
-    #[must_use]
-    pub fn into_panels(mut self) -> Self {
-        for (_, projection) in self.projections_mut() {
-            projection.put_into_panels();
-        }
-        if let Some(head) = &mut self.lm_head {
-            head.put_into_panels();
-        }
-        self
-    }
-
-    /// How the weights are held of a model that runs.
-    pub fn runtime_weights(&self) -> RuntimeWeights {
-        let format = |(_, projection): (String, &Projection)| match &projection.weight {
-            ProjectionWeight::Quantized(weight) => Some(weight.format()),
-            ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) => None,
-        };
-        match self.projections().find_map(format) {
-            None => RuntimeWeights::F32,
-            Some(QuantFormat::Bf16) => RuntimeWeights::Bf16,
-            Some(QuantFormat::Q8) => RuntimeWeights::Q8,
-            Some(QuantFormat::Q4) => RuntimeWeights::Q4,
-        }
-    }
-
-    /// The format of the weights, where they are not those of the model's files, or not as files have them.
-    pub(crate) fn rounded_to(&self) -> Option<String> {
-        let in_panels =
-            |(_, projection): (String, &Projection)| matches!(projection.weight, ProjectionWeight::Panels(_));
-        match (self.weight_format(), self.runtime_weights()) {
-            (WeightFormat::F32, RuntimeWeights::F32) => self
-                .projections()
-                .any(in_panels)
-                .then(|| "panels for inference".into()),
-            (WeightFormat::F32, format) => Some(format.to_string()),
-            (format, _) => Some(format.to_string()),
-        }
-    }
-
-    /// The weights that are quantised, by name.
-    pub(crate) fn quantized_weights(&self) -> Vec<(String, QuantizedWeight)> {
-        let embedding = (EMBEDDING.to_string(), &self.embed_tokens.weight);
-        let head = self.lm_head.as_ref().map(|head| (HEAD.to_string(), &head.weight));
-        let layers = self
-            .projections()
-            .map(|(name, projection)| (format!("{name}.weight"), &projection.weight));
-        let all = std::iter::once(embedding).chain(head).chain(layers);
-        all.filter_map(|(name, weight)| match weight {
-            ProjectionWeight::Quantized(weight) => Some((name, weight.clone())),
-            ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) => None,
-        })
-        .collect()
-    }
-
-    pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = (String, &mut Projection)> {
-        self.layers.iter_mut().enumerate().flat_map(|(index, block)| {
-            let (attention, mlp) = (&mut block.self_attn, &mut block.mlp);
-            let projections = [
-                &mut attention.q_proj,
-                &mut attention.k_proj,
-                &mut attention.v_proj,
-                &mut attention.o_proj,
-                &mut mlp.gate_proj,
-                &mut mlp.up_proj,
-                &mut mlp.down_proj,
-            ];
-            projection_names(index).into_iter().zip(projections)
-        })
-    }
 }
 
 /// The caches of runs, each with how many tokens it gets.
@@ -489,17 +387,4 @@ pub(crate) fn kept_rows(runs: &[CachedRun<'_>]) -> Vec<i32> {
         end - run.keep.min(run.ids.len())..end
     };
     runs.iter().flat_map(of_run).map(|row| row as i32).collect()
-}
-
-fn projection_names(layer: usize) -> [String; 7] {
-    [
-        "self_attn.q_proj",
-        "self_attn.k_proj",
-        "self_attn.v_proj",
-        "self_attn.o_proj",
-        "mlp.gate_proj",
-        "mlp.up_proj",
-        "mlp.down_proj",
-    ]
-    .map(|name| format!("model.layers.{layer}.{name}"))
 }

@@ -234,7 +234,7 @@ impl<'a> Layer<'a> {
             _ => MOST_PIECES * threads,
         };
         // A panel is worth a piece sooner where more rows are multiplied with it.
-        let worth = PIECE_BYTES / count.div_ceil(FEW).max(1);
+        let worth = (PIECE_BYTES / count.div_ceil(FEW).max(1)).max(1);
         let pieces = wanted.min(panels * bytes / worth).clamp(1, panels.max(1));
         (0..pieces).map(move |piece| panels * piece / pieces..panels * (piece + 1) / pieces)
     }
