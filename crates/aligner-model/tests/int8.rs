@@ -11,7 +11,7 @@ use aligner_model::kernels::{
     AttentionSettings, Gate, Heads, Linear, LinearWeight, LowRank, MlpInputs, MlpSettings, Norm,
     SelfAttentionInputs, SelfAttentionSettings, Sequences, int8_linear, mlp, reference, self_attention,
 };
-use aligner_model::nn::{Projection, ProjectionWeight};
+use aligner_model::nn::ProjectionWeight;
 use aligner_model::weights::HostTensor;
 use aligner_model::{
     CausalDecoder, Int8Weight, LoraAdapter, LoraConfig, Targets, WeightFormat, load_dir_as, save_dir,
@@ -209,26 +209,11 @@ fn a_weight_of_several_panels_in_both_directions() {
     assert_alike(&dots, &lone.matmul(dense(&weight, &Device::flex())), "a few rows");
 }
 
-fn projections(decoder: &mut CausalDecoder) -> impl Iterator<Item = &mut Projection> {
-    decoder.layers.iter_mut().flat_map(|block| {
-        let (attention, mlp) = (&mut block.self_attn, &mut block.mlp);
-        [
-            &mut attention.q_proj,
-            &mut attention.k_proj,
-            &mut attention.v_proj,
-            &mut attention.o_proj,
-            &mut mlp.gate_proj,
-            &mut mlp.up_proj,
-            &mut mlp.down_proj,
-        ]
-    })
-}
-
 /// The same decoder on the f32 weights that its own stand for.
 fn dequantized(decoder: &CausalDecoder) -> CausalDecoder {
     let mut decoder = decoder.clone();
     let device = decoder.norm.weight.val().device();
-    for projection in projections(&mut decoder) {
+    for (_, projection) in decoder.projections_mut() {
         let ProjectionWeight::Int8(weight) = &projection.weight else {
             panic!("a weight that is not in eight bits");
         };

@@ -34,19 +34,8 @@ fn each_weight(decoder: &mut CausalDecoder, mut each: impl FnMut(&mut Projection
     if let Some(head) = &mut decoder.lm_head {
         each(&mut head.weight, false);
     }
-    for block in &mut decoder.layers {
-        let (attention, mlp) = (&mut block.self_attn, &mut block.mlp);
-        for projection in [
-            &mut attention.q_proj,
-            &mut attention.k_proj,
-            &mut attention.v_proj,
-            &mut attention.o_proj,
-            &mut mlp.gate_proj,
-            &mut mlp.up_proj,
-            &mut mlp.down_proj,
-        ] {
-            each(&mut projection.weight, false);
-        }
+    for (_, projection) in decoder.projections_mut() {
+        each(&mut projection.weight, false);
     }
 }
 

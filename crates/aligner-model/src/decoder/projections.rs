@@ -91,7 +91,8 @@ impl CausalDecoder {
         .collect()
     }
 
-    pub(crate) fn projections_mut(&mut self) -> impl Iterator<Item = (String, &mut Projection)> {
+    /// [`projections`](Self::projections), to change them.
+    pub fn projections_mut(&mut self) -> impl Iterator<Item = (String, &mut Projection)> {
         self.layers.iter_mut().enumerate().flat_map(|(index, block)| {
             let (attention, mlp) = (&mut block.self_attn, &mut block.mlp);
             let projections = [
