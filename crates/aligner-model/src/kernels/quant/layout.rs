@@ -2,12 +2,15 @@
 //!
 //! ```text
 //! bf16   panel:  two inputs × 16 outputs, as pairs           ·  width / 2
-//! q8     block:  16 × (two inputs × 16 outputs, as pairs)    then 16 scales   ·  width / 32
-//! q4     block:   4 × (eight inputs × 16 outputs)            then 16 scales   ·  width / 32
+//! q8     block:   8 × (four inputs × 16 outputs, as fours)   then 16 scales   ·  width / 32
+//! q4     block:   4 × (eight inputs × 16 outputs, as fours)  then 16 scales   ·  width / 32
 //! ```
 //!
-//! In `q4` a byte holds an input in its lower half and the fourth one behind it in its upper half, each 8 more than it stands
-//! for. Scales are bf16. Inputs and outputs that are missing at the end are zeros.
+//! Four inputs lie in the order 0, 2, 1, 3: an instruction that takes bytes takes all four of an output at once, and for one that
+//! takes 16 bits the even bytes are the first pair and the odd ones the second, so that neither moves bytes about.
+//!
+//! In `q8` a byte is 128 more than it stands for. In `q4` it holds an input in its lower half and the fourth one behind it in
+//! its upper half, each 8 more than it stands for. Scales are bf16. Inputs and outputs that are missing at the end are zeros.
 
 use super::QuantFormat;
 use super::round::{round_bf16, round_q4, round_q8};
@@ -89,13 +92,33 @@ fn bf16_place(output: usize, input: usize) -> usize {
     input / 2 * 4 * PANEL + 4 * output + 2 * (input % 2)
 }
 
+/// What the stored integers are more than they stand for.
+pub(super) fn bias(format: QuantFormat) -> i32 {
+    match format {
+        QuantFormat::Bf16 => 0,
+        QuantFormat::Q8 => 128,
+        QuantFormat::Q4 => 8,
+    }
+}
+
+/// Where each of four inputs lies among them; the same says which input lies at a place.
+pub(super) const IN_FOUR: [usize; 4] = [0, 2, 1, 3];
+
+/// [`IN_FOUR`] for any input or place.
+pub(super) const fn in_fours(input: usize) -> usize {
+    input / 4 * 4 + IN_FOUR[input % 4]
+}
+
 fn q8_place(output: usize, input: usize) -> usize {
-    input / 2 * 2 * PANEL + 2 * output + input % 2
+    input / 4 * 4 * PANEL + 4 * output + IN_FOUR[input % 4]
 }
 
 /// The byte, and whether it is its upper half.
 fn q4_place(output: usize, input: usize) -> (usize, bool) {
-    (input / 8 * 4 * PANEL + 4 * output + input % 4, input % 8 >= 4)
+    (
+        input / 8 * 4 * PANEL + 4 * output + IN_FOUR[input % 4],
+        input % 8 >= 4,
+    )
 }
 
 #[inline(always)]
@@ -110,7 +133,7 @@ fn fill_bf16(output: usize, row: &[f32], panel: &mut [u8]) {
 fn fill_q8(output: usize, weights: &[f32; BLOCK], out: &mut [u8]) {
     let (values, scale) = round_q8(weights);
     for (input, value) in values.into_iter().enumerate() {
-        out[q8_place(output, input)] = value as u8;
+        out[q8_place(output, input)] = (i16::from(value) + 128) as u8;
     }
     let at = Q8_BLOCK - 2 * PANEL + 2 * output;
     out[at..at + 2].copy_from_slice(&scale.to_le_bytes());
@@ -143,7 +166,7 @@ pub(super) fn read_row(format: QuantFormat, panel: &[u8], output: usize, row: &m
             for (out, block) in row.chunks_mut(BLOCK).zip(panel.chunks_exact(Q8_BLOCK)) {
                 let scale = scale_of(&block[Q8_BLOCK - 2 * PANEL..], output);
                 for (input, out) in out.iter_mut().enumerate() {
-                    *out = f32::from(block[q8_place(output, input)] as i8) * scale;
+                    *out = (f32::from(block[q8_place(output, input)]) - 128.0) * scale;
                 }
             }
         }

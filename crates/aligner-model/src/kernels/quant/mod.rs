@@ -30,7 +30,7 @@ pub use prepared::Prepared;
 use layout::{PANEL, fill_panel, padded, panel_bytes, read_row, weight_bytes};
 use memory::{Lines, Memory};
 use prepared::{Values, tiles};
-use tile::{Blocks, Isa, MOST_ROWS, Tile};
+use tile::{Isa, MOST_ROWS, Tile};
 
 use crate::error::{ModelError, Result};
 use crate::weights::{HostTensor, MappedFile};
@@ -163,7 +163,7 @@ impl QuantizedWeight {
     /// # Panics
     /// When `x` has another number of elements.
     pub fn prepare(&self, x: &[f32], rows: usize) -> Prepared {
-        Prepared::new(self.format(), x, rows, self.input())
+        Prepared::new(Isa::here(), self.format(), x, rows, self.input())
     }
 
     /// A range of the output's columns, on the calling thread. A range is read fastest when it begins and ends with a multiple of
@@ -225,7 +225,6 @@ impl QuantizedWeight {
         columns: Range<usize>,
         (out, stride): (*mut f32, usize),
     ) {
-        let isa = Isa::here();
         let mut tile = [[0.0; PANEL]; MOST_ROWS];
         let panels = self.bytes().chunks_exact(self.0.panel).enumerate();
         for (index, panel) in panels
@@ -234,8 +233,8 @@ impl QuantizedWeight {
         {
             let of_panel = columns.start.max(index * PANEL)..columns.end.min((index + 1) * PANEL);
             let first = of_panel.start - index * PANEL;
-            for tile_rows in tiles(rows.clone(), isa.rows(self.format())) {
-                self.tile(isa, x, tile_rows.clone(), panel, &mut tile);
+            for tile_rows in tiles(rows.clone(), x.isa.rows(self.format())) {
+                self.tile(x, tile_rows.clone(), panel, &mut tile);
                 for (row, sums) in tile_rows.zip(&tile) {
                     let at = (row - rows.start) * stride + of_panel.start - columns.start;
                     // SAFETY: the caller's promise. A whole row of known length needs no call of a function that copies.
@@ -250,35 +249,22 @@ impl QuantizedWeight {
         }
     }
 
-    fn tile(&self, isa: Isa, x: &Prepared, rows: Range<usize>, panel: &[u8], out: &mut Tile) {
-        let width = padded(self.format(), self.input()).unwrap_or_default();
-        let blocks = width / layout::BLOCK;
-        match &x.values {
-            Values::Floats(values) => {
-                let x = &values[rows.start * width..rows.end * width];
-                tile::bf16(isa, rows.len(), x, panel, out);
+    fn tile(&self, x: &Prepared, rows: Range<usize>, panel: &[u8], out: &mut Tile) {
+        let (isa, count) = (x.isa, rows.len());
+        match (&x.values, self.format()) {
+            (Values::Floats(values), _) => {
+                let width = padded(self.format(), self.input()).unwrap_or_default();
+                tile::bf16(
+                    isa,
+                    count,
+                    &values[rows.start * width..rows.end * width],
+                    panel,
+                    out,
+                );
             }
-            Values::Wide { values, scales } => {
-                let x = Blocks {
-                    values: &values[rows.start * width..rows.end * width],
-                    scales: &scales[rows.start * blocks..rows.end * blocks],
-                    blocks,
-                };
-                tile::q8(isa, rows.len(), x, panel, out);
-            }
-            Values::Narrow {
-                values,
-                scales,
-                offsets,
-            } => {
-                let x = Blocks {
-                    values: &values[rows.start * width..rows.end * width],
-                    scales: &scales[rows.start * blocks..rows.end * blocks],
-                    blocks,
-                };
-                let offsets = &offsets[rows.start * blocks..rows.end * blocks];
-                tile::q4(isa, rows.len(), x, offsets, panel, out);
-            }
+            (Values::Wide(x), _) => tile::q8_wide(isa, count, x.rows(rows), panel, out),
+            (Values::Narrow(x), QuantFormat::Q4) => tile::q4(isa, count, x.rows(rows), panel, out),
+            (Values::Narrow(x), _) => tile::q8(isa, count, x.rows(rows), panel, out),
         }
     }
 

@@ -7,16 +7,20 @@ use bytemuck::Pod;
 use rayon::prelude::*;
 
 use super::QuantFormat;
-use super::layout::{BLOCK, padded};
-use super::round::round_activations;
+use super::layout::{BLOCK, bias, padded};
+use super::round::{Row, round_narrow, round_wide};
+use super::tile::{Blocks, Isa};
 use crate::kernels::buffers::Buffer;
 use crate::kernels::flex::PIECE;
 
 /// Rows of activations, made once for all weights of a format that read them.
 #[derive(Debug)]
 pub struct Prepared {
+    format: QuantFormat,
     rows: usize,
     input: usize,
+    /// Whose loops read it.
+    pub(super) isa: Isa,
     pub(super) values: Values,
 }
 
@@ -25,14 +29,91 @@ pub struct Prepared {
 pub(super) enum Values {
     /// `[rows, input]`, with a zero behind each row of an odd width.
     Floats(Buffer),
-    /// Integers of 16 bits, though none is beyond eight, and scales: `[rows, blocks · 32]`, `[rows, blocks]`.
-    Wide { values: Integers<i16>, scales: Buffer },
-    /// The same in eight bits, and −8 times the sum of each block: `[rows, blocks]`.
-    Narrow {
-        values: Integers<i8>,
-        scales: Buffer,
-        offsets: Integers<i32>,
-    },
+    /// In 16 bits, though none is beyond eight.
+    Wide(Rounded<i16>),
+    /// In eight bits, the inputs in the order of the weights.
+    Narrow(Rounded<i8>),
+}
+
+/// Rows of integers.
+#[derive(Debug)]
+pub(super) struct Rounded<T> {
+    /// `[rows, blocks · 32]`
+    values: Integers<T>,
+    /// `[rows, blocks]`
+    scales: Buffer,
+    /// `[rows, blocks]`: what a block's products are too much, as weights are stored with a bias.
+    offsets: Integers<i32>,
+    blocks: usize,
+}
+
+impl<T: Pod + Send> Rounded<T> {
+    /// Rounds rows, many of them on all threads.
+    fn new(x: &[f32], input: usize, round: impl Fn(&[f32], Row<'_, T>) + Sync) -> Self {
+        let blocks = input.div_ceil(BLOCK);
+        let rows = x.len() / input.max(1);
+        let mut rounded = Self {
+            values: Integers::take(rows * blocks * BLOCK),
+            scales: Buffer::take(rows * blocks),
+            offsets: Integers::take(rows * blocks),
+            blocks,
+        };
+        if rows == 0 {
+            return rounded;
+        }
+        let round_rows = |x: &[f32], rows: Row<'_, T>| {
+            let values = rows.values.chunks_exact_mut(blocks * BLOCK);
+            let of_blocks = rows.scales.chunks_exact_mut(blocks);
+            let of_blocks = of_blocks.zip(rows.offsets.chunks_exact_mut(blocks));
+            for ((x, values), (scales, offsets)) in x.chunks_exact(input).zip(values).zip(of_blocks) {
+                let row = Row {
+                    values,
+                    scales,
+                    offsets,
+                };
+                round(x, row);
+            }
+        };
+        let at_once = (PIECE / input).max(1);
+        if rows <= at_once {
+            let (values, scales, offsets) =
+                (&mut *rounded.values, &mut *rounded.scales, &mut *rounded.offsets);
+            round_rows(
+                x,
+                Row {
+                    values,
+                    scales,
+                    offsets,
+                },
+            );
+        } else {
+            x.par_chunks(at_once * input)
+                .zip(rounded.values.par_chunks_mut(at_once * blocks * BLOCK))
+                .zip(rounded.scales.par_chunks_mut(at_once * blocks))
+                .zip(rounded.offsets.par_chunks_mut(at_once * blocks))
+                .for_each(|(((x, values), scales), offsets)| {
+                    let rows = Row {
+                        values,
+                        scales,
+                        offsets,
+                    };
+                    round_rows(x, rows);
+                });
+        }
+        rounded
+    }
+
+    /// Some rows.
+    pub fn rows(&self, rows: Range<usize>) -> Blocks<'_, T> {
+        let blocks = self.blocks;
+        let of_blocks = rows.start * blocks..rows.end * blocks;
+        Blocks {
+            values: &self.values[of_blocks.start * BLOCK..of_blocks.end * BLOCK],
+            scales: &self.scales[of_blocks.clone()],
+            offsets: &self.offsets[of_blocks],
+            blocks,
+        }
+    }
 }
 
 /// Integers in memory that is used again.
@@ -69,31 +150,23 @@ impl<T: Pod> DerefMut for Integers<T> {
 }
 
 impl Prepared {
-    pub(super) fn new(format: QuantFormat, x: &[f32], rows: usize, input: usize) -> Self {
+    pub(super) fn new(isa: Isa, format: QuantFormat, x: &[f32], rows: usize, input: usize) -> Self {
         assert_eq!(x.len(), rows * input, "elements of the activations");
-        let values = match format {
-            QuantFormat::Bf16 => Values::Floats(floats(x, rows, input)),
-            QuantFormat::Q8 => {
-                let (values, scales) = integers(x, input);
-                Values::Wide { values, scales }
-            }
-            QuantFormat::Q4 => {
-                let (wide, scales) = integers(x, input);
-                let (mut values, mut offsets) = (Integers::take(wide.len()), Integers::take(scales.len()));
-                let blocks = wide.as_chunks::<BLOCK>().0.iter();
-                let out = values.as_chunks_mut::<BLOCK>().0.iter_mut();
-                for ((wide, values), offset) in blocks.zip(out).zip(offsets.iter_mut()) {
-                    *values = wide.map(|value| value as i8);
-                    *offset = -8 * wide.iter().map(|&value| i32::from(value)).sum::<i32>();
-                }
-                Values::Narrow {
-                    values,
-                    scales,
-                    offsets,
-                }
-            }
+        let bias = bias(format);
+        let values = if format == QuantFormat::Bf16 {
+            Values::Floats(floats(x, rows, input))
+        } else if isa.is_wide(format) {
+            Values::Wide(Rounded::new(x, input, |x, row| round_wide(x, bias, row)))
+        } else {
+            Values::Narrow(Rounded::new(x, input, |x, row| round_narrow(isa, x, bias, row)))
         };
-        Self { rows, input, values }
+        Self {
+            format,
+            rows,
+            input,
+            isa,
+            values,
+        }
     }
 
     /// The number of rows.
@@ -108,11 +181,7 @@ impl Prepared {
 
     /// The format whose weights multiply it.
     pub fn format(&self) -> QuantFormat {
-        match self.values {
-            Values::Floats(_) => QuantFormat::Bf16,
-            Values::Wide { .. } => QuantFormat::Q8,
-            Values::Narrow { .. } => QuantFormat::Q4,
-        }
+        self.format
     }
 }
 
@@ -127,36 +196,6 @@ fn floats(x: &[f32], rows: usize, input: usize) -> Buffer {
         out[input..].fill(0.0);
     }
     out
-}
-
-/// Rows by integers and scales; many rows on all threads.
-fn integers(x: &[f32], input: usize) -> (Integers<i16>, Buffer) {
-    let blocks = input.div_ceil(BLOCK);
-    let rows = x.len() / input.max(1);
-    let (mut values, mut scales) = (Integers::take(rows * blocks * BLOCK), Buffer::take(rows * blocks));
-    let at_once = (PIECE / input.max(1)).max(1);
-    let round = |(x, values, scales): (&[f32], &mut [i16], &mut [f32])| {
-        let rows = x.chunks_exact(input);
-        let out = values
-            .chunks_exact_mut(blocks * BLOCK)
-            .zip(scales.chunks_exact_mut(blocks));
-        for (x, (values, scales)) in rows.zip(out) {
-            round_activations(x, values, scales);
-        }
-    };
-    if rows <= at_once {
-        if rows > 0 {
-            round((x, &mut values, &mut scales));
-        }
-        return (values, scales);
-    }
-    let pieces = (
-        x.par_chunks(at_once * input),
-        values.par_chunks_mut(at_once * blocks * BLOCK),
-        scales.par_chunks_mut(at_once * blocks),
-    );
-    pieces.into_par_iter().for_each(round);
-    (values, scales)
 }
 
 /// Row ranges of tiles of up to `most` rows, as even as can be: a tile of one row costs half of one of six.

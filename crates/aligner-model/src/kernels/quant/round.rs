@@ -1,6 +1,10 @@
 //! Rounding: weights once, when a model is read, and activations before every product.
 
-use super::layout::BLOCK;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+
+use super::layout::{BLOCK, in_fours};
+use super::tile::Isa;
 use crate::kernels::math::vectorized;
 
 /// 1.5 · 2²³: added to a small number, it leaves the nearest whole one in the lowest bits, of two the even one.
@@ -116,26 +120,77 @@ fn error_of(weights: &[f32; BLOCK], scale: f32, largest: f32) -> f32 {
     squares.iter().sum::<f32>() * (scale / largest).powi(2)
 }
 
+/// Where a row of rounded activations goes.
+pub(super) struct Row<'a, T> {
+    /// `[blocks · 32]`
+    pub values: &'a mut [T],
+    /// `[blocks]`
+    pub scales: &'a mut [f32],
+    /// `[blocks]`: `−bias` times the sum of a block's integers.
+    pub offsets: &'a mut [i32],
+}
+
 /// Rounds a row of activations to integers from −127 to 127, with a scale for each block.
 ///
 /// A block with an element that is not finite gets NaN as its scale, so that the product is none either.
 ///
 /// # Shapes
-/// - `x`: `[input]`, `values`: `[blocks · 32]`, `scales`: `[blocks]`
-pub(super) fn round_activations(x: &[f32], values: &mut [i16], scales: &mut [f32]) {
-    vectorized!((x: &'a [f32], values: &'a mut [i16], scales: &'a mut [f32]) -> () {
-        let (blocks, rest) = x.as_chunks::<BLOCK>();
-        let (out, _) = values.as_chunks_mut::<BLOCK>();
-        let mut out = out.iter_mut().zip(scales);
-        for (block, (values, scale)) in blocks.iter().zip(&mut out) {
-            *scale = round_block(block, values);
-        }
-        if let Some((values, scale)) = out.next() {
-            let mut block = [0.0; BLOCK];
-            block[..rest.len()].copy_from_slice(rest);
-            *scale = round_block(&block, values);
+/// - `x`: `[input]`
+pub(super) fn round_wide(x: &[f32], bias: i32, row: Row<'_, i16>) {
+    let Row {
+        values,
+        scales,
+        offsets,
+    } = row;
+    vectorized!((x: &'a [f32], bias: i32, values: &'a mut [i16], scales: &'a mut [f32], offsets: &'a mut [i32]) -> () {
+        let out = values.as_chunks_mut::<BLOCK>().0.iter_mut();
+        for ((index, values), (scale, offset)) in out.enumerate().zip(scales.iter_mut().zip(offsets)) {
+            *scale = round_block(&block_of(x, index), values);
+            *offset = -bias * sum(values);
         }
     });
+}
+
+/// [`round_wide`] in eight bits, the inputs of four in the order of the weights.
+pub(super) fn round_narrow(isa: Isa, x: &[f32], bias: i32, row: Row<'_, i8>) {
+    #[cfg(target_arch = "x86_64")]
+    if matches!(isa, Isa::Avx512 | Isa::Avx512Vnni) {
+        // SAFETY: the machine has AVX-512 F.
+        return unsafe { avx512::round_narrow(x, bias, row) };
+    }
+    let _ = isa;
+    let Row {
+        values,
+        scales,
+        offsets,
+    } = row;
+    vectorized!((x: &'a [f32], bias: i32, values: &'a mut [i8], scales: &'a mut [f32], offsets: &'a mut [i32]) -> () {
+        let out = values.as_chunks_mut::<BLOCK>().0.iter_mut();
+        for ((index, values), (scale, offset)) in out.enumerate().zip(scales.iter_mut().zip(offsets)) {
+            let mut wide = [0; BLOCK];
+            *scale = round_block(&block_of(x, index), &mut wide);
+            *offset = -bias * sum(&wide);
+            *values = std::array::from_fn(|place| wide[in_fours(place)] as i8);
+        }
+    });
+}
+
+/// A block of a row, with zeros behind its end.
+#[inline(always)]
+fn block_of(x: &[f32], index: usize) -> [f32; BLOCK] {
+    let x = &x[(index * BLOCK).min(x.len())..];
+    if let Some(block) = x.first_chunk() {
+        return *block;
+    }
+    let mut block = [0.0; BLOCK];
+    block[..x.len()].copy_from_slice(x);
+    block
+}
+
+#[inline(always)]
+fn sum(values: &[i16; BLOCK]) -> i32 {
+    // No sum of 32 integers of eight bits is beyond 16.
+    i32::from(values.iter().sum::<i16>())
 }
 
 #[inline(always)]
@@ -210,9 +265,23 @@ mod tests {
         fn activations_are_off_by_half_a_scale_at_most(x in prop::collection::vec(-1.0f32..1.0, 1..100), exponent in -30i32..30) {
             let x: Vec<f32> = x.iter().map(|x| x * 2f32.powi(exponent)).collect();
             let blocks = x.len().div_ceil(BLOCK);
-            let (mut values, mut scales) = (vec![99; blocks * BLOCK], vec![f32::NAN; blocks]);
-            round_activations(&x, &mut values, &mut scales);
+            let (mut values, mut scales, mut offsets) = (vec![99; blocks * BLOCK], vec![f32::NAN; blocks], vec![0; blocks]);
+            round_wide(&x, 8, Row { values: &mut values, scales: &mut scales, offsets: &mut offsets });
             prop_assert!(values[x.len()..].iter().all(|&value| value == 0));
+            for (values, offset) in values.chunks(BLOCK).zip(&offsets) {
+                prop_assert_eq!(*offset, -8 * values.iter().map(|&value| i32::from(value)).sum::<i32>());
+            }
+            for isa in Isa::EVERY.iter().copied().filter(|isa| isa.is_here()) {
+                let (mut narrow, mut narrow_scales, mut narrow_offsets) =
+                    (vec![99; blocks * BLOCK], vec![f32::NAN; blocks], vec![0; blocks]);
+                let row = Row { values: &mut narrow, scales: &mut narrow_scales, offsets: &mut narrow_offsets };
+                round_narrow(isa, &x, 8, row);
+                for (place, &value) in narrow.iter().enumerate() {
+                    prop_assert_eq!(i16::from(value), values[in_fours(place)]);
+                }
+                prop_assert_eq!(&narrow_scales, &scales);
+                prop_assert_eq!(&narrow_offsets, &offsets);
+            }
             for (at, (x, value)) in x.iter().zip(values).enumerate() {
                 let scale = scales[at / BLOCK];
                 prop_assert!(value.abs() <= 127);
@@ -221,21 +290,48 @@ mod tests {
         }
     }
 
+    /// What every way to round gives: integers in their order, scales and offsets.
+    fn every_way(x: &[f32]) -> Vec<(Vec<i16>, Vec<f32>, Vec<i32>)> {
+        let blocks = x.len().div_ceil(BLOCK);
+        let (mut scales, mut offsets) = (vec![1.0; blocks], vec![1; blocks]);
+        let mut wide = vec![1; blocks * BLOCK];
+        let row = Row {
+            values: &mut wide,
+            scales: &mut scales,
+            offsets: &mut offsets,
+        };
+        round_wide(x, 128, row);
+        let mut all = vec![(wide, scales.clone(), offsets.clone())];
+        for isa in Isa::EVERY.iter().copied().filter(|isa| isa.is_here()) {
+            let mut narrow = vec![1; blocks * BLOCK];
+            let row = Row {
+                values: &mut narrow,
+                scales: &mut scales,
+                offsets: &mut offsets,
+            };
+            round_narrow(isa, x, 128, row);
+            let values = (0..narrow.len()).map(|input| i16::from(narrow[in_fours(input)]));
+            all.push((values.collect(), scales.clone(), offsets.clone()));
+        }
+        all
+    }
+
     #[test]
     fn what_is_not_finite_stays_so_and_almost_nothing_becomes_zero() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = [1.0; 70];
             x[40] = bad;
-            let (mut values, mut scales) = ([0; 96], [0.0; 3]);
-            round_activations(&x, &mut values, &mut scales);
-            assert!(scales[1].is_nan() && scales[0] == 1.0 / 127.0 && scales[2] > 0.0);
+            for (_, scales, offsets) in every_way(&x) {
+                assert!(scales[1].is_nan() && scales[0] == 1.0 / 127.0 && scales[2] > 0.0);
+                assert_eq!(offsets, [-128 * 127 * 32, 0, -128 * 127 * 6]);
+            }
         }
         for tiny in [0.0, -0.0, 1e-45, 1e-37, -1e-40] {
             assert_eq!(round_q8(&[tiny; BLOCK]), ([0; BLOCK], 0));
             assert_eq!(round_q4(&[tiny; BLOCK]), ([0; BLOCK], 0));
-            let (mut values, mut scales) = ([1; BLOCK], [1.0]);
-            round_activations(&[tiny; BLOCK], &mut values, &mut scales);
-            assert_eq!((values, scales), ([0; BLOCK], [0.0]));
+            for way in every_way(&[tiny; BLOCK]) {
+                assert_eq!(way, (vec![0; BLOCK], vec![0.0], vec![0]));
+            }
         }
     }
 

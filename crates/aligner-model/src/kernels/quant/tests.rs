@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use super::layout::BLOCK;
+use super::layout::{BLOCK, in_fours, padded};
 use super::*;
 
 const FORMATS: [QuantFormat; 3] = [QuantFormat::Bf16, QuantFormat::Q8, QuantFormat::Q4];
@@ -26,14 +26,15 @@ fn matrix(output: usize, input: usize, seed: u64) -> HostTensor {
 /// What prepared activations stand for, `[rows, input]`.
 fn activations(x: &Prepared) -> Vec<f64> {
     let (input, width) = (x.input(), padded(x.format(), x.input()).unwrap());
-    let blocks = width / BLOCK;
     let at = |row: usize, index: usize| match &x.values {
         Values::Floats(values) => f64::from(values[row * width + index]),
-        Values::Wide { values, scales } => {
-            f64::from(values[row * width + index]) * f64::from(scales[row * blocks + index / BLOCK])
+        Values::Wide(x) => {
+            let row = x.rows(row..row + 1);
+            f64::from(row.values[index]) * f64::from(row.scales[index / BLOCK])
         }
-        Values::Narrow { values, scales, .. } => {
-            f64::from(values[row * width + index]) * f64::from(scales[row * blocks + index / BLOCK])
+        Values::Narrow(x) => {
+            let row = x.rows(row..row + 1);
+            f64::from(row.values[in_fours(index)]) * f64::from(row.scales[index / BLOCK])
         }
     };
     (0..x.rows())
@@ -75,6 +76,12 @@ proptest! {
                 // A rounding for each term, and two of a block's scales.
                 let bound = (input as f64 + 4.0) * size * f64::from(f32::EPSILON) + 1e-30;
                 prop_assert!((f64::from(*got) - sum).abs() <= bound, "{} {} {}", format, got, sum);
+            }
+            // So do all instructions, where sums are of integers.
+            for isa in Isa::EVERY.iter().copied().filter(|isa| isa.is_here() && format != QuantFormat::Bf16) {
+                let mut got = vec![f32::NAN; rows * output];
+                weight.columns(&Prepared::new(isa, format, &x, rows, input), 0..output, &mut got);
+                prop_assert_eq!(&got, &whole);
             }
             // Any range of columns and rows gives the same bits.
             let middle = ((output as f64) * cut) as usize;

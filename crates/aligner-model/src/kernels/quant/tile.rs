@@ -21,7 +21,7 @@ mod tests;
 use std::sync::OnceLock;
 
 use super::QuantFormat;
-use super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
+use super::layout::{BLOCK, IN_FOUR, PANEL, Q4_BLOCK, Q8_BLOCK};
 
 /// The most rows of a tile; which of them are computed at once is up to the instructions.
 pub(super) const MOST_ROWS: usize = 12;
@@ -117,6 +117,22 @@ impl Isa {
             (_, QuantFormat::Q8 | QuantFormat::Q4) => 6,
         }
     }
+
+    /// Whether it multiplies activations of 16 bits: two products of stored bytes do not fit into 16, so what adds them up in 32
+    /// has to take 16.
+    pub fn is_wide(self, format: QuantFormat) -> bool {
+        match (self, format) {
+            (_, QuantFormat::Bf16 | QuantFormat::Q4) => false,
+            #[cfg(target_arch = "x86_64")]
+            (Self::Avx512 | Self::Avx2, _) => true,
+            (Self::Compiled, _) => true,
+            #[allow(
+                unreachable_patterns,
+                reason = "on machines without vector instructions of ours"
+            )]
+            _ => false,
+        }
+    }
 }
 
 /// Rows of integers with a scale for each block.
@@ -126,6 +142,8 @@ pub(super) struct Blocks<'a, T> {
     pub values: &'a [T],
     /// `[rows, blocks]`
     pub scales: &'a [f32],
+    /// `[rows, blocks]`: what is added to a block's products of integers, as those of weights are stored with a bias.
+    pub offsets: &'a [i32],
     pub blocks: usize,
 }
 
@@ -135,6 +153,7 @@ impl<T> Blocks<'_, T> {
             (1..=most).contains(&rows)
                 && self.values.len() >= rows * self.blocks * BLOCK
                 && self.scales.len() >= rows * self.blocks
+                && self.offsets.len() >= rows * self.blocks
                 && panel.len() >= self.blocks * block_bytes,
             "a tile beyond its matrix"
         );
@@ -161,11 +180,12 @@ macro_rules! with_rows {
     };
 }
 
-/// `out[r][o] = Σ over blocks (Σ x · w) · (scale of w · scale of x)` of a panel in `q8`.
+/// `out[r][o] = Σ over blocks (Σ x · w) · (scale of w · scale of x)` of a panel in `q8`; `x` is not
+/// [wide](Isa::is_wide).
 ///
 /// # Panics
 /// When rows or panel are shorter than they should be, or the rows are more than a tile's.
-pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
+pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     x.check(isa.rows(QuantFormat::Q8), rows, panel, Q8_BLOCK);
     match isa {
         #[cfg(target_arch = "x86_64")]
@@ -173,50 +193,60 @@ pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &
         Isa::Avx512Vnni => unsafe { with_rows!(avx512_vnni::q8, rows, 12, (x, panel, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx512 => unsafe { with_rows!(avx512::q8, rows, 12, (x, panel, out)) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
         Isa::AvxVnni => unsafe { with_rows!(avx_vnni::q8, rows, 6, (x, panel, out)) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        Isa::Avx2 => unsafe { with_rows!(avx2::q8, rows, 6, (x, panel, out)) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
         Isa::NeonDot => unsafe { with_rows!(neon::dot::q8, rows, 5, (x, panel, out)) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as above.
         Isa::Neon => unsafe { with_rows!(neon::long::q8, rows, [1 2 3 .. 4], (x, panel, out)) },
-        Isa::Compiled => with_rows!(plain::q8, rows, 6, (x, panel, out)),
+        _ => plain::q8(rows, x, panel, out, [0, 1, 2, 3]),
     }
 }
 
-/// [`q8`] of a panel in `q4`; `offsets` are −8 times the sums of the blocks of `x`, `[rows, blocks]`.
+/// [`q8`] of activations that are [wide](Isa::is_wide).
 ///
 /// # Panics
 /// As [`q8`].
-pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
-    x.check(isa.rows(QuantFormat::Q4), rows, panel, Q4_BLOCK);
-    assert!(offsets.len() >= rows * x.blocks, "a tile beyond its offsets");
+pub(super) fn q8_wide(isa: Isa, rows: usize, x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
+    x.check(isa.rows(QuantFormat::Q8), rows, panel, Q8_BLOCK);
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx512Vnni => unsafe { with_rows!(avx512_vnni::q4, rows, 12, (x, offsets, panel, out)) },
+        Isa::Avx512 => unsafe { with_rows!(avx512::q8, rows, 12, (x, panel, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx512 => unsafe { with_rows!(avx512::q4, rows, 12, (x, offsets, panel, out)) },
+        Isa::Avx2 => unsafe { with_rows!(avx2::q8, rows, 6, (x, panel, out)) },
+        _ => plain::q8(rows, x, panel, out, IN_FOUR),
+    }
+}
+
+/// [`q8`] of a panel in `q4`.
+///
+/// # Panics
+/// As [`q8`].
+pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
+    x.check(isa.rows(QuantFormat::Q4), rows, panel, Q4_BLOCK);
+    match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::AvxVnni => unsafe { with_rows!(avx_vnni::q4, rows, 6, (x, offsets, panel, out)) },
+        Isa::Avx512Vnni => unsafe { with_rows!(avx512_vnni::q4, rows, 12, (x, panel, out)) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx2 => unsafe { with_rows!(avx2::q4, rows, 6, (x, offsets, panel, out)) },
+        Isa::Avx512 => unsafe { with_rows!(avx512::q4, rows, 12, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::AvxVnni => unsafe { with_rows!(avx_vnni::q4, rows, 6, (x, panel, out)) },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::Avx2 => unsafe { with_rows!(avx2::q4, rows, 6, (x, panel, out)) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as in `q8`.
-        Isa::NeonDot => unsafe { with_rows!(neon::dot::q4, rows, 5, (x, offsets, panel, out)) },
+        Isa::NeonDot => unsafe { with_rows!(neon::dot::q4, rows, 5, (x, panel, out)) },
         #[cfg(target_arch = "aarch64")]
         // SAFETY: as in `q8`.
-        Isa::Neon => unsafe { with_rows!(neon::long::q4, rows, [1..2], (x, offsets, panel, out)) },
-        Isa::Compiled => with_rows!(plain::q4, rows, 6, (x, offsets, panel, out)),
+        Isa::Neon => unsafe { with_rows!(neon::long::q4, rows, [1..2], (x, panel, out)) },
+        Isa::Compiled => plain::q4(rows, x, panel, out),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::kernels::{QuantFormat, QuantizedWeight};
 use crate::weights::{MappedFile, write_atomic};
 
 const MAGIC: &[u8; 8] = b"ALIGNERW";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes before the header.
 const PREFIX: usize = 20;
 /// What weights begin with a multiple of.

@@ -2,10 +2,10 @@
 
 use std::arch::x86_64::{
     __m256, __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_add_epi16, _mm256_add_epi32,
-    _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32,
-    _mm256_fmadd_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
-    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps,
+    _mm256_and_si256, _mm256_castsi256_ps, _mm256_cvtepi32_ps, _mm256_cvtepu16_epi32, _mm256_fmadd_ps,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_set1_epi8,
+    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps, _mm256_setzero_si256,
+    _mm256_slli_epi32, _mm256_srli_epi16, _mm256_storeu_ps,
 };
 
 use super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
@@ -99,15 +99,22 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
             let values = x.values.as_ptr().add(index * BLOCK);
             prefetch::<Q8_BLOCK>(block);
             let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-            for step in 0..BLOCK / 2 {
-                let at = block.add(step * 2 * PANEL);
-                let weights = [
-                    _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast())),
-                    _mm256_cvtepi8_epi16(_mm_loadu_si128(at.add(PANEL).cast())),
-                ];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                *sums = [_mm256_set1_epi32(*x.offsets.as_ptr().add(r * x.blocks + index)); 2];
+            }
+            for step in 0..BLOCK / 4 {
+                let bytes = load(block.add(step * 4 * PANEL));
+                let first = bytes.map(|bytes| _mm256_and_si256(bytes, _mm256_set1_epi16(255)));
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let pair = broadcast(values.add(r * row + 2 * step));
-                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                    let pair = broadcast(values.add(r * row + 4 * step));
+                    for (sum, weights) in sums.iter_mut().zip(first) {
+                        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(weights, pair));
+                    }
+                }
+                let second = bytes.map(|bytes| _mm256_srli_epi16::<8>(bytes));
+                for (r, sums) in sums.iter_mut().enumerate() {
+                    let pair = broadcast(values.add(r * row + 4 * step + 2));
+                    for (sum, weights) in sums.iter_mut().zip(second) {
                         *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(weights, pair));
                     }
                 }
@@ -129,7 +136,7 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
 /// # Safety
 /// As [`q8`].
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
+pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let (ones, low_bits) = (_mm256_set1_epi16(1), _mm256_set1_epi8(15));
     let mut totals = [[_mm256_setzero_ps(); 2]; ROWS];
@@ -156,7 +163,7 @@ pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], p
             let weight_scales = scales(block.add(Q4_BLOCK - 2 * PANEL));
             for r in 0..ROWS {
                 let at = r * x.blocks + index;
-                let offset = _mm256_set1_epi32(*offsets.as_ptr().add(at));
+                let offset = _mm256_set1_epi32(*x.offsets.as_ptr().add(at));
                 let scale = _mm256_set1_ps(*x.scales.as_ptr().add(at));
                 for half in 0..2 {
                     let sum = _mm256_add_epi32(_mm256_madd_epi16(sums[r][half], ones), offset);

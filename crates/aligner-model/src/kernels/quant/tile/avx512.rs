@@ -6,10 +6,10 @@
 
 use std::arch::x86_64::{
     __m512, __m512i, _mm256_loadu_si256, _mm512_add_epi16, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_castsi512_ps, _mm512_cvtepi8_epi16, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps,
-    _mm512_loadu_si512, _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_mul_ps, _mm512_set1_epi8,
-    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
+    _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_loadu_si512,
+    _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi16,
+    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
+    _mm512_srli_epi16, _mm512_storeu_ps,
 };
 
 use super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
@@ -39,15 +39,17 @@ pub(super) unsafe fn broadcast<T>(at: *const T) -> __m512i {
     _mm512_set1_epi32(unsafe { at.cast::<i32>().read_unaligned() })
 }
 
-/// Pairs of eight bits as pairs of 16.
+/// The first and the second pair of each four inputs, in 16 bits.
 ///
 /// # Safety
-/// There are 32 bytes at `at`.
+/// There are 64 bytes at `at`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn wide(at: *const u8) -> __m512i {
+unsafe fn pairs(at: *const u8) -> [__m512i; 2] {
     // SAFETY: the caller's promise.
-    _mm512_cvtepi8_epi16(unsafe { _mm256_loadu_si256(at.cast()) })
+    let bytes = unsafe { _mm512_loadu_si512(at.cast()) };
+    let first = _mm512_and_si512(bytes, _mm512_set1_epi16(255));
+    [first, _mm512_srli_epi16::<8>(bytes)]
 }
 
 /// The lower and the upper half of each byte.
@@ -95,11 +97,15 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
             let values = x.values.as_ptr().add(index * BLOCK);
             prefetch::<Q8_BLOCK>(block);
             let mut sums = [_mm512_setzero_si512(); ROWS];
-            for step in 0..BLOCK / 2 {
-                let weights = wide(block.add(step * 2 * PANEL));
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_set1_epi32(*x.offsets.as_ptr().add(r * x.blocks + index));
+            }
+            for step in 0..BLOCK / 4 {
+                let [first, second] = pairs(block.add(step * 4 * PANEL));
                 for (r, sum) in sums.iter_mut().enumerate() {
-                    let pair = broadcast(values.add(r * row + 2 * step));
-                    *sum = _mm512_add_epi32(*sum, _mm512_madd_epi16(weights, pair));
+                    let at = values.add(r * row + 4 * step);
+                    *sum = _mm512_add_epi32(*sum, _mm512_madd_epi16(first, broadcast(at)));
+                    *sum = _mm512_add_epi32(*sum, _mm512_madd_epi16(second, broadcast(at.add(2))));
                 }
             }
             let weight_scales = scales(block.add(Q8_BLOCK - 2 * PANEL));
@@ -117,7 +123,7 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
 /// # Safety
 /// As [`q8`].
 #[target_feature(enable = "avx512f,avx512bw")]
-pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
+pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let ones = _mm512_set1_epi16(1);
     let mut totals = [_mm512_setzero_ps(); ROWS];
@@ -139,7 +145,7 @@ pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], p
             let weight_scales = scales(block.add(Q4_BLOCK - 2 * PANEL));
             for (r, (total, sum)) in totals.iter_mut().zip(sums).enumerate() {
                 let at = r * x.blocks + index;
-                let offset = _mm512_set1_epi32(*offsets.as_ptr().add(at));
+                let offset = _mm512_set1_epi32(*x.offsets.as_ptr().add(at));
                 let sum = _mm512_add_epi32(_mm512_madd_epi16(sum, ones), offset);
                 *total = add_block(*total, sum, weight_scales, *x.scales.as_ptr().add(at));
             }

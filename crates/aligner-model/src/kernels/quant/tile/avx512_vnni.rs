@@ -1,23 +1,21 @@
-//! The loops over integers for AVX-512 with VNNI, whose instructions multiply, add up and add to the sum in one.
-//!
-//! No sum comes near to what 32 bits hold. Of the two instructions for pairs of 16 bits, the one that saturates is used, as the
-//! compiler takes the other apart again, into a multiplication and an addition.
+//! The loops over integers for AVX-512 with VNNI, whose instruction multiplies four bytes, adds the products up and adds them to
+//! the sum in one. No sum comes near to what 32 bits hold.
 
 use std::arch::x86_64::{
-    _mm512_dpbusd_epi32, _mm512_dpwssds_epi32, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
 };
 
 use super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
 use super::avx2::prefetch;
-use super::avx512::{add_block, broadcast, halves, scales, store, wide};
+use super::avx512::{add_block, broadcast, halves, scales, store};
 use super::{Blocks, Tile};
 
-/// Products of pairs of 16 bits.
+/// Products of fours: weights from 1 to 255 times eight bits.
 ///
 /// # Safety
 /// The machine has AVX-512 F, BW and VNNI; `ROWS` rows of `x` and its blocks of the panel are there.
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
+pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let mut totals = [_mm512_setzero_ps(); ROWS];
     for index in 0..x.blocks {
@@ -27,11 +25,13 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
             let values = x.values.as_ptr().add(index * BLOCK);
             prefetch::<Q8_BLOCK>(block);
             let mut sums = [_mm512_setzero_si512(); ROWS];
-            for step in 0..BLOCK / 2 {
-                let weights = wide(block.add(step * 2 * PANEL));
+            for (r, sum) in sums.iter_mut().enumerate() {
+                *sum = _mm512_set1_epi32(*x.offsets.as_ptr().add(r * x.blocks + index));
+            }
+            for step in 0..BLOCK / 4 {
+                let weights = _mm512_loadu_si512(block.add(step * 4 * PANEL).cast());
                 for (r, sum) in sums.iter_mut().enumerate() {
-                    let pair = broadcast(values.add(r * row + 2 * step));
-                    *sum = _mm512_dpwssds_epi32(*sum, weights, pair);
+                    *sum = _mm512_dpbusd_epi32(*sum, weights, broadcast(values.add(r * row + 4 * step)));
                 }
             }
             let weight_scales = scales(block.add(Q8_BLOCK - 2 * PANEL));
@@ -49,7 +49,7 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
 /// # Safety
 /// As [`q8`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
+pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let mut totals = [_mm512_setzero_ps(); ROWS];
     for index in 0..x.blocks {
@@ -60,7 +60,7 @@ pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], p
             prefetch::<Q4_BLOCK>(block);
             let mut sums = [_mm512_setzero_si512(); ROWS];
             for (r, sum) in sums.iter_mut().enumerate() {
-                *sum = _mm512_set1_epi32(*offsets.as_ptr().add(r * x.blocks + index));
+                *sum = _mm512_set1_epi32(*x.offsets.as_ptr().add(r * x.blocks + index));
             }
             for step in 0..BLOCK / 8 {
                 let [low, high] = halves(block.add(step * 4 * PANEL));

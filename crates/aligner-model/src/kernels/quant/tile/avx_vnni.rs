@@ -1,23 +1,20 @@
-//! The loops over integers for AVX-VNNI: the instructions of VNNI over vectors of AVX2, for processors without AVX-512.
-//!
-//! Which of them are used is said in `avx512_vnni`.
+//! The loops over integers for AVX-VNNI: the instruction of VNNI over vectors of AVX2, for processors without AVX-512.
 
 use std::arch::x86_64::{
-    _mm_loadu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_cvtepi8_epi16, _mm256_dpbusd_avx_epi32,
-    _mm256_dpwssds_avx_epi32, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_ps,
-    _mm256_setzero_si256, _mm256_srli_epi16,
+    _mm256_and_si256, _mm256_dpbusd_avx_epi32, _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_ps,
+    _mm256_setzero_ps, _mm256_setzero_si256, _mm256_srli_epi16,
 };
 
 use super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
 use super::avx2::{add_block, broadcast, load, prefetch, scales, store};
 use super::{Blocks, Tile};
 
-/// Products of pairs of 16 bits.
+/// Products of fours: weights from 1 to 255 times eight bits.
 ///
 /// # Safety
 /// The machine has AVX2, FMA and AVX-VNNI; `ROWS` rows of `x` and its blocks of the panel are there.
 #[target_feature(enable = "avx2,fma,avxvnni")]
-pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
+pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let mut totals = [[_mm256_setzero_ps(); 2]; ROWS];
     for index in 0..x.blocks {
@@ -27,13 +24,15 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
             let values = x.values.as_ptr().add(index * BLOCK);
             prefetch::<Q8_BLOCK>(block);
             let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
-            for step in 0..BLOCK / 2 {
-                let at = block.add(step * 2 * PANEL);
-                let weights = [at, at.add(PANEL)].map(|at| _mm256_cvtepi8_epi16(_mm_loadu_si128(at.cast())));
+            for (r, sums) in sums.iter_mut().enumerate() {
+                *sums = [_mm256_set1_epi32(*x.offsets.as_ptr().add(r * x.blocks + index)); 2];
+            }
+            for step in 0..BLOCK / 4 {
+                let weights = load(block.add(step * 4 * PANEL));
                 for (r, sums) in sums.iter_mut().enumerate() {
-                    let pair = broadcast(values.add(r * row + 2 * step));
+                    let four = broadcast(values.add(r * row + 4 * step));
                     for (sum, weights) in sums.iter_mut().zip(weights) {
-                        *sum = _mm256_dpwssds_avx_epi32(*sum, weights, pair);
+                        *sum = _mm256_dpbusd_avx_epi32(*sum, weights, four);
                     }
                 }
             }
@@ -54,7 +53,7 @@ pub(super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out
 /// # Safety
 /// As [`q8`].
 #[target_feature(enable = "avx2,fma,avxvnni")]
-pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
+pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let low_bits = _mm256_set1_epi8(15);
     let mut totals = [[_mm256_setzero_ps(); 2]; ROWS];
@@ -65,6 +64,9 @@ pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], p
             let values = x.values.as_ptr().add(index * BLOCK);
             prefetch::<Q4_BLOCK>(block);
             let mut sums = [[_mm256_setzero_si256(); 2]; ROWS];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                *sums = [_mm256_set1_epi32(*x.offsets.as_ptr().add(r * x.blocks + index)); 2];
+            }
             for step in 0..BLOCK / 8 {
                 let pairs = load(block.add(step * 4 * PANEL));
                 let low = pairs.map(|pair| _mm256_and_si256(pair, low_bits));
@@ -80,12 +82,9 @@ pub(super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], p
             }
             let weight_scales = scales(block.add(Q4_BLOCK - 2 * PANEL));
             for (r, (totals, sums)) in totals.iter_mut().zip(sums).enumerate() {
-                let at = r * x.blocks + index;
-                let offset = _mm256_set1_epi32(*offsets.as_ptr().add(at));
-                let scale = _mm256_set1_ps(*x.scales.as_ptr().add(at));
+                let scale = _mm256_set1_ps(*x.scales.as_ptr().add(r * x.blocks + index));
                 for half in 0..2 {
-                    let sum = _mm256_add_epi32(sums[half], offset);
-                    totals[half] = add_block(totals[half], sum, weight_scales[half], scale);
+                    totals[half] = add_block(totals[half], sums[half], weight_scales[half], scale);
                 }
             }
         }

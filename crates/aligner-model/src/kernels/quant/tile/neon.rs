@@ -7,9 +7,9 @@ pub(super) mod long;
 
 use std::arch::aarch64::{
     float32x4_t, int8x16_t, int32x4_t, uint8x16_t, vandq_u8, vandq_u32, vcvtq_f32_s32, vdupq_n_f32,
-    vdupq_n_u8, vdupq_n_u32, vfmaq_f32, vfmaq_lane_f32, vget_high_u16, vget_low_u16, vld1_f32, vld1q_s8,
+    vdupq_n_u8, vdupq_n_u32, veorq_u8, vfmaq_f32, vfmaq_lane_f32, vget_high_u16, vget_low_u16, vld1_f32,
     vld1q_u8, vld1q_u16, vmulq_n_f32, vreinterpretq_f32_u32, vreinterpretq_s8_u8, vreinterpretq_u32_u8,
-    vshll_n_u16, vshlq_n_u32, vshrq_n_u8, vst1q_f32, vuzp1q_s8,
+    vshll_n_u16, vshlq_n_u32, vshrq_n_u8, vst1q_f32,
 };
 
 use super::super::layout::PANEL;
@@ -39,15 +39,15 @@ unsafe fn scales(at: *const u8) -> Totals {
     [low[0], low[1], high[0], high[1]].map(|bits| vreinterpretq_f32_u32(bits))
 }
 
-/// Sixteen integers of sixteen bits that fit into eight.
+/// Weights of `q8` as what they stand for, so that nothing is to be added to their products.
 ///
 /// # Safety
-/// They are there.
+/// There are sixteen bytes at `at`.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn narrowed(at: *const i16) -> int8x16_t {
-    // SAFETY: the caller's promise. The lower bytes are every second one.
-    unsafe { vuzp1q_s8(vld1q_s8(at.cast()), vld1q_s8(at.add(8).cast())) }
+unsafe fn signed(at: *const u8) -> int8x16_t {
+    // SAFETY: the caller's promise; vectors are loaded from any address. 128 less is the highest bit turned over.
+    vreinterpretq_s8_u8(veorq_u8(unsafe { vld1q_u8(at) }, vdupq_n_u8(128)))
 }
 
 /// Weights of `q4` as numbers from 0 to 15: those in the lower halves, and those in the upper ones.

@@ -13,18 +13,28 @@ fn add_block(out: &mut [f32; PANEL], sums: &[i32; PANEL], block: &[u8], scale: f
     }
 }
 
-pub(super) fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
-    let out: &mut [[f32; PANEL]] = &mut out[..ROWS];
+/// `order` says which of four activations the weight at a place is multiplied by.
+#[inline]
+pub(super) fn q8<T: Copy + Into<i32>>(
+    rows: usize,
+    x: Blocks<'_, T>,
+    panel: &[u8],
+    out: &mut Tile,
+    order: [usize; 4],
+) {
+    let out: &mut [[f32; PANEL]] = &mut out[..rows];
     out.fill([0.0; PANEL]);
     for (index, block) in panel.chunks_exact(Q8_BLOCK).take(x.blocks).enumerate() {
         for (row, out) in out.iter_mut().enumerate() {
             let at = row * x.blocks + index;
-            let (pairs, _) = x.values[at * BLOCK..][..BLOCK].as_chunks::<2>();
-            let mut sums = [0i32; PANEL];
-            for (x, weights) in pairs.iter().zip(block.as_chunks::<{ 2 * PANEL }>().0) {
-                for output in 0..PANEL {
-                    let weight = |index: usize| i32::from(weights[2 * output + index] as i8);
-                    sums[output] += i32::from(x[0]) * weight(0) + i32::from(x[1]) * weight(1);
+            let (fours, _) = x.values[at * BLOCK..][..BLOCK].as_chunks::<4>();
+            let mut sums = [x.offsets[at]; PANEL];
+            for (x, weights) in fours.iter().zip(block.as_chunks::<{ 4 * PANEL }>().0) {
+                let x: [i32; 4] = order.map(|at| x[at].into());
+                for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
+                    for (x, &weight) in x.iter().zip(weights) {
+                        *sum += x * i32::from(weight);
+                    }
                 }
             }
             add_block(out, &sums, block, x.scales[at]);
@@ -32,14 +42,14 @@ pub(super) fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out: &mut 
     }
 }
 
-pub(super) fn q4<const ROWS: usize>(x: Blocks<'_, i8>, offsets: &[i32], panel: &[u8], out: &mut Tile) {
-    let out: &mut [[f32; PANEL]] = &mut out[..ROWS];
+pub(super) fn q4(rows: usize, x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
+    let out: &mut [[f32; PANEL]] = &mut out[..rows];
     out.fill([0.0; PANEL]);
     for (index, block) in panel.chunks_exact(Q4_BLOCK).take(x.blocks).enumerate() {
         for (row, out) in out.iter_mut().enumerate() {
             let at = row * x.blocks + index;
             let (eights, _) = x.values[at * BLOCK..][..BLOCK].as_chunks::<8>();
-            let mut sums = [offsets[at]; PANEL];
+            let mut sums = [x.offsets[at]; PANEL];
             for (x, weights) in eights.iter().zip(block.as_chunks::<{ 4 * PANEL }>().0) {
                 for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
                     for (step, &pair) in weights.iter().enumerate() {

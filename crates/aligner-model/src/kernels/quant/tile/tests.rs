@@ -1,11 +1,12 @@
+use super::super::layout::{bias, in_fours};
 use super::*;
 
 /// Bytes of a panel that look like one: any integers, scales that are ordinary numbers.
 fn panel(blocks: usize, block_bytes: usize) -> Vec<u8> {
     let values = block_bytes - 2 * PANEL;
     let byte = |at: usize| match at % block_bytes {
-        // −128 is no value of `q8`.
-        value if value < values => ((at * 7919 + at / 7) % 255 + 129) as u8,
+        // A zero is no value of `q8`.
+        value if value < values => ((at * 7919 + at / 7) % 255 + 1) as u8,
         scale if scale % 2 == 1 => 0x3c,
         _ => (at * 31) as u8,
     };
@@ -25,38 +26,68 @@ fn the_widest_instructions_are_used() {
     assert_eq!(every.last(), Some(&Isa::Compiled));
 }
 
+/// Rows of integers as the instructions take them in a format.
+struct Rows {
+    wide: Vec<i16>,
+    narrow: Vec<i8>,
+    scales: Vec<f32>,
+    offsets: Vec<i32>,
+}
+
+impl Rows {
+    fn new(values: Vec<i16>, scales: Vec<f32>, format: QuantFormat) -> Self {
+        let sum = |block: &[i16]| block.iter().map(|&value| i32::from(value)).sum::<i32>();
+        Self {
+            narrow: (0..values.len())
+                .map(|place| values[in_fours(place)] as i8)
+                .collect(),
+            offsets: values
+                .chunks(BLOCK)
+                .map(|block| -bias(format) * sum(block))
+                .collect(),
+            wide: values,
+            scales,
+        }
+    }
+
+    fn blocks<'a, T>(&'a self, values: &'a [T], rows: usize) -> Blocks<'a, T> {
+        Blocks {
+            values,
+            scales: &self.scales,
+            offsets: &self.offsets,
+            blocks: self.scales.len() / rows,
+        }
+    }
+
+    fn times(&self, isa: Isa, format: QuantFormat, rows: usize, panel: &[u8], out: &mut Tile) {
+        if isa.is_wide(format) {
+            q8_wide(isa, rows, self.blocks(&self.wide, rows), panel, out);
+        } else if format == QuantFormat::Q8 {
+            q8(isa, rows, self.blocks(&self.narrow, rows), panel, out);
+        } else {
+            q4(isa, rows, self.blocks(&self.narrow, rows), panel, out);
+        }
+    }
+}
+
+const INTEGERS: [(QuantFormat, usize); 2] = [(QuantFormat::Q8, Q8_BLOCK), (QuantFormat::Q4, Q4_BLOCK)];
+
 /// The tiles in `q8` and `q4` of `rows` rows from the `first` on; untouched where a tile of the format has fewer.
 fn integer_tiles(isa: Isa, first: usize, rows: usize, blocks: usize) -> [Tile; 2] {
     let values: Vec<i16> = (first * blocks * BLOCK..(first + rows) * blocks * BLOCK)
         .map(|at| ((at * 6151) % 255) as i16 - 127)
         .collect();
-    let bytes: Vec<i8> = values.iter().map(|&value| value as i8).collect();
     let scales: Vec<f32> = (first * blocks..(first + rows) * blocks)
         .map(|at| 0.01 + at as f32 * 1e-3)
         .collect();
-    let offsets: Vec<i32> = values
-        .chunks(BLOCK)
-        .map(|block| -8 * block.iter().map(|&v| i32::from(v)).sum::<i32>())
-        .collect();
-    let mut tiles = [[[f32::NAN; PANEL]; MOST_ROWS]; 2];
-    let (values, scales) = (&values[..], &scales[..]);
-    let x = Blocks {
-        values,
-        scales,
-        blocks,
-    };
-    if rows <= isa.rows(QuantFormat::Q8) {
-        q8(isa, rows, x, &panel(blocks, Q8_BLOCK), &mut tiles[0]);
-    }
-    let x = Blocks {
-        values: &bytes[..],
-        scales,
-        blocks,
-    };
-    if rows <= isa.rows(QuantFormat::Q4) {
-        q4(isa, rows, x, &offsets, &panel(blocks, Q4_BLOCK), &mut tiles[1]);
-    }
-    tiles
+    INTEGERS.map(|(format, bytes)| {
+        let mut tile = [[f32::NAN; PANEL]; MOST_ROWS];
+        if rows <= isa.rows(format) {
+            let x = Rows::new(values.clone(), scales.clone(), format);
+            x.times(isa, format, rows, &panel(blocks, bytes), &mut tile);
+        }
+        tile
+    })
 }
 
 #[test]
@@ -81,47 +112,24 @@ fn integers_give_the_same_bits_with_all_instructions_and_numbers_of_rows() {
 #[test]
 fn largest_integers_do_not_overflow() {
     let blocks = 2;
-    let wide = vec![0x81u8; blocks * Q8_BLOCK]; // −127
-    let narrow = vec![0u8; blocks * Q4_BLOCK]; // −8
-    let (x, offsets) = (
-        vec![-127i16; blocks * BLOCK],
-        vec![8 * 127 * BLOCK as i32; blocks],
-    );
-    let scales = vec![1.0; blocks];
-    let mut wide = wide;
-    let mut narrow = narrow;
-    for (bytes, size) in [(&mut wide, Q8_BLOCK), (&mut narrow, Q4_BLOCK)] {
-        for block in bytes.chunks_mut(size) {
+    // What is stored, what it stands for, and its format.
+    let largest = [(1u8, -127, 0), (255, 127, 0), (0, -8, 1), (0xff, 7, 1)];
+    for (stored, weight, format) in largest {
+        let (format, size) = INTEGERS[format];
+        let mut panel = vec![stored; blocks * size];
+        for block in panel.chunks_mut(size) {
             for scale in block[size - 2 * PANEL..].chunks_mut(2) {
                 scale.copy_from_slice(&[0x80, 0x3f]); // 1
             }
         }
-    }
-    for isa in every() {
-        let mut out = [[0.0; PANEL]; MOST_ROWS];
-        let rows = Blocks {
-            values: &x,
-            scales: &scales,
-            blocks,
-        };
-        q8(isa, 1, rows, &wide, &mut out);
-        assert_eq!(out[0], [(blocks * BLOCK * 127 * 127) as f32; PANEL], "{isa:?}");
-        let bytes: Vec<i8> = x.iter().map(|&value| value as i8).collect();
-        let rows = Blocks {
-            values: &bytes,
-            scales: &scales,
-            blocks,
-        };
-        q4(isa, 1, rows, &offsets, &narrow, &mut out);
-        assert_eq!(out[0], [(blocks * BLOCK * 127 * 8) as f32; PANEL], "{isa:?}");
-        // 15 stands for 7.
-        for block in narrow.chunks_mut(Q4_BLOCK) {
-            block[..Q4_BLOCK - 2 * PANEL].fill(0xff);
-        }
-        q4(isa, 1, rows, &offsets, &narrow, &mut out);
-        assert_eq!(out[0], [-((blocks * BLOCK * 127 * 7) as f32); PANEL], "{isa:?}");
-        for block in narrow.chunks_mut(Q4_BLOCK) {
-            block[..Q4_BLOCK - 2 * PANEL].fill(0);
+        for x in [-127i16, 127] {
+            let rows = Rows::new(vec![x; blocks * BLOCK], vec![1.0; blocks], format);
+            for isa in every() {
+                let mut out = [[0.0; PANEL]; MOST_ROWS];
+                rows.times(isa, format, 1, &panel, &mut out);
+                let want = blocks as i32 * BLOCK as i32 * i32::from(x) * weight;
+                assert_eq!(out[0], [want as f32; PANEL], "{isa:?} {format} {stored} {x}");
+            }
         }
     }
 }
@@ -167,16 +175,7 @@ fn sums_of_bf16_take_their_terms_in_order_beside_any_rows() {
 #[test]
 #[should_panic(expected = "beyond its matrix")]
 fn a_tile_outside_its_panel_is_caught() {
-    let x = Blocks {
-        values: &[0i16; BLOCK][..],
-        scales: &[0.0],
-        blocks: 1,
-    };
-    q8(
-        Isa::here(),
-        1,
-        x,
-        &[0; Q8_BLOCK - 1],
-        &mut [[0.0; PANEL]; MOST_ROWS],
-    );
+    let rows = Rows::new(vec![0; BLOCK], vec![0.0], QuantFormat::Q8);
+    let mut out = [[0.0; PANEL]; MOST_ROWS];
+    rows.times(Isa::here(), QuantFormat::Q8, 1, &[0; Q8_BLOCK - 1], &mut out);
 }

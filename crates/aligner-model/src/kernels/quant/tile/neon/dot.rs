@@ -1,13 +1,10 @@
 //! The loops for integers where the machine has SDOT, which adds up the products of four bytes in each lane.
 
-use std::arch::aarch64::{
-    int8x16_t, int32x4_t, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, vld1q_s8, vld1q_s16, vld1q_u8,
-    vreinterpretq_s8_s16, vzip1q_s16, vzip2q_s16,
-};
+use std::arch::aarch64::{int8x16_t, int32x4_t, vdupq_n_f32, vdupq_n_s8, vdupq_n_s32, vld1q_s8, vld1q_u8};
 
 use super::super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
 use super::super::{Blocks, Tile};
-use super::{Sums, VECTORS, add_block, halves, narrowed, scales, store};
+use super::{Sums, VECTORS, add_block, halves, scales, signed, store};
 
 /// Adds the products of four weights of each output with four of sixteen inputs.
 ///
@@ -29,28 +26,22 @@ fn sdot<const FOUR: u8>(mut sum: int32x4_t, weights: int8x16_t, x: int8x16_t) ->
     sum
 }
 
-/// Adds the products of four inputs in `q8`: the pairs of each output are brought together.
+/// Adds the products of four inputs in `q8`.
 ///
 /// # Safety
 /// There are 64 bytes at `at`.
 #[inline]
 #[target_feature(enable = "neon,dotprod")]
-unsafe fn add_pairs<const FOUR: u8, const ROWS: usize>(
+unsafe fn add_four<const FOUR: u8, const ROWS: usize>(
     at: *const u8,
     x: &[int8x16_t; ROWS],
     sums: &mut [Sums; ROWS],
 ) {
-    for half in 0..2 {
-        // SAFETY: the caller's promise; vectors are loaded from any address.
-        let (first, second) = unsafe {
-            let at = at.add(half * PANEL);
-            (vld1q_s16(at.cast()), vld1q_s16(at.add(2 * PANEL).cast()))
-        };
-        let low = vreinterpretq_s8_s16(vzip1q_s16(first, second));
-        let high = vreinterpretq_s8_s16(vzip2q_s16(first, second));
+    for vector in 0..VECTORS {
+        // SAFETY: the caller's promise.
+        let weights = unsafe { signed(at.add(vector * PANEL)) };
         for (x, sums) in x.iter().zip(&mut *sums) {
-            sums[2 * half] = sdot::<FOUR>(sums[2 * half], low, *x);
-            sums[2 * half + 1] = sdot::<FOUR>(sums[2 * half + 1], high, *x);
+            sums[vector] = sdot::<FOUR>(sums[vector], weights, *x);
         }
     }
 }
@@ -58,7 +49,7 @@ unsafe fn add_pairs<const FOUR: u8, const ROWS: usize>(
 /// # Safety
 /// The machine has SDOT; `ROWS` rows of `x` and its blocks of the panel are there.
 #[target_feature(enable = "neon,dotprod")]
-pub(in super::super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
+pub(in super::super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let mut totals = [[vdupq_n_f32(0.0); VECTORS]; ROWS];
     for index in 0..x.blocks {
@@ -70,13 +61,13 @@ pub(in super::super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: 
             for half in 0..2 {
                 let mut sixteen = [vdupq_n_s8(0); ROWS];
                 for (r, x) in sixteen.iter_mut().enumerate() {
-                    *x = narrowed(values.add(r * row + half * 16));
+                    *x = vld1q_s8(values.add(r * row + half * 16));
                 }
                 let at = block.add(half * 16 * PANEL);
-                add_pairs::<0, ROWS>(at, &sixteen, &mut sums);
-                add_pairs::<1, ROWS>(at.add(4 * PANEL), &sixteen, &mut sums);
-                add_pairs::<2, ROWS>(at.add(8 * PANEL), &sixteen, &mut sums);
-                add_pairs::<3, ROWS>(at.add(12 * PANEL), &sixteen, &mut sums);
+                add_four::<0, ROWS>(at, &sixteen, &mut sums);
+                add_four::<1, ROWS>(at.add(4 * PANEL), &sixteen, &mut sums);
+                add_four::<2, ROWS>(at.add(8 * PANEL), &sixteen, &mut sums);
+                add_four::<3, ROWS>(at.add(12 * PANEL), &sixteen, &mut sums);
             }
             let weights = scales(block.add(Q8_BLOCK - 2 * PANEL));
             for r in 0..ROWS {
@@ -111,12 +102,7 @@ unsafe fn add_eight<const FIRST: u8, const SECOND: u8, const ROWS: usize>(
 /// # Safety
 /// As [`q8`].
 #[target_feature(enable = "neon,dotprod")]
-pub(in super::super) unsafe fn q4<const ROWS: usize>(
-    x: Blocks<'_, i8>,
-    offsets: &[i32],
-    panel: &[u8],
-    out: &mut Tile,
-) {
+pub(in super::super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let mut totals = [[vdupq_n_f32(0.0); VECTORS]; ROWS];
     for index in 0..x.blocks {
@@ -126,7 +112,7 @@ pub(in super::super) unsafe fn q4<const ROWS: usize>(
             let values = x.values.as_ptr().add(index * BLOCK);
             let mut sums = [[vdupq_n_s32(0); VECTORS]; ROWS];
             for (r, sums) in sums.iter_mut().enumerate() {
-                *sums = [vdupq_n_s32(*offsets.as_ptr().add(r * x.blocks + index)); VECTORS];
+                *sums = [vdupq_n_s32(*x.offsets.as_ptr().add(r * x.blocks + index)); VECTORS];
             }
             for half in 0..2 {
                 let mut sixteen = [vdupq_n_s8(0); ROWS];

@@ -3,12 +3,12 @@
 use std::arch::aarch64::{
     int8x16_t, int16x8_t, vdupq_laneq_s16, vdupq_laneq_s32, vdupq_n_f32, vdupq_n_s8, vdupq_n_s16,
     vdupq_n_s32, vld1q_s8, vld1q_u8, vpadalq_s16, vpaddq_s16, vreinterpretq_s8_s16, vreinterpretq_s8_s32,
-    vreinterpretq_s16_s8, vreinterpretq_s32_s8,
+    vreinterpretq_s16_s8, vreinterpretq_s32_s8, vuzp1q_s16, vuzp2q_s16,
 };
 
 use super::super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
 use super::super::{Blocks, Tile};
-use super::{Sums, VECTORS, add_block, halves, narrowed, scales, store};
+use super::{Sums, VECTORS, add_block, halves, scales, signed, store};
 
 /// Functions for products of bytes, of the lower or the upper halves of their vectors.
 ///
@@ -79,7 +79,15 @@ unsafe fn add_pairs<const FIRST: i32, const SECOND: i32, const ROWS: usize>(
     sums: &mut [Sums; ROWS],
 ) {
     // SAFETY: the caller's promise.
-    let weights = unsafe { [0, 1, 2, 3].map(|vector| vld1q_s8(at.add(vector * PANEL).cast())) };
+    let fours = unsafe { [0, 1, 2, 3].map(|vector| vreinterpretq_s16_s8(signed(at.add(vector * PANEL)))) };
+    // The first pairs of eight outputs and of eight more, then the second ones.
+    let weights = [
+        vuzp1q_s16(fours[0], fours[1]),
+        vuzp1q_s16(fours[2], fours[3]),
+        vuzp2q_s16(fours[0], fours[1]),
+        vuzp2q_s16(fours[2], fours[3]),
+    ]
+    .map(|pairs| vreinterpretq_s8_s16(pairs));
     for (x, sums) in x.iter().zip(sums) {
         let (first, second) = (pair::<FIRST>(*x), pair::<SECOND>(*x));
         for (vector, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
@@ -91,12 +99,12 @@ unsafe fn add_pairs<const FIRST: i32, const SECOND: i32, const ROWS: usize>(
     }
 }
 
-/// Products of pairs: twice eight bits, where those of AVX2 take sixteen.
+/// Products of pairs: twice eight bits, where those of AVX2 take sixteen. Pairs of eight outputs are brought together for that.
 ///
 /// # Safety
 /// The machine has NEON; `ROWS` rows of `x` and its blocks of the panel are there.
 #[target_feature(enable = "neon")]
-pub(in super::super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: &[u8], out: &mut Tile) {
+pub(in super::super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let mut totals = [[vdupq_n_f32(0.0); VECTORS]; ROWS];
     for index in 0..x.blocks {
@@ -108,7 +116,7 @@ pub(in super::super) unsafe fn q8<const ROWS: usize>(x: Blocks<'_, i16>, panel: 
             for half in 0..2 {
                 let mut sixteen = [vdupq_n_s8(0); ROWS];
                 for (r, x) in sixteen.iter_mut().enumerate() {
-                    *x = narrowed(values.add(r * row + half * 16));
+                    *x = vld1q_s8(values.add(r * row + half * 16));
                 }
                 let at = block.add(half * 16 * PANEL);
                 add_pairs::<0, 1, ROWS>(at, &sixteen, &mut sums);
@@ -154,12 +162,7 @@ unsafe fn add_eight<const FIRST: i32, const SECOND: i32, const ROWS: usize>(
 /// # Safety
 /// As [`q8`].
 #[target_feature(enable = "neon")]
-pub(in super::super) unsafe fn q4<const ROWS: usize>(
-    x: Blocks<'_, i8>,
-    offsets: &[i32],
-    panel: &[u8],
-    out: &mut Tile,
-) {
+pub(in super::super) unsafe fn q4<const ROWS: usize>(x: Blocks<'_, i8>, panel: &[u8], out: &mut Tile) {
     let row = x.blocks * BLOCK;
     let mut totals = [[vdupq_n_f32(0.0); VECTORS]; ROWS];
     for index in 0..x.blocks {
@@ -180,7 +183,7 @@ pub(in super::super) unsafe fn q4<const ROWS: usize>(
             let weights = scales(block.add(Q4_BLOCK - 2 * PANEL));
             for r in 0..ROWS {
                 let at = r * x.blocks + index;
-                let mut sums = [vdupq_n_s32(*offsets.as_ptr().add(at)); VECTORS];
+                let mut sums = [vdupq_n_s32(*x.offsets.as_ptr().add(at)); VECTORS];
                 for (sum, [a, b]) in sums.iter_mut().zip(products[r].as_chunks::<2>().0) {
                     *sum = vpadalq_s16(*sum, vpaddq_s16(*a, *b));
                 }
