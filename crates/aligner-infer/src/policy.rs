@@ -9,8 +9,9 @@ use crate::draft::Proposer;
 /// The longest draft, in tokens.
 pub(crate) const LONGEST_DRAFT: usize = 128;
 
-/// What drafts may cost a request beyond what they gain it, as a share of its time without them.
-const RISKED_SHARE: f64 = 0.02;
+/// What drafts may cost a request beyond what they gain it, as a share of its time without them. They are weighed by predicted times, and
+/// half of what a request may lose is left for these being wrong.
+const RISKED_SHARE: f64 = 0.015;
 
 /// Passes after which one without a draft is measured, since drafts are compared with it.
 const SINGLE_EVERY: u64 = 64;
