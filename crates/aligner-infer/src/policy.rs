@@ -9,8 +9,8 @@ use crate::draft::Proposer;
 /// The longest draft, in tokens.
 pub(crate) const LONGEST_DRAFT: usize = 128;
 
-/// What drafts may cost a request beyond what they gain it, as a share of its time without them. They are weighed by predicted times, and
-/// half of what a request may lose is left for these being wrong.
+/// What drafts may cost a request beyond what they gain it, as a share of its time without them. Costs are predicted: this is half of
+/// the 3 % that a request may lose, and the rest is for predictions that were wrong.
 const RISKED_SHARE: f64 = 0.015;
 
 /// Passes after which one without a draft is measured, since drafts are compared with it.

@@ -42,7 +42,7 @@ pub(super) struct Rounded<T> {
     values: Integers<T>,
     /// `[rows, blocks]`
     scales: Buffer,
-    /// `[rows, blocks]`: what a block's products are too much, as weights are stored with a bias.
+    /// `[rows, blocks]`: what the bias of stored weights adds to a block's products, with the other sign.
     offsets: Integers<i32>,
     blocks: usize,
 }
