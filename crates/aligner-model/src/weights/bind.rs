@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::names::{Unpacked, is_redundant, weight_name};
 use super::quantized::Quantizer;
-use super::{HostTensor, NamedTensor, TensorSource};
+use super::{Bands, HostTensor, NamedTensor, TensorSource};
 use crate::config::ModelConfig;
 use crate::decoder::{CausalDecoder, EMBEDDING, HEAD};
 use crate::error::{ModelError, Result};
@@ -157,8 +157,16 @@ impl Loader<'_> {
         let wanted: Vec<(String, [usize; 2])> = head.chain(layers).collect();
         let mut panels = PanelWeights::new(wanted.iter().map(|(_, dims)| *dims));
         for (name, dims @ [input, output]) in wanted {
-            match self.fetch_host(name, false, &[output, input])? {
-                Some(tensor) => panels.push(&tensor.values, dims),
+            let got = panels.push(dims, |rows, each| {
+                let bands = Bands {
+                    shape: [output, input],
+                    rows,
+                    each,
+                };
+                self.source.read_bands(&name, bands)
+            })?;
+            match got {
+                Some(shape) => self.accept(name, false, &shape, &[output, input])?,
                 // The walk says which tensors are missing.
                 None => return Ok(()),
             }
@@ -244,9 +252,15 @@ impl Loader<'_> {
             }
             return Ok(None);
         };
-        if tensor.shape != expected {
+        self.accept(name, transposed, &tensor.shape, expected)?;
+        Ok(Some(tensor))
+    }
+
+    /// Holds a tensor against what the layer needs.
+    fn accept(&mut self, name: String, transposed: bool, got: &[usize], expected: &[usize]) -> Result<()> {
+        if got != expected {
             // The message speaks of shapes as the file has them.
-            let [mut got, mut expected] = [tensor.shape, expected.to_vec()];
+            let [mut got, mut expected] = [got.to_vec(), expected.to_vec()];
             for shape in [&mut got, &mut expected] {
                 if transposed && shape.len() == 2 {
                     shape.reverse();
@@ -261,7 +275,7 @@ impl Loader<'_> {
             });
         }
         self.used.insert(name);
-        Ok(Some(tensor))
+        Ok(())
     }
 }
 

@@ -26,6 +26,7 @@ mod write;
 use std::path::Path;
 
 use burn::tensor::Device;
+use rayon::prelude::*;
 
 pub use bind::{named_parameters, named_tensors};
 pub use dtype::WeightDtype;
@@ -67,6 +68,28 @@ impl HostTensor {
             _ => self,
         }
     }
+
+    /// See [`TensorSource::read_bands`].
+    fn hand_over(self, bands: Bands<'_>) -> Vec<usize> {
+        if self.shape == bands.shape {
+            let values = self.values.par_chunks((bands.rows * bands.shape[1]).max(1));
+            values
+                .enumerate()
+                .for_each(|(band, values)| (bands.each)(band, values));
+        }
+        self.shape
+    }
+}
+
+/// What is to become of the rows of a matrix.
+#[derive(Clone, Copy)]
+pub struct Bands<'a> {
+    /// Rows and columns; of a tensor of another shape no band is made.
+    pub shape: [usize; 2],
+    /// Rows of a band; the last one may have fewer.
+    pub rows: usize,
+    /// Takes a band's number and its elements, row-major; in any order and on any thread.
+    pub each: &'a (dyn Fn(usize, &[f32]) + Sync),
 }
 
 /// Where tensors come from, by Hugging Face name.
@@ -83,6 +106,15 @@ pub trait TensorSource {
     /// As [`read`](Self::read).
     fn read_transposed(&mut self, name: &str) -> Result<Option<HostTensor>> {
         Ok(self.read(name)?.map(HostTensor::transposed))
+    }
+
+    /// Hands over the matrix called `name` in bands of its rows, and gives the tensor's shape. A source that can makes no more
+    /// than a band for each thread of it.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read); some bands may have been handed over then.
+    fn read_bands(&mut self, name: &str, bands: Bands<'_>) -> Result<Option<Vec<usize>>> {
+        Ok(self.read(name)?.map(|tensor| tensor.hand_over(bands)))
     }
 
     /// All names.

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use super::{HostTensor, NamedTensor, TensorSource};
+use super::{Bands, HostTensor, NamedTensor, TensorSource};
 use crate::config::{ModelConfig, Packing, ScoreLayout};
 use crate::error::{ModelError, Result};
 
@@ -163,6 +163,16 @@ impl TensorSource for Unpacked<'_> {
                 Ok(part.map(HostTensor::transposed))
             }
             None => self.inner.read_transposed(&self.stored(name)),
+        }
+    }
+
+    fn read_bands(&mut self, name: &str, bands: Bands<'_>) -> Result<Option<Vec<usize>>> {
+        match self.place(name) {
+            Some((stored, before, rows, all)) => {
+                let part = self.part(stored, (before, rows, all))?;
+                Ok(part.map(|part| part.hand_over(bands)))
+            }
+            None => self.inner.read_bands(&self.stored(name), bands),
         }
     }
 

@@ -1,10 +1,12 @@
 //! A model in one file or several, whatever their format.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::map::MappedFile;
-use super::{HostTensor, ShardIndex};
+use super::view::View;
+use super::{Bands, HostTensor, ShardIndex};
 use crate::error::{ModelError, Result};
 
 /// One file of weights.
@@ -14,11 +16,13 @@ pub(super) trait Shard: Sized {
 
     fn file(&self) -> &MappedFile;
 
+    fn file_mut(&mut self) -> &mut MappedFile;
+
     /// The names of its tensors.
     fn names(&self) -> impl Iterator<Item = &str>;
 
-    /// A tensor, its two dimensions exchanged when `transposed` and it is a matrix.
-    fn read(&mut self, name: &str, transposed: bool) -> Result<Option<HostTensor>>;
+    /// A tensor where it lies, and the part of the file that it lies in.
+    fn view(&self, name: &str) -> Result<Option<(View<'_>, Range<usize>)>>;
 }
 
 /// Tensors of one file or of several.
@@ -80,11 +84,40 @@ impl<S: Shard> Shards<S> {
         })
     }
 
+    /// A tensor, its two dimensions exchanged when `transposed` and it is a matrix.
     pub fn read(&mut self, name: &str, transposed: bool) -> Result<Option<HostTensor>> {
-        match self.places.get(name) {
-            Some(&shard) => self.shards[shard].read(name, transposed),
-            None => Ok(None),
-        }
+        self.look(name, |view| match transposed {
+            true => view.transposed().to_host(),
+            false => view.to_host(),
+        })
+    }
+
+    /// See [`TensorSource::read_bands`](super::TensorSource::read_bands).
+    pub fn bands(&mut self, name: &str, bands: Bands<'_>) -> Result<Option<Vec<usize>>> {
+        self.look(name, |view| {
+            if view.shape() == bands.shape {
+                view.bands(bands.rows, bands.each)?;
+            }
+            Ok(view.shape().to_vec())
+        })
+    }
+
+    /// What is made of a tensor; its part of the file is not needed after that.
+    fn look<T>(
+        &mut self,
+        name: &str,
+        make: impl FnOnce(View<'_>) -> Result<T, (usize, f32)>,
+    ) -> Result<Option<T>> {
+        let Some(&shard) = self.places.get(name) else {
+            return Ok(None);
+        };
+        let shard = &mut self.shards[shard];
+        let Some((view, range)) = shard.view(name)? else {
+            return Ok(None);
+        };
+        let made = make(view).map_err(|found| not_finite(shard.file().path(), name, found))?;
+        shard.file_mut().release(range);
+        Ok(Some(made))
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -97,6 +130,6 @@ impl<S: Shard> Shards<S> {
 }
 
 /// The error of a tensor with a value that is no number.
-pub(super) fn not_finite(path: &Path, name: &str, (at, value): (usize, f32)) -> ModelError {
+fn not_finite(path: &Path, name: &str, (at, value): (usize, f32)) -> ModelError {
     ModelError::weights(path, format!("tensor {name} holds {value} at element {at}"))
 }

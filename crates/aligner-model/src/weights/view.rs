@@ -123,6 +123,11 @@ impl<'a> View<'a> {
         })
     }
 
+    /// Dimensions, outermost first.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
     fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -155,6 +160,43 @@ impl<'a> View<'a> {
             shape: self.shape.clone(),
             values,
         })
+    }
+
+    /// The elements of a matrix as f32, in bands of up to `rows` rows: `each` is given a band's number and its elements, in any
+    /// order and on any thread. Of a matrix in row-major order no more than a band for each thread is there at once.
+    ///
+    /// # Errors
+    /// The index and value of the first element that is not finite, in a band of which `each` knows nothing.
+    pub fn bands(&self, rows: usize, each: &(dyn Fn(usize, &[f32]) + Sync)) -> Result<(), (usize, f32)> {
+        let band = rows * self.shape.last().copied().unwrap_or(1);
+        if band == 0 {
+            return Ok(());
+        }
+        if Some(&self.strides) != row_major_strides(&self.shape).as_ref() {
+            let values = self.to_host()?.values;
+            let bands = values.par_chunks(band).enumerate();
+            bands.for_each(|(index, values)| each(index, values));
+            return Ok(());
+        }
+        let size = self.element.size();
+        let bands = self.bytes[..self.len() * size].par_chunks(band * size);
+        let first_bad = bands
+            .enumerate()
+            .map_init(
+                || vec![0.0; band],
+                |out, (index, bytes)| {
+                    let values = &mut out[..bytes.len() / size];
+                    if self.element.convert(bytes, values) {
+                        each(index, values);
+                        return None;
+                    }
+                    let at = values.iter().position(|value| !value.is_finite())?;
+                    Some((index * band + at, values[at]))
+                },
+            )
+            .flatten()
+            .min_by_key(|(at, _)| *at);
+        first_bad.map_or(Ok(()), Err)
     }
 
     fn copy(&self, values: &mut [f32]) -> bool {
@@ -296,6 +338,17 @@ mod tests {
         (0..count).map(|index| values[place(index)]).collect()
     }
 
+    /// What bands of a view are put together.
+    fn by_bands(view: &View<'_>, rows: usize) -> Result<Vec<f32>, (usize, f32)> {
+        let found = std::sync::Mutex::new(std::collections::BTreeMap::new());
+        view.bands(rows, &|band, values| {
+            found.lock().unwrap().insert(band, values.to_vec());
+        })?;
+        let found = found.into_inner().unwrap();
+        assert!(found.keys().copied().eq(0..found.len()));
+        Ok(found.into_values().flatten().collect())
+    }
+
     #[test]
     fn every_order_of_elements_is_read_as_defined() {
         let values = numbers(70 * 41 * 3 + 20);
@@ -321,9 +374,11 @@ mod tests {
                 slow(&values, &shape, &strides),
                 "{shape:?} {strides:?}"
             );
+            assert_eq!(by_bands(&view, 7).unwrap(), host.values);
             if let [rows, columns] = shape[..] {
                 let turned = view.transposed().to_host().unwrap();
                 assert_eq!(turned.shape, [columns, rows]);
+                assert_eq!(by_bands(&view.transposed(), 7).unwrap(), turned.values);
                 assert_eq!(
                     turned.values,
                     slow(&values, &[columns, rows], &[strides[1], strides[0]])
@@ -369,6 +424,7 @@ mod tests {
         ] {
             let view = View::row_major(element, &raw, &[3, 300]).unwrap();
             assert_eq!(view.to_host().unwrap().values, values, "{element:?}");
+            assert_eq!(by_bands(&view, 2).unwrap(), values, "{element:?}");
             let turned = view.transposed().to_host().unwrap();
             assert_eq!(turned.values, slow(&values, &[300, 3], &[1, 300]), "{element:?}");
         }
@@ -382,9 +438,9 @@ mod tests {
             let raw = bytes(&values);
             let view = View::row_major(Element::F32, &raw, &[200_000]).unwrap();
             assert_eq!(view.to_host().unwrap_err().0, 150_001);
-            let view = View::row_major(Element::F32, &raw, &[400, 500])
-                .unwrap()
-                .transposed();
+            let view = View::row_major(Element::F32, &raw, &[400, 500]).unwrap();
+            assert_eq!(by_bands(&view, 3).unwrap_err().0, 150_001);
+            let view = view.transposed();
             // Row 300, column 1 of the file.
             assert_eq!(view.to_host().unwrap_err().0, 400 + 300);
         }

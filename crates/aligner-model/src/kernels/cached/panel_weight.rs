@@ -1,7 +1,7 @@
 //! A weight in single precision as products read it.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use rayon::prelude::*;
@@ -155,18 +155,26 @@ impl PanelWeights {
         }
     }
 
-    /// Writes the next weight.
-    ///
-    /// # Shapes
-    /// - `values`: `[output, input]`, as model files have it
+    /// Writes the next weight, which `read` hands over as a model file has it, `[output, input]`: so many rows at a time, with
+    /// the number of each such band, on any threads.
     ///
     /// # Panics
-    /// When there are not `input · output` values, or it was not counted in the memory.
-    pub fn push(&mut self, values: &[f32], dims: [usize; 2]) {
+    /// When a band is no part of such a weight, or the weight was not counted in the memory.
+    pub fn push<T>(
+        &mut self,
+        dims @ [input, output]: [usize; 2],
+        read: impl FnOnce(usize, &(dyn Fn(usize, &[f32]) + Sync)) -> T,
+    ) -> T {
         let rows = &mut self.memory.rows_mut()[self.used..][..rows_of(dims)];
-        write(of_outputs(values, dims), rows);
         self.used += rows.len();
         self.written.push(dims);
+        // A panel for each band, which nobody else asks for.
+        let panels: Vec<Mutex<&mut [Row]>> = rows.chunks_mut(input.max(1)).map(Mutex::new).collect();
+        read(WIDTH, &|band, values| {
+            let columns = WIDTH.min(output - band * WIDTH);
+            let mut panel = panels[band].lock().unwrap_or_else(PoisonError::into_inner);
+            pack_panel(of_outputs(values, [input, columns]), 0, Row::flattened(&mut panel));
+        })
     }
 
     /// The weights, in the order in which they were written.
@@ -211,7 +219,11 @@ mod tests {
         let mut weights = PanelWeights::new(dims.into_iter());
         let values: Vec<f32> = (0..17 * 100).map(|value| value as f32).collect();
         for dims @ [input, output] in dims {
-            weights.push(&values[..input * output], dims);
+            weights.push(dims, |rows, each| {
+                for (band, values) in values[..input * output].chunks(rows * input).enumerate().rev() {
+                    each(band, values);
+                }
+            });
         }
         let weights: Vec<PanelWeight> = weights.finish().collect();
         assert_eq!(weights.len(), dims.len());

@@ -20,9 +20,9 @@ use std::path::Path;
 
 use self::pickle::Stored;
 use super::map::{MappedFile, what_else};
-use super::shards::{Shard, Shards, not_finite};
+use super::shards::{Shard, Shards};
 use super::view::{Element, View};
-use super::{HostTensor, TensorSource};
+use super::{Bands, HostTensor, TensorSource};
 use crate::error::{ModelError, Result};
 
 const SINGLE: &str = "pytorch_model.bin";
@@ -98,7 +98,11 @@ impl Shard for PytorchFile {
         self.tensors.keys().map(String::as_str)
     }
 
-    fn read(&mut self, name: &str, transposed: bool) -> Result<Option<HostTensor>> {
+    fn file_mut(&mut self) -> &mut MappedFile {
+        &mut self.file
+    }
+
+    fn view(&self, name: &str) -> Result<Option<(View<'_>, Range<usize>)>> {
         let Some(place) = self.tensors.get(name) else {
             return Ok(None);
         };
@@ -111,10 +115,7 @@ impl Shard for PytorchFile {
         let bytes = self.file.bytes().get(place.range.clone());
         let view = bytes.and_then(|bytes| View::strided(element, bytes, &place.shape, &place.strides));
         let view = view.ok_or_else(|| ModelError::weights(path, outside(name)))?;
-        let view = if transposed { view.transposed() } else { view };
-        let tensor = view.to_host().map_err(|found| not_finite(path, name, found))?;
-        self.file.release(place.range.clone());
-        Ok(Some(tensor))
+        Ok(Some((view, place.range.clone())))
     }
 }
 
@@ -205,6 +206,10 @@ impl TensorSource for PytorchSource {
 
     fn read_transposed(&mut self, name: &str) -> Result<Option<HostTensor>> {
         self.0.read(name, true)
+    }
+
+    fn read_bands(&mut self, name: &str, bands: Bands<'_>) -> Result<Option<Vec<usize>>> {
+        self.0.bands(name, bands)
     }
 
     fn names(&self) -> Vec<String> {

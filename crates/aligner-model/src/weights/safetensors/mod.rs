@@ -3,15 +3,16 @@
 mod header;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use safetensors::Dtype;
 
 use self::header::Info;
 use super::map::{MappedFile, what_else};
-use super::shards::{Shard, Shards, not_finite};
+use super::shards::{Shard, Shards};
 use super::view::{Element, View};
-use super::{HostTensor, TensorSource, WeightDtype, write_safetensors_as};
+use super::{Bands, HostTensor, TensorSource, WeightDtype, write_safetensors_as};
 use crate::error::{ModelError, Result};
 
 const SINGLE: &str = "model.safetensors";
@@ -74,7 +75,11 @@ impl Shard for SafetensorsFile {
         self.tensors.keys().map(String::as_str)
     }
 
-    fn read(&mut self, name: &str, transposed: bool) -> Result<Option<HostTensor>> {
+    fn file_mut(&mut self) -> &mut MappedFile {
+        &mut self.file
+    }
+
+    fn view(&self, name: &str) -> Result<Option<(View<'_>, Range<usize>)>> {
         let Some(info) = self.tensors.get(name) else {
             return Ok(None);
         };
@@ -89,10 +94,7 @@ impl Shard for SafetensorsFile {
         let bytes = self.file.bytes().get(info.range());
         let view = bytes.and_then(|bytes| View::row_major(element, bytes, &info.shape.0));
         let view = view.ok_or_else(|| ModelError::weights(path, format!("tensor {name} lies outside")))?;
-        let view = if transposed { view.transposed() } else { view };
-        let tensor = view.to_host().map_err(|found| not_finite(path, name, found))?;
-        self.file.release(info.range());
-        Ok(Some(tensor))
+        Ok(Some((view, info.range())))
     }
 }
 
@@ -113,6 +115,10 @@ impl TensorSource for SafetensorsSource {
 
     fn read_transposed(&mut self, name: &str) -> Result<Option<HostTensor>> {
         self.0.read(name, true)
+    }
+
+    fn read_bands(&mut self, name: &str, bands: Bands<'_>) -> Result<Option<Vec<usize>>> {
+        self.0.bands(name, bands)
     }
 
     fn names(&self) -> Vec<String> {
