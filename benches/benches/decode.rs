@@ -170,7 +170,7 @@ fn mlp_half(criterion: &mut Criterion) {
     }
 }
 
-/// The model with its weights in a format, by way of a directory, as programs have it.
+/// The model with its weights in a format, mapped from a file as programs have them.
 #[allow(clippy::expect_used)] // files of this bench alone
 fn held_in(format: RuntimeWeights) -> CausalDecoder {
     let device = Device::flex();
@@ -179,7 +179,8 @@ fn held_in(format: RuntimeWeights) -> CausalDecoder {
     }
     let dir = tempfile::tempdir().expect("a directory for the model");
     save_dir(&smollm2_135m(), &model(&device), dir.path()).expect("there is room for the model");
-    let loaded = load_dir_quantized(dir.path(), format, &WeightsCache::Off, &device);
+    let cache = WeightsCache::In(dir.path().to_path_buf());
+    let loaded = load_dir_quantized(dir.path(), format, &cache, &device);
     // Keys and values as programs have them beside such weights.
     let loaded = loaded.expect("the model was just written").decoder;
     loaded.with_kv_format(KvFormat::F16)

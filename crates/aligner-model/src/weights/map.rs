@@ -43,6 +43,11 @@ impl MappedFile {
         // system offers a way to enforce it. Should one, values are wrong or SIGBUS ends the process; nothing that was
         // checked is trusted again after a second look at the bytes (headers are parsed into owned values once).
         let map = unsafe { Mmap::map(&File::open(path).map_err(io())?) }.map_err(io())?;
+        // What has to come from the disk comes in large pages, where the file system has some.
+        #[cfg(target_os = "linux")]
+        if let Err(error) = map.advise(memmap2::Advice::HugePage) {
+            tracing::debug!(path = %path.display(), %error, "the file lies in small pages");
+        }
         Ok(Self {
             path: path.to_path_buf(),
             bytes: Bytes::Mapped(map),

@@ -173,7 +173,11 @@ impl PanelWeights {
         read(WIDTH, &|band, values| {
             let columns = WIDTH.min(output - band * WIDTH);
             let mut panel = panels[band].lock().unwrap_or_else(PoisonError::into_inner);
-            pack_panel(of_outputs(values, [input, columns]), 0, Row::flattened(&mut panel));
+            pack_panel(
+                of_outputs(values, [input, columns]),
+                0,
+                Row::flattened(&mut panel),
+            );
         })
     }
 

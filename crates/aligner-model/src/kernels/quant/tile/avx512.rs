@@ -5,16 +5,32 @@
 //! activations to bf16, which `bf16` does not.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm256_loadu_si256, _mm512_add_epi16, _mm512_add_epi32, _mm512_and_si512,
-    _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_loadu_si512,
-    _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi16,
-    _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_slli_epi32,
-    _mm512_srli_epi16, _mm512_storeu_ps,
+    __m512, __m512i, _MM_HINT_T1, _mm_prefetch, _mm256_loadu_si256, _mm512_add_epi16, _mm512_add_epi32,
+    _mm512_and_si512, _mm512_castsi512_ps, _mm512_cvtepi32_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_si512, _mm512_madd_epi16, _mm512_maddubs_epi16, _mm512_mul_ps, _mm512_set1_epi8,
+    _mm512_set1_epi16, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_slli_epi32, _mm512_srli_epi16, _mm512_storeu_ps,
 };
 
 use super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
-use super::avx2::{LINE, prefetch};
+use super::avx2::LINE;
 use super::{Blocks, Tile};
+
+/// Bytes that are asked for ahead.
+const AHEAD: usize = 2048;
+
+/// Asks for what a block's successor of [`AHEAD`] bytes on will read, into the second cache: the first one has fewer places for
+/// lines that are on their way than memory is deep.
+///
+/// # Safety
+/// None: an address that is only prefetched may be any.
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn prefetch<const BYTES: usize>(at: *const u8) {
+    for line in 0..BYTES.div_ceil(LINE) {
+        _mm_prefetch::<_MM_HINT_T1>(at.wrapping_add(AHEAD + line * LINE).cast());
+    }
+}
 
 /// The scales of a block's outputs.
 ///

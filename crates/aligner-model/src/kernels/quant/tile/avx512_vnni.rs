@@ -6,8 +6,7 @@ use std::arch::x86_64::{
 };
 
 use super::super::layout::{BLOCK, PANEL, Q4_BLOCK, Q8_BLOCK};
-use super::avx2::prefetch;
-use super::avx512::{add_block, broadcast, halves, scales, store};
+use super::avx512::{add_block, broadcast, halves, prefetch, scales, store};
 use super::{Blocks, Tile};
 
 /// Products of fours: weights from 1 to 255 times eight bits.
