@@ -4,7 +4,7 @@
 //! Three rows are written out, because the compiler keeps some of the sums in memory, at a third of the speed.
 
 use std::arch::x86_64::{
-    __m256, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+    __m256, _MM_HINT_T1, _mm_loadu_si128, _mm_prefetch, _mm256_cvtph_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
     _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
 };
 
@@ -67,8 +67,8 @@ macro_rules! three {
             "vbroadcastss {f0}, dword ptr [{x}]",
             "vbroadcastss {f1}, dword ptr [{x} + {row}]",
             "vbroadcastss {f2}, dword ptr [{x} + 2 * {row}]",
-            "prefetcht0 byte ptr [{next}]",
-            "prefetcht0 byte ptr [{next} + 64]",
+            "prefetcht1 byte ptr [{next}]",
+            "prefetcht1 byte ptr [{next} + 64]",
             concat!($load, " {v}, ", $size, " ptr [{panel}]"),
             "vfmadd231ps {s0}, {f0}, {v}",
             "vfmadd231ps {s4}, {f1}, {v}",
@@ -141,8 +141,8 @@ impl<T: Element> Pass<T> {
         for stretch in 0..self.stretches {
             let x = self.x.wrapping_add(stretch * self.stretch);
             for step in 0..self.steps(stretch) {
-                _mm_prefetch::<_MM_HINT_T0>(next);
-                _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(64));
+                _mm_prefetch::<_MM_HINT_T1>(next);
+                _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(64));
                 for (row, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: an element of a row, as the caller promises.
                     let factor = _mm256_set1_ps(unsafe { *x.add(row * self.row + step * self.step) });
