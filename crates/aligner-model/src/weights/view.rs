@@ -376,9 +376,10 @@ mod tests {
             );
             assert_eq!(by_bands(&view, 7).unwrap(), host.values);
             if let [rows, columns] = shape[..] {
-                let turned = view.transposed().to_host().unwrap();
+                let view = view.transposed();
+                let turned = view.to_host().unwrap();
                 assert_eq!(turned.shape, [columns, rows]);
-                assert_eq!(by_bands(&view.transposed(), 7).unwrap(), turned.values);
+                assert_eq!(by_bands(&view, 7).unwrap(), turned.values);
                 assert_eq!(
                     turned.values,
                     slow(&values, &[columns, rows], &[strides[1], strides[0]])
