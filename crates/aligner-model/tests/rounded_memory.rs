@@ -85,8 +85,8 @@ fn of_running(dir: &Path, device: &Device) {
     let model = linear_layers(|input, output| QuantFormat::Q4.bytes(input, output))
         + QuantFormat::Q8.bytes(HIDDEN, VOCABULARY);
     let largest = INNER * HIDDEN * 4;
-    // The writer's buffer is a mebibyte.
-    let at_first = model + largest + (1 << 20);
+    // The writer's buffer is two mebibytes.
+    let at_first = model + largest + (2 << 20);
     let load = |cache: &WeightsCache| load_dir_quantized(dir, RuntimeWeights::Q4, cache, device).unwrap();
     for (start, most) in [("without a file", at_first), ("with a file", 0)] {
         let (held, peak) = loaded(|| load(&WeightsCache::BesideModel));

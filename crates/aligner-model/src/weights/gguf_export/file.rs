@@ -1,7 +1,6 @@
 //! The file format: header, metadata, where each tensor lies, the tensors.
 
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::Path;
 
 use super::elements::GgufDtype;
@@ -63,7 +62,7 @@ pub(super) fn write(path: &Path, metadata: &[(String, GgufValue)], tensors: Vec<
     })
 }
 
-fn data(file: &mut BufWriter<File>, path: &Path, tensor: Entry) -> Result<()> {
+fn data(file: &mut impl Write, path: &Path, tensor: Entry) -> Result<()> {
     let expected = tensor.bytes();
     let values = (tensor.read)()?;
     let mut bytes = tensor.dtype.encode(&tensor.name, &values)?;

@@ -166,10 +166,6 @@ pub(super) fn write(
         source,
     })?;
     write_atomic(path, |file| {
-        let mut file = InLargePages {
-            file,
-            held: Vec::with_capacity(LARGE_PAGE),
-        };
         let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(ModelError::io("write", path));
         put(MAGIC)?;
         for word in [VERSION, json.len() as u32, crc32fast::hash(&json)] {
@@ -183,36 +179,8 @@ pub(super) fn write(
             put(weight.bytes())?;
             at = first + start + weight.bytes().len();
         }
-        file.flush().map_err(ModelError::io("write", path))
+        Ok(())
     })
-}
-
-/// Writes by whole large pages, which Linux then keeps as such: a program that maps the file misses fewer translations of
-/// addresses.
-struct InLargePages<W> {
-    file: W,
-    /// What there is of the next one.
-    held: Vec<u8>,
-}
-
-const LARGE_PAGE: usize = 2 << 20;
-
-impl<W: Write> Write for InLargePages<W> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let part = &bytes[..bytes.len().min(LARGE_PAGE - self.held.len())];
-        self.held.extend_from_slice(part);
-        if self.held.len() == LARGE_PAGE {
-            self.file.write_all(&self.held)?;
-            self.held.clear();
-        }
-        Ok(part.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.write_all(&self.held)?;
-        self.held.clear();
-        self.file.flush()
-    }
 }
 
 fn entry((name, weight, start): &(&String, &QuantizedWeight, usize)) -> Entry {
@@ -294,33 +262,6 @@ mod tests {
         assert!(file.weight("d").is_none());
         // Nothing but the file is left.
         assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn large_pages_are_written_whole() {
-        #[derive(Default)]
-        struct Sizes(Vec<usize>, Vec<u8>);
-        impl Write for Sizes {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.push(bytes.len());
-                self.1.extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let bytes: Vec<u8> = (0..2 * LARGE_PAGE + 77).map(|at| (at % 251) as u8).collect();
-        let mut file = InLargePages {
-            file: Sizes::default(),
-            held: Vec::new(),
-        };
-        for part in bytes.chunks(700_001) {
-            file.write_all(part).unwrap();
-        }
-        file.flush().unwrap();
-        assert_eq!(file.file.0, [LARGE_PAGE, LARGE_PAGE, 77]);
-        assert!(file.file.1 == bytes);
     }
 
     #[test]
