@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::cached::PanelWeight;
 use super::int8::Int8Weight;
-use super::matmul::Matrix;
+use super::matrix::Matrix;
 use super::panels::{
     Block, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, column_sums, multiply, multiply_into,
     store_rows, transposed_product,

@@ -5,10 +5,12 @@ use aligner_model::{Activation, DeviceSpec, LoraConfig, ModelConfig, NormPlaceme
 use super::MemoryChoices;
 
 /// Logits that exist at once, in elements, as `aligner_model::kernels::token_nll` has them.
-const LOGITS: f64 = (1u32 << 23) as f64;
-/// Elements of the output projection that the matrix product lays out anew at once, for each token of the vocabulary
-/// (measured; it follows from the sizes of the processor's caches).
-const PACKED: f64 = 112.0;
+const LOGITS: f64 = (1u32 << 24) as f64;
+/// Targets side by side, of which whole panels are computed.
+const PANEL: f64 = 32.0;
+/// Elements of the partial sums of the rows' gradients, and how many of these there are at least.
+const SUMS: f64 = (1u32 << 22) as f64;
+const LEAST_SUMS: f64 = 8.0;
 
 /// The linear layers of a block: name, inputs, outputs.
 fn projections(config: &ModelConfig) -> [(&'static str, usize, usize); 7] {
@@ -229,13 +231,15 @@ impl<'a> Shape<'a> {
         }
     }
 
-    /// Logits, and what their matrix product lays out anew.
+    /// Logits, and partial sums of the gradients that they give.
     pub fn logits(&self) -> f64 {
         let all = self.tokens * self.vocab;
         if self.config.logit_softcap.is_some() || !self.fused {
             // All at once, their tanh or logarithms, the softmax, and the gradient.
             return 4.0 * all;
         }
-        all.min(LOGITS.max(self.vocab)) + PACKED * self.vocab
+        let most = (LOGITS / self.vocab / PANEL).floor().max(1.0) * PANEL;
+        let targets = self.tokens.min(most);
+        targets * self.vocab + SUMS.max(LEAST_SUMS * targets * self.hidden)
     }
 }

@@ -2,8 +2,11 @@
 
 use super::super::buffers::Buffer;
 use super::super::math::{exp, sum2, vectorized};
-use super::super::matmul::{Matrix, matmul};
-use super::inputs::{BLOCK, Inputs, Note, Output, Scratch, Work, blocks, scores, seen};
+use super::super::output::Output;
+use super::super::panels::{TILE, WIDTH};
+use super::block::{BLOCK, Block, lanes};
+use super::head::{Columns, Rows};
+use super::inputs::{Inputs, Note, Work};
 
 /// What the forward pass gave, and the gradient of its output.
 #[derive(Clone, Copy)]
@@ -26,59 +29,66 @@ pub(in super::super) fn backward(work: &Work<'_>, given: Given<'_>, [dq, dk, dv]
         (work.query.len(), work.key.len(), work.value.len()),
         "gradients"
     );
-    let outputs = [dq, dk, dv].map(|gradient| Output(gradient.as_mut_ptr()));
-    work.for_each_head(|inputs, kv_head| {
-        let mut gradients = HeadGradients::new(&inputs);
-        backward_head(
-            &inputs,
-            given,
-            kv_head,
-            &mut Scratch::new(&inputs),
-            &mut gradients,
-        );
-        gradients.write(&inputs, kv_head, outputs);
-    });
+    let outputs = [dq, dk, dv].map(Output::new);
+    work.for_each_head(|inputs, kv_head| backward_head(&inputs, given, kv_head, outputs));
 }
 
-/// Gradients of one key and value head and its query heads, as rows close together.
-struct HeadGradients {
-    /// `[group, tokens, head_dim]`
-    query: Buffer,
-    /// `[tokens, head_dim]`
-    key: Buffer,
-    /// `[tokens, head_dim]`
-    value: Buffer,
-    /// Gradients of a block's probabilities, then of its scores.
-    scores: Buffer,
+/// What all query heads of one key and value head read.
+struct Keys {
+    rows: Rows,
+    columns: Columns,
+    values: Columns,
 }
 
-impl HeadGradients {
-    fn new(inputs: &Inputs<'_>) -> Self {
-        let rows = inputs.tokens * inputs.heads.head_dim;
-        Self {
-            query: Buffer::take(inputs.group() * rows),
-            key: Buffer::take(rows),
-            value: Buffer::take(rows),
-            scores: Buffer::take(BLOCK.min(inputs.tokens) * inputs.tokens),
+/// Scratch of one block.
+struct Scratch {
+    /// Scores, then probabilities.
+    weights: Buffer,
+    /// Gradients of probabilities, then of scores.
+    gradients: Buffer,
+}
+
+/// Gradients of one key and value head.
+struct KeyGradients {
+    keys: Rows,
+    values: Rows,
+}
+
+fn backward_head(inputs: &Inputs<'_>, given: Given<'_>, kv_head: usize, [dq, dk, dv]: [Output<f32>; 3]) {
+    let (width, tokens, key_stride) = (inputs.heads.head_dim, inputs.tokens, inputs.key_stride());
+    let key_at = inputs.key_at(kv_head);
+    let rows = inputs.rotated(&inputs.key[key_at..], key_stride, 1.0);
+    let keys = Keys {
+        columns: Columns::of(&rows),
+        rows,
+        values: Columns::of(&Rows::copied(
+            &inputs.value[key_at..],
+            key_stride,
+            (tokens, width),
+        )),
+    };
+    let mut scratch = {
+        let len = Block::scores_len(tokens);
+        Scratch {
+            weights: Buffer::take(len),
+            gradients: Buffer::take(len),
         }
+    };
+    let mut grads = KeyGradients {
+        keys: Rows::zeros(tokens, width),
+        values: Rows::zeros(tokens, width),
+    };
+    for head in inputs.queries_of(kv_head) {
+        query_head(inputs, given, head, &keys, &mut scratch, (dq, &mut grads));
     }
-
-    fn write(&self, inputs: &Inputs<'_>, kv_head: usize, [dq, dk, dv]: [Output<f32>; 3]) {
-        let (width, group) = (inputs.heads.head_dim, inputs.group());
-        let scatter = |rows: &[f32], out: Output<f32>, at: usize, stride: usize| {
-            for (index, row) in rows.chunks_exact(width).enumerate() {
-                // SAFETY: `check` made sure that this row of this head lies inside the gradient, which is as long as its
-                // input; no other job has this sequence and head, and `row` is scratch.
-                unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), out.at(at + index * stride), width) };
-            }
-        };
-        let key_at = inputs.key_at(kv_head);
-        scatter(&self.key, dk, key_at, inputs.key_stride());
-        scatter(&self.value, dv, key_at, inputs.key_stride());
-        for (index, rows) in self.query.chunks_exact(inputs.tokens * width).enumerate() {
-            let at = inputs.query_at(kv_head * group + index);
-            scatter(rows, dq, at, inputs.query_stride());
-        }
+    for row in 0..tokens {
+        let at = key_at + row * key_stride;
+        // SAFETY: `check` made sure that this row of this head lies inside both gradients, which are as long as their inputs; no
+        // other job has this sequence and head.
+        let (dk, dv) = unsafe { (dk.part(at, width), dv.part(at, width)) };
+        grads.keys.read(row, dk);
+        inputs.unrotate(row, dk, 1.0);
+        grads.values.read(row, dv);
     }
 }
 
@@ -86,103 +96,85 @@ impl HeadGradients {
 ///
 /// `P` comes from the notes; `rowsum(P ∘ dP) = rowsum(dY ∘ Y)` is a sum over a head's width instead of over all keys (Dao 2023,
 /// arXiv 2307.08691, algorithm 2).
-fn backward_head(
+fn query_head(
     inputs: &Inputs<'_>,
     given: Given<'_>,
-    kv_head: usize,
+    head: usize,
+    keys: &Keys,
     scratch: &mut Scratch,
-    grads: &mut HeadGradients,
+    (dq, grads): (Output<f32>, &mut KeyGradients),
 ) {
-    let (width, tokens, group) = (inputs.heads.head_dim, inputs.tokens, inputs.group());
-    let (query_stride, key_stride) = (inputs.query_stride(), inputs.key_stride());
-    let key_at = inputs.key_at(kv_head);
-    inputs.rotated(&inputs.key[key_at..], key_stride, 1.0, &mut scratch.key);
-    grads.key.fill(0.0);
-    grads.value.fill(0.0);
+    let (width, stride, at) = (
+        inputs.heads.head_dim,
+        inputs.query_stride(),
+        inputs.query_at(head),
+    );
+    let queries = inputs.rotated(&inputs.query[at..], stride, inputs.scale);
+    let dy = Rows::copied(&given.dy[at..], stride, (inputs.tokens, width));
+    let notes = &given.notes[inputs.notes_at(head)..][..inputs.tokens];
+    let Scratch { weights, gradients } = scratch;
     let mut means = [0.0f32; BLOCK];
-    for (index, dq) in grads.query.chunks_exact_mut(tokens * width).enumerate() {
-        let head = kv_head * group + index;
-        let query_at = inputs.query_at(head);
-        let notes = &given.notes[inputs.notes_at(head)..][..tokens];
-        inputs.rotated(
-            &inputs.query[query_at..],
-            query_stride,
-            inputs.scale,
-            &mut scratch.query,
-        );
-        for (first, end) in blocks(tokens) {
-            let rows = end - first;
-            let at = query_at + first * query_stride;
-            let [dy, out] = [given.dy, given.out].map(|x| Matrix::new(&x[at..], rows, width, query_stride));
-            row_dots(dy, out, &mut means[..rows]);
-            let weights = scores(inputs, scratch, (first, end));
-            let values = Matrix::new(&inputs.value[key_at..], end, width, key_stride);
-            let gradients = &mut grads.scores[..rows * end];
-            matmul(gradients, end, dy, values.transposed(), false);
-            let block = Block {
-                first_row: first,
-                window: inputs.window,
-                notes: &notes[first..end],
-                means: &means[..rows],
-            };
-            softmax_backward(gradients, weights, end, block);
-            matmul(
-                &mut grads.value,
-                width,
-                Matrix::new(weights, rows, end, end).transposed(),
-                dy,
-                true,
-            );
-            let gradients = Matrix::new(gradients, rows, end, end);
-            matmul(
-                &mut dq[first * width..],
-                width,
-                gradients,
-                Matrix::new(&scratch.key, end, width, width),
-                false,
-            );
-            let queries = Matrix::new(&scratch.query[first * width..], rows, width, width);
-            matmul(&mut grads.key, width, gradients.transposed(), queries, true);
+    for block in Block::all(inputs.tokens, inputs.window) {
+        let means = &mut means[..block.rows()];
+        for (row, mean) in (block.first()..).zip(&mut *means) {
+            let [dy, out] = [given.dy, given.out].map(|x| &x[at + row * stride..][..width]);
+            *mean = dot(dy, out);
         }
-        inputs.unrotate(dq, inputs.scale);
+        block.scores(&queries, &keys.columns, weights);
+        block.scores(&dy, &keys.values, gradients);
+        let notes = &notes[block.first()..][..block.rows()];
+        softmax_backward(gradients, weights, block, (notes, means));
+        block.add_transposed(weights, &dy, &mut grads.values);
+        block.add_transposed(gradients, &queries, &mut grads.keys);
+        // SAFETY: `check` made sure that these elements of a row of this head lie inside the gradient, which is as long as the
+        // queries; no other job has this sequence and head.
+        let row_of = |row: usize, first: usize, len: usize| unsafe {
+            dq.part(at + (block.first() + row) * stride + first, len)
+        };
+        block.weighted(gradients, &keys.rows, |row, panel, sums| {
+            let columns = WIDTH.min(width - panel * WIDTH);
+            for (row, sums) in (row..).zip(sums) {
+                row_of(row, panel * WIDTH, columns).copy_from_slice(&sums[..columns]);
+            }
+        });
+        for row in 0..block.rows() {
+            inputs.unrotate(block.first() + row, row_of(row, 0, width), inputs.scale);
+        }
     }
-    inputs.unrotate(&mut grads.key, 1.0);
 }
 
-/// The dot product of each row of `a` with that of `b`.
-fn row_dots(a: Matrix<'_>, b: Matrix<'_>, out: &mut [f32]) {
-    vectorized!((a: Matrix<'a>, b: Matrix<'a>, out: &'a mut [f32]) -> () {
-        for (row, out) in out.iter_mut().enumerate() {
-            let row = |x: &Matrix<'a>| &x.data[row * x.row_stride..][..x.columns];
-            *out = sum2(row(&a), row(&b), |a, b| a * b);
-        }
-    });
-}
-
-/// What is known of the rows of a block.
-struct Block<'a> {
-    first_row: usize,
-    window: usize,
-    notes: &'a [Note],
-    /// `rowsum(dY ∘ Y)`
-    means: &'a [f32],
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    vectorized!((a: &'a [f32], b: &'a [f32]) -> f32 { sum2(a, b, |a, b| a * b) })
 }
 
 /// Turns scores into probabilities, and gradients of probabilities into those of scores, both in place.
-fn softmax_backward(gradient: &mut [f32], scores: &mut [f32], columns: usize, block: Block<'_>) {
-    vectorized!((gradient: &'a mut [f32], scores: &'a mut [f32], columns: usize, block: Block<'a>) -> () {
-        let Block { first_row, window, notes, means } = block;
-        let rows = gradient.chunks_exact_mut(columns).zip(scores.chunks_exact_mut(columns)).enumerate();
-        for (index, (gradient, scores)) in rows {
-            let seen = seen(first_row, index, window);
-            for row in [&mut *gradient, &mut *scores] {
-                row[..seen.start].fill(0.0);
-                row[seen.end..].fill(0.0);
-            }
-            let ([highest, inverse_sum], mean) = (notes[index], means[index]);
-            for (gradient, score) in gradient[seen.clone()].iter_mut().zip(&mut scores[seen]) {
-                *score = exp(*score - highest) * inverse_sum;
-                *gradient = *score * (*gradient - mean);
+///
+/// `means` are `rowsum(dY ∘ Y)`.
+fn softmax_backward(
+    gradients: &mut [f32],
+    scores: &mut [f32],
+    block: Block,
+    (notes, means): (&[Note], &[f32]),
+) {
+    vectorized!((
+        gradients: &'a mut [f32], scores: &'a mut [f32], block: Block, notes: &'a [Note], means: &'a [f32]
+    ) -> () {
+        for (row, (&[highest, inverse_sum], &mean)) in notes.iter().zip(means).enumerate() {
+            let seen = block.seen(row);
+            for panel in block.panels_of(row / TILE) {
+                let at = block.at(row, panel);
+                let (gradients, scores) = (&mut gradients[at..][..WIDTH], &mut scores[at..][..WIDTH]);
+                for (gradient, score) in gradients.iter_mut().zip(&mut *scores) {
+                    *score = exp(*score - highest) * inverse_sum;
+                    *gradient = *score * (*gradient - mean);
+                }
+                let lanes = lanes(&seen, panel);
+                if lanes != (0..WIDTH) {
+                    for part in [gradients, scores] {
+                        part[..lanes.start].fill(0.0);
+                        part[lanes.end..].fill(0.0);
+                    }
+                }
             }
         }
     });

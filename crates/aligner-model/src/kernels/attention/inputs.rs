@@ -1,17 +1,13 @@
-//! What the work of one head reads, where it lies, and the scores of a block of queries.
+//! What the work of one head reads, and where it lies.
 
 use burn::backend::{Flex, tensor::FloatTensor};
 use rayon::prelude::*;
 
-use super::super::buffers::Buffer;
 use super::super::flex::{contiguous, elements};
-use super::super::math::{exp, maximum, sum2, vectorized};
-use super::super::matmul::{Matrix, matmul};
+use super::super::math::vectorized;
 use super::super::sequences::Sequences;
+use super::head::Rows;
 use super::{AttentionSettings, Heads};
-
-/// Queries whose scores are held at once.
-pub(super) const BLOCK: usize = 64;
 
 /// The rotation of each position.
 #[derive(Debug, Clone)]
@@ -70,8 +66,14 @@ impl Inputs<'_> {
         self.heads.kv_heads * self.heads.head_dim
     }
 
-    pub fn group(&self) -> usize {
+    fn group(&self) -> usize {
         self.heads.heads / self.heads.kv_heads
+    }
+
+    /// The query heads that share a key and value head.
+    pub fn queries_of(&self, kv_head: usize) -> std::ops::Range<usize> {
+        let group = self.group();
+        kv_head * group..(kv_head + 1) * group
     }
 
     /// Where a query head's elements of the sequence's first token lie; the same in the output.
@@ -83,11 +85,11 @@ impl Inputs<'_> {
         self.start * self.key_stride() + kv_head * self.heads.head_dim
     }
 
-    /// A head's rotated rows, times `scale`, close together.
-    pub fn rotated(&self, x: &[f32], stride: usize, scale: f32, out: &mut [f32]) {
-        let (width, half) = (self.heads.head_dim, self.half);
-        let angles = self.cos.chunks_exact(half).zip(self.sin.chunks_exact(half));
-        for ((x, out), (cos, sin)) in x.chunks(stride).zip(out.chunks_exact_mut(width)).zip(angles) {
+    /// Rotated queries or keys of a head, times `scale`.
+    pub fn rotated(&self, x: &[f32], stride: usize, scale: f32) -> Rows {
+        let half = self.half;
+        Rows::of(x, stride, (self.tokens, self.heads.head_dim), |row, x, out| {
+            let (cos, sin) = (&self.cos[row * half..][..half], &self.sin[row * half..][..half]);
             vectorized!((
                 x: &'a [f32], out: &'a mut [f32], cos: &'a [f32], sin: &'a [f32], scale: f32
             ) -> () {
@@ -104,146 +106,32 @@ impl Inputs<'_> {
                     out2[i] = (x2[i] * cos[i] + x1[i] * sin[i]) * scale;
                 }
             });
-        }
+        })
     }
 
-    /// Turns a gradient of rotated rows back: the rotation by the negative angle, times `scale`.
-    pub fn unrotate(&self, x: &mut [f32], scale: f32) {
-        let (width, half) = (self.heads.head_dim, self.half);
-        let angles = self.cos.chunks_exact(half).zip(self.sin.chunks_exact(half));
-        for (x, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
-            vectorized!((x: &'a mut [f32], cos: &'a [f32], sin: &'a [f32], scale: f32) -> () {
-                let half = cos.len();
-                let (x, stays) = x.split_at_mut(2 * half);
-                for x in stays {
-                    *x *= scale;
-                }
-                let (x1, x2) = x.split_at_mut(half);
-                for i in 0..half {
-                    let (a, b) = (x1[i] * scale, x2[i] * scale);
-                    x1[i] = a * cos[i] + b * sin[i];
-                    x2[i] = b * cos[i] - a * sin[i];
-                }
-            });
-        }
+    /// Turns the gradient of a rotated row back: the rotation by the negative angle, times `scale`.
+    pub fn unrotate(&self, row: usize, x: &mut [f32], scale: f32) {
+        let half = self.half;
+        let (cos, sin) = (&self.cos[row * half..][..half], &self.sin[row * half..][..half]);
+        vectorized!((x: &'a mut [f32], cos: &'a [f32], sin: &'a [f32], scale: f32) -> () {
+            let half = cos.len();
+            let (x, stays) = x.split_at_mut(2 * half);
+            for x in stays {
+                *x *= scale;
+            }
+            let (x1, x2) = x.split_at_mut(half);
+            for i in 0..half {
+                let (a, b) = (x1[i] * scale, x2[i] * scale);
+                x1[i] = a * cos[i] + b * sin[i];
+                x2[i] = b * cos[i] - a * sin[i];
+            }
+        });
     }
-}
-
-/// The columns that row `index` of a block sees, whose first row is `first_row` of the sequence.
-#[inline(always)]
-pub(super) fn seen(first_row: usize, index: usize, window: usize) -> std::ops::Range<usize> {
-    let end = first_row + index + 1;
-    end.saturating_sub(window)..end
 }
 
 /// What a softmax is computed from again: the highest score, and one over the sum of `e^(score − highest)`. Their logarithmic sum
 /// in one number would cost digits where scores are large.
 pub(in super::super) type Note = [f32; 2];
-
-/// Turns each row of scores into `e^(score − highest)` where it sees, and 0 elsewhere.
-fn exponentials(scores: &mut [f32], columns: usize, block: Block<'_>) {
-    vectorized!((scores: &'a mut [f32], columns: usize, block: Block<'a>) -> () {
-        let Block { first_row, window, notes } = block;
-        for ((index, row), note) in scores.chunks_exact_mut(columns).enumerate().zip(notes) {
-            let seen = seen(first_row, index, window);
-            row[..seen.start].fill(0.0);
-            row[seen.end..].fill(0.0);
-            let row = &mut row[seen];
-            let highest = maximum(row);
-            for x in row.iter_mut() {
-                *x = exp(*x - highest);
-            }
-            let sum = sum2(row, row, |x, _| x);
-            *note = [highest, 1.0 / sum];
-        }
-    });
-}
-
-/// A block of queries, and what is noted of each.
-struct Block<'a> {
-    first_row: usize,
-    window: usize,
-    notes: &'a mut [Note],
-}
-
-/// Scratch of one thread's work on one sequence.
-pub(super) struct Scratch {
-    pub query: Buffer,
-    pub key: Buffer,
-    pub scores: Buffer,
-}
-
-impl Scratch {
-    pub fn new(inputs: &Inputs<'_>) -> Self {
-        let rows = inputs.tokens * inputs.heads.head_dim;
-        Self {
-            query: Buffer::take(rows),
-            key: Buffer::take(rows),
-            scores: Buffer::take(BLOCK.min(inputs.tokens) * inputs.tokens),
-        }
-    }
-}
-
-/// The blocks of queries of a sequence: first and one behind the last.
-pub(super) fn blocks(tokens: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..tokens)
-        .step_by(BLOCK)
-        .map(move |first| (first, (first + BLOCK).min(tokens)))
-}
-
-/// Scores of the queries `first..end` over the first `end` keys, into the front of `scores`.
-pub(super) fn scores<'a>(
-    inputs: &Inputs<'_>,
-    scratch: &'a mut Scratch,
-    (first, end): (usize, usize),
-) -> &'a mut [f32] {
-    let width = inputs.heads.head_dim;
-    let scores = &mut scratch.scores[..(end - first) * end];
-    let queries = Matrix::new(&scratch.query[first * width..], end - first, width, width);
-    let keys = Matrix::new(&scratch.key, end, width, width);
-    matmul(scores, end, queries, keys.transposed(), false);
-    scores
-}
-
-/// [`scores`] as weights that are not divided by their sums yet; `notes` are those of the block.
-pub(super) fn weights<'a>(
-    inputs: &Inputs<'_>,
-    scratch: &'a mut Scratch,
-    (first, end): (usize, usize),
-    notes: &mut [Note],
-) -> &'a mut [f32] {
-    let block = Block {
-        first_row: first,
-        window: inputs.window,
-        notes,
-    };
-    let scores = scores(inputs, scratch, (first, end));
-    exponentials(scores, end, block);
-    scores
-}
-
-/// An output of which several threads write disjoint parts.
-pub(super) struct Output<T>(pub *mut T);
-
-impl<T> Clone for Output<T> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T> Copy for Output<T> {}
-
-// SAFETY: every element is written by one job only, and read by none until all have ended.
-unsafe impl<T: Send> Send for Output<T> {}
-// SAFETY: as above.
-unsafe impl<T: Send> Sync for Output<T> {}
-
-impl<T> Output<T> {
-    /// A pointer to element `at`, taken by a method so that closures capture the whole, which is `Send`.
-    pub fn at(self, at: usize) -> *mut T {
-        self.0.wrapping_add(at)
-    }
-}
 
 /// Queries, keys and values of all sequences, and what is done with them.
 #[derive(Clone, Copy)]

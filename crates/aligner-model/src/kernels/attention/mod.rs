@@ -5,7 +5,9 @@
 //! 2022, arXiv 2205.14135).
 
 mod backward;
+mod block;
 mod forward;
+mod head;
 mod inputs;
 
 use burn::backend::autodiff::NodeId;

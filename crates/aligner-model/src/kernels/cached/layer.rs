@@ -15,7 +15,7 @@ use super::sums::{Rows, product};
 use crate::kernels::flex::elements;
 use crate::kernels::int8::Int8Weight;
 use crate::kernels::linear::{Linear, LinearWeight, LowRank};
-use crate::kernels::matmul::Matrix;
+use crate::kernels::matrix::Matrix;
 use crate::kernels::panels::{WIDTH, pack_panel};
 use crate::kernels::quant::QuantizedWeight;
 use crate::kernels::slots::Slots;

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::memory::Row;
 use super::panel_memory::PanelMemory;
-use crate::kernels::matmul::Matrix;
+use crate::kernels::matrix::Matrix;
 use crate::kernels::panels::{WIDTH, pack_panel};
 use crate::kernels::runs_fused;
 

@@ -21,7 +21,7 @@ pub use linear::int8_linear;
 use super::buffers::Buffer;
 use super::flex::PIECE;
 use super::math::vectorized;
-use super::matmul::Matrix;
+use super::matrix::Matrix;
 use crate::error::{ModelError, Result};
 use crate::weights::HostTensor;
 

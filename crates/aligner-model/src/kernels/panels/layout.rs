@@ -6,7 +6,8 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::super::buffers::Buffer;
-use super::{TILE, WIDTH};
+use super::super::matrix::Matrix;
+use super::{TILE, WIDTH, pack_panel};
 
 /// Tiles of a block at most: its rows and what they become stay in a cache of one to two megabytes.
 const TILES: usize = 8;
@@ -152,6 +153,15 @@ impl OwnBlock {
             rows,
             columns,
         }
+    }
+
+    /// The block that holds a matrix.
+    pub fn of(matrix: Matrix<'_>) -> Self {
+        let mut block = Self::new(matrix.rows, matrix.columns);
+        for (panel, out) in panels_mut(&mut block.memory, matrix.rows, matrix.columns).enumerate() {
+            pack_panel(matrix, panel * WIDTH, out);
+        }
+        block
     }
 
     pub fn memory(&mut self) -> &mut [f32] {

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::super::buffers::Buffer;
 use super::super::flex::PIECE;
-use super::super::matmul::Matrix;
+use super::super::matrix::Matrix;
 use super::WIDTH;
 
 /// Rows that are transposed at a time: their columns stay in the first cache.

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::layout::{Block, Panels};
 use super::packed::Packed;
-use super::tile::{Isa, Run, column_tile, row_tile};
+use super::tile::{Isa, Run, Start, column_tile, row_tile};
 use super::{TILE, Tile, WIDTH};
 
 /// Panels of the left side that are multiplied with all of the right side before the next ones are.
@@ -127,7 +127,7 @@ fn group_product(left: &Panels, right: &Panels, first: usize, out: &mut [MaybeUn
                 let (a, b) = (left.block(block), right.block(block));
                 Run::single(a.panel(first + index), b.panel(panel), a.rows())
             }));
-            column_tile(isa, &runs, &mut sums);
+            column_tile(isa, &runs, Start::Zero, &mut sums);
             for (out, sums) in out.chunks_mut(columns).zip(&sums) {
                 let out = &mut out[panel * WIDTH..][..width];
                 match <&mut [MaybeUninit<f32>; WIDTH]>::try_from(&mut *out) {
@@ -160,7 +160,7 @@ pub(in super::super) fn column_sums(panels: &Panels) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::matmul::Matrix;
+    use super::super::super::matrix::Matrix;
     use super::super::layout::{Grid, Panels};
     use super::*;
 

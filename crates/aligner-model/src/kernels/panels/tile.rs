@@ -7,13 +7,21 @@ mod neon;
 
 use super::{TILE, Tile, WIDTH};
 
+/// What sums begin with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Start {
+    Zero,
+    /// What stands in the output.
+    Held,
+}
+
 /// Columns of [`column_tile`]'s three parts in AVX-512, which together are a panel's.
 #[cfg(target_arch = "x86_64")]
 const PARTS: [usize; 3] = [11, 11, 10];
 
 /// Vector instructions that a tile is computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Isa {
+pub(in super::super) enum Isa {
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -46,7 +54,7 @@ impl Isa {
 
 /// A part of a sum: both sides are read in `chunks` stretches of up to [`WIDTH`] steps, or in a single one of any length.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Run<'a> {
+pub(in super::super) struct Run<'a> {
     pub a: &'a [f32],
     /// Elements of `a` from one stretch to the next.
     pub stride: usize,
@@ -82,7 +90,7 @@ impl<'a> Run<'a> {
 }
 
 /// `out[i][j] = Σ a[i · WIDTH + k] · b[k][j]`, over all runs.
-pub(super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
+pub(in super::super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
     for run in runs {
         assert!(run.last <= WIDTH, "a stretch as long as a panel is wide");
         let longest = if run.chunks > 1 { WIDTH } else { run.last };
@@ -92,18 +100,23 @@ pub(super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512_rows(runs, 0, out),
+            Isa::Avx512 => avx512_rows(runs, 0, Start::Zero, out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::rows(runs, out),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::rows(runs, out),
-            Isa::Compiled => plain::<TILE, WIDTH, 1>(runs, out),
+            Isa::Compiled => plain::<TILE, WIDTH, 1>(runs, Start::Zero, out),
         }
     };
 }
 
-/// `out[i][j] = Σ a[k · WIDTH + i] · b[k][j]`, over all runs, which are single stretches.
-pub(super) fn column_tile(isa: Isa, runs: &[Run<'_>], out: &mut [[f32; WIDTH]; WIDTH]) {
+/// `out[i][j] = start + Σ a[k · WIDTH + i] · b[k][j]`, over all runs, which are single stretches.
+pub(in super::super) fn column_tile(
+    isa: Isa,
+    runs: &[Run<'_>],
+    start: Start,
+    out: &mut [[f32; WIDTH]; WIDTH],
+) {
     for run in runs {
         assert_eq!(run.chunks, 1, "single stretches");
         run.check(run.last * WIDTH);
@@ -122,16 +135,16 @@ pub(super) fn column_tile(isa: Isa, runs: &[Run<'_>], out: &mut [[f32; WIDTH]; W
                 );
                 // The three parts are a panel's columns.
                 if let (Ok(first), Ok(second), Ok(third)) = parts {
-                    avx512_11_columns(runs, 0, first);
-                    avx512_11_columns(runs, PARTS[0], second);
-                    avx512_10_columns(runs, PARTS[0] + PARTS[1], third);
+                    avx512_11_columns(runs, 0, start, first);
+                    avx512_11_columns(runs, PARTS[0], start, second);
+                    avx512_10_columns(runs, PARTS[0] + PARTS[1], start, third);
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::columns(runs, out),
+            Isa::Avx2 => avx2::columns(runs, start, out),
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => neon::columns(runs, out),
-            Isa::Compiled => plain::<WIDTH, 1, WIDTH>(runs, out),
+            Isa::Neon => neon::columns(runs, start, out),
+            Isa::Compiled => plain::<WIDTH, 1, WIDTH>(runs, start, out),
         }
     }
 }
@@ -176,10 +189,16 @@ macro_rules! avx512_sums {
         /// # Safety
         /// As [`sums`]; the machine has AVX-512.
         #[target_feature(enable = "avx512f")]
-        unsafe fn $name(runs: &[Run<'_>], first: usize, out: &mut [[f32; WIDTH]; $rows]) {
-            use std::arch::x86_64::{_mm512_setzero_ps, _mm512_storeu_ps};
+        unsafe fn $name(runs: &[Run<'_>], first: usize, start: Start, out: &mut [[f32; WIDTH]; $rows]) {
+            use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps};
             const { assert!(WIDTH == 32, "the loop is written for two vectors of 64 bytes") };
             let mut sums = [[_mm512_setzero_ps(); 2]; $rows];
+            if start == Start::Held {
+                for (sums, out) in sums.iter_mut().zip(out.iter()) {
+                    // SAFETY: a row of `out` has two vectors.
+                    *sums = unsafe { [_mm512_loadu_ps(out.as_ptr()), _mm512_loadu_ps(out.as_ptr().add(16))] };
+                }
+            }
             for run in runs {
                 let mut b = run.b.as_ptr();
                 for chunk in 0..run.chunks {
@@ -217,6 +236,7 @@ avx512_sums!(avx512_10_columns, 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5
 /// All of these elements lie inside their slices.
 unsafe fn plain<const ROWS: usize, const ROW: usize, const STEP: usize>(
     runs: &[Run<'_>],
+    start: Start,
     out: &mut [[f32; WIDTH]; ROWS],
 ) {
     const ROWS_AT_ONCE: usize = 3;
@@ -229,6 +249,9 @@ unsafe fn plain<const ROWS: usize, const ROW: usize, const STEP: usize>(
     };
     for (part, out) in out.chunks_mut(ROWS_AT_ONCE).enumerate() {
         let mut sums = [[0.0f32; WIDTH]; ROWS_AT_ONCE];
+        if start == Start::Held {
+            sums[..out.len()].copy_from_slice(out);
+        }
         // The last rows of a short part are its first ones again; their sums are dropped.
         let rows: [usize; ROWS_AT_ONCE] =
             std::array::from_fn(|row| (part * ROWS_AT_ONCE + row % out.len()) * ROW);

@@ -1,7 +1,7 @@
 //! The tiles in NEON.
 
 use super::super::neon::Pass;
-use super::{Run, TILE, WIDTH};
+use super::{Run, Start, TILE, WIDTH};
 
 /// Stretches of the right side, 16 KiB, that all rows are multiplied with while it is in the first cache.
 const GROUP: usize = 4;
@@ -31,12 +31,14 @@ pub(super) unsafe fn rows(runs: &[Run<'_>], out: &mut [[f32; WIDTH]; TILE]) {
     }
 }
 
-/// `out[i][j] = Σ a[k · WIDTH + i] · b[k][j]`, over runs of a single stretch.
+/// `out[i][j] = start + Σ a[k · WIDTH + i] · b[k][j]`, over runs of a single stretch.
 ///
 /// # Safety
 /// As [`rows`].
-pub(super) unsafe fn columns(runs: &[Run<'_>], out: &mut [[f32; WIDTH]; WIDTH]) {
-    out.fill([0.0; WIDTH]);
+pub(super) unsafe fn columns(runs: &[Run<'_>], start: Start, out: &mut [[f32; WIDTH]; WIDTH]) {
+    if start == Start::Zero {
+        out.fill([0.0; WIDTH]);
+    }
     for run in runs {
         let pass = Pass {
             x: run.a.as_ptr(),

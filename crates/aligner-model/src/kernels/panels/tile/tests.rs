@@ -48,7 +48,8 @@ fn tiles_of_every_instruction_set_are_exact() {
             let (a, b) = (numbers(steps * WIDTH, 3), numbers(steps * WIDTH, 4));
             let run = Run::single(&a, &b, steps);
             let mut out = [[f32::NAN; WIDTH]; WIDTH];
-            column_tile(isa, &[run, run], &mut out);
+            column_tile(isa, &[run], Start::Zero, &mut out);
+            column_tile(isa, &[run], Start::Held, &mut out);
             for (i, row) in out.iter().enumerate() {
                 for (j, &got) in row.iter().enumerate() {
                     let sum: f32 = (0..steps).map(|k| a[k * WIDTH + i] * b[k * WIDTH + j]).sum();

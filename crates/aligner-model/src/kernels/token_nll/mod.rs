@@ -4,6 +4,9 @@
 //! their softmax are ever kept. The gradients are computed in the forward pass, while the logits are there, and only scaled in
 //! the backward pass, as the loss is a sum of which each term depends on one row alone.
 
+mod loss;
+mod softmax;
+
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
@@ -14,14 +17,9 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 use std::sync::Arc;
 
-use super::buffers::Buffer;
+use self::loss::{HeadGradients, loss};
 use super::flex::{PIECE, contiguous, elements, tensor};
-use super::math::{exp, sum2, vectorized};
-use super::matmul::{Matrix, Update, product};
 use super::{reference, runs_fused};
-
-/// Logits that exist at once: 32 MiB of them.
-const LOGITS: usize = 1 << 23;
 
 /// How the matrix of an output projection lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,86 +62,6 @@ impl TokenNllOps for Flex {
     fn token_nll(rows: FloatTensor<Self>, weight: FloatTensor<Self>, plan: Plan) -> FloatTensor<Self> {
         loss(&contiguous(rows), &contiguous(weight), &plan, [false; 2]).0
     }
-}
-
-/// Gradients of rows and weight for a gradient of 1 of the loss.
-type HeadGradients = [Option<Vec<f32>>; 2];
-
-/// The loss, and the gradients that are `wanted`.
-fn loss(
-    rows: &FloatTensor<Flex>,
-    weight: &FloatTensor<Flex>,
-    (layout, ids): &Plan,
-    wanted: [bool; 2],
-) -> (FloatTensor<Flex>, HeadGradients) {
-    let shape = weight.shape();
-    let (vocab, hidden) = match layout {
-        HeadLayout::ByToken => (shape[0], shape[1]),
-        HeadLayout::ByInput => (shape[1], shape[0]),
-    };
-    assert!(
-        ids.iter().all(|&id| (id as usize) < vocab),
-        "an id beyond the vocabulary"
-    );
-    let rows = elements(Some(rows)).unwrap_or_default();
-    assert_eq!(rows.len(), ids.len() * hidden, "a row for each id");
-    let weight = elements(Some(weight)).unwrap_or_default();
-    // [hidden, vocab], whichever way it lies.
-    let head = match layout {
-        HeadLayout::ByToken => Matrix::new(weight, vocab, hidden, hidden).transposed(),
-        HeadLayout::ByInput => Matrix::new(weight, hidden, vocab, vocab),
-    };
-    let mut d_rows = wanted[0].then(|| vec![0.0; rows.len()]);
-    let mut d_weight = wanted[1].then(|| vec![0.0; weight.len()]);
-    let chunk = (LOGITS / vocab.max(1)).max(1);
-    let mut total = 0.0f64;
-    // One for all chunks: the last one's would be of another size at every step, and each would be kept.
-    let mut buffer = Buffer::take(chunk.min(ids.len()) * vocab);
-    for (index, ids) in ids.chunks(chunk).enumerate() {
-        let first = index * chunk * hidden;
-        let part = Matrix::new(&rows[first..][..ids.len() * hidden], ids.len(), hidden, hidden);
-        let logits = &mut buffer[..ids.len() * vocab];
-        product(logits, part, head, Update::Set);
-        total += softmax_rows(logits, vocab, ids);
-        let gradient = Matrix::new(logits, ids.len(), vocab, vocab);
-        if let Some(d_rows) = &mut d_rows {
-            let out = &mut d_rows[first..][..ids.len() * hidden];
-            product(out, gradient, head.transposed(), Update::Set);
-        }
-        if let Some(d_weight) = &mut d_weight {
-            match layout {
-                HeadLayout::ByToken => product(d_weight, gradient.transposed(), part, Update::Add(1.0)),
-                HeadLayout::ByInput => product(d_weight, part.transposed(), gradient, Update::Add(1.0)),
-            }
-        }
-    }
-    (tensor(vec![total as f32], [1].into()), [d_rows, d_weight])
-}
-
-/// Turns each row of logits into the gradient of its loss, `softmax − one_hot(id)`; returns the sum of the losses.
-fn softmax_rows(logits: &mut [f32], vocab: usize, ids: &[u32]) -> f64 {
-    let losses: Vec<f64> = logits
-        .par_chunks_mut(vocab.max(1))
-        .zip(ids)
-        .map(|(row, &id)| {
-            let target = row[id as usize];
-            let (highest, sum) = vectorized!((row: &'a mut [f32]) -> (f32, f32) {
-                let highest = super::math::maximum(row);
-                for x in row.iter_mut() {
-                    *x = exp(*x - highest);
-                }
-                let sum = sum2(row, row, |x, _| x);
-                let inverse = 1.0 / sum;
-                for x in row.iter_mut() {
-                    *x *= inverse;
-                }
-                (highest, sum)
-            });
-            row[id as usize] -= 1.0;
-            f64::from(sum).ln() + f64::from(highest) - f64::from(target)
-        })
-        .collect();
-    losses.iter().sum()
 }
 
 #[derive(Debug)]
