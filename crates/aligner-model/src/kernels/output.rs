@@ -21,12 +21,17 @@ impl<T> Output<T> {
         Self(all.as_mut_ptr())
     }
 
+    /// Where an element lies.
+    pub fn at(self, index: usize) -> *mut T {
+        self.0.wrapping_add(index)
+    }
+
     /// Elements from `at` on; a method, so that closures capture the whole, which is `Send`.
     ///
     /// # Safety
     /// They lie inside the output, which outlives `'a`, and nobody else touches them meanwhile.
     pub unsafe fn part<'a>(self, at: usize, len: usize) -> &'a mut [T] {
         // SAFETY: the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.0.wrapping_add(at), len) }
+        unsafe { std::slice::from_raw_parts_mut(self.at(at), len) }
     }
 }

@@ -6,12 +6,14 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::layout::weight_bytes;
+use super::tile::Isa;
 
 /// How a [`QuantizedWeight`](super::QuantizedWeight) is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum QuantFormat {
-    /// The upper half of an f32: 16 bits a weight. Activations stay f32.
+    /// The upper half of an f32: 16 bits a weight. Activations are rounded likewise by processors that multiply such numbers
+    /// (AVX512-BF16), and stay f32 on others.
     Bf16,
     /// Integers of eight bits, of which 32 along the input share a scale: 8.5 bits a weight. Activations are rounded likewise.
     Q8,
@@ -35,6 +37,14 @@ impl QuantFormat {
     /// largest number.
     pub fn bytes(self, input: usize, output: usize) -> usize {
         weight_bytes(self, input, output).unwrap_or(usize::MAX)
+    }
+
+    /// Whether products on this machine's processor round activations as well.
+    pub fn rounds_activations(self) -> bool {
+        match self {
+            Self::Bf16 => Isa::here().halves(),
+            Self::Q8 | Self::Q4 => true,
+        }
     }
 
     fn name(self) -> &'static str {

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::QuantizedWeight;
 use super::layout::PANEL;
 use crate::kernels::flex::{tensor, with_slice};
+use crate::kernels::output::Output;
 use crate::kernels::{reference, runs_fused};
 
 /// Weights of a piece: enough to be worth handing over, few enough to share out a small matrix.
@@ -52,18 +53,6 @@ impl QuantizedLinearOps for Flex {
     }
 }
 
-/// Memory that is written to by all threads, each its own columns.
-struct Output(*mut f32);
-
-// SAFETY: a piece of work writes to columns of its own alone.
-unsafe impl Sync for Output {}
-
-impl Output {
-    fn at(&self, index: usize) -> *mut f32 {
-        self.0.wrapping_add(index)
-    }
-}
-
 /// The product on all threads: pieces of columns, so that each weight is read by one of them.
 fn multiply(x: &[f32], rows: usize, weight: &QuantizedWeight) -> Vec<f32> {
     let [input, output] = weight.dims();
@@ -72,7 +61,7 @@ fn multiply(x: &[f32], rows: usize, weight: &QuantizedWeight) -> Vec<f32> {
     }
     let x = weight.prepare(x, rows);
     let mut out = vec![0.0; rows * output];
-    let memory = Output(out.as_mut_ptr());
+    let memory = Output::new(&mut out);
     for first in (0..rows).step_by(MOST_ROWS_AT_ONCE) {
         let rows = first..rows.min(first + MOST_ROWS_AT_ONCE);
         let weights = PIECE_WEIGHTS / if rows.len() < MANY_ROWS { 1 } else { 4 };

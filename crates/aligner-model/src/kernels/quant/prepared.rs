@@ -8,10 +8,11 @@ use rayon::prelude::*;
 
 use super::QuantFormat;
 use super::layout::{BLOCK, bias, padded};
-use super::round::{Row, round_narrow, round_wide};
+use super::round::{Row, nearest_bf16, round_narrow, round_wide};
 use super::tile::{Blocks, Isa};
 use crate::kernels::buffers::Buffer;
 use crate::kernels::flex::PIECE;
+use crate::kernels::math::vectorized;
 
 /// Rows of activations, made once for all weights of a format that read them.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub struct Prepared {
 pub(super) enum Values {
     /// `[rows, input]`, with a zero behind each row of an odd width.
     Floats(Buffer),
+    /// The same in bf16.
+    Halves(Integers<u16>),
     /// In 16 bits, though none is beyond eight.
     Wide(Rounded<i16>),
     /// In eight bits, the inputs in the order of the weights.
@@ -154,7 +157,10 @@ impl Prepared {
         assert_eq!(x.len(), rows * input, "elements of the activations");
         let bias = bias(format);
         let values = if format == QuantFormat::Bf16 {
-            Values::Floats(floats(x, rows, input))
+            match isa.halves() {
+                true => Values::Halves(halves(x, rows, input)),
+                false => Values::Floats(floats(x, rows, input)),
+            }
         } else if isa.is_wide(format) {
             Values::Wide(Rounded::new(x, input, |x, row| round_wide(x, bias, row)))
         } else {
@@ -194,6 +200,35 @@ fn floats(x: &[f32], rows: usize, input: usize) -> Buffer {
     {
         out[..input].copy_from_slice(x);
         out[input..].fill(0.0);
+    }
+    out
+}
+
+/// Activations rounded to bf16, many of them on all threads.
+fn halves(x: &[f32], rows: usize, input: usize) -> Integers<u16> {
+    let (input, width) = (
+        input.max(1),
+        padded(QuantFormat::Bf16, input).unwrap_or(input).max(1),
+    );
+    let mut out = Integers::take(rows * width);
+    let round_rows = |out: &mut [u16], x: &[f32]| {
+        vectorized!((out: &'a mut [u16], x: &'a [f32], width: usize, input: usize) -> () {
+            for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(input)) {
+                let (out, rest) = out.split_at_mut(input);
+                for (out, x) in out.iter_mut().zip(x) {
+                    *out = nearest_bf16(*x);
+                }
+                rest.fill(0);
+            }
+        });
+    };
+    let at_once = (PIECE / input).max(1);
+    if rows <= at_once {
+        round_rows(&mut out, x);
+    } else {
+        out.par_chunks_mut(at_once * width)
+            .zip(x.par_chunks(at_once * input))
+            .for_each(|(out, x)| round_rows(out, x));
     }
     out
 }

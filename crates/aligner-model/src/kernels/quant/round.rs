@@ -19,12 +19,21 @@ const INFINITE: u32 = 0x7f80_0000;
 /// The nearest number of bf16, of two the even one; what is beyond the largest becomes that.
 #[inline(always)]
 pub(super) fn round_bf16(value: f32) -> u16 {
+    let rounded = nearest_bf16(value);
+    if rounded & 0x7f80 == 0x7f80 {
+        return ((value.to_bits() & SIGN) >> 16) as u16 | 0x7f7f;
+    }
+    rounded
+}
+
+/// The nearest number of bf16, of two the even one; what is not finite, or beyond the largest, is not finite.
+#[inline(always)]
+pub(super) fn nearest_bf16(value: f32) -> u16 {
     let bits = value.to_bits();
     let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
-    if rounded & 0x7f80 == 0x7f80 {
-        return ((bits & SIGN) >> 16) as u16 | 0x7f7f;
-    }
-    rounded as u16
+    // Rounding may turn a NaN into infinity or zero.
+    let quiet = (bits >> 16) | 0x40;
+    (if value.is_nan() { quiet } else { rounded }) as u16
 }
 
 #[inline(always)]
@@ -154,7 +163,7 @@ pub(super) fn round_wide(x: &[f32], bias: i32, row: Row<'_, i16>) {
 /// [`round_wide`] in eight bits, the inputs of four in the order of the weights.
 pub(super) fn round_narrow(isa: Isa, x: &[f32], bias: i32, row: Row<'_, i8>) {
     #[cfg(target_arch = "x86_64")]
-    if matches!(isa, Isa::Avx512 | Isa::Avx512Vnni) {
+    if matches!(isa, Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16) {
         // SAFETY: the machine has AVX-512 F.
         return unsafe { avx512::round_narrow(x, bias, row) };
     }

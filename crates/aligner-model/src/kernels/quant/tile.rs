@@ -9,6 +9,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
 mod avx512_vnni;
 #[cfg(target_arch = "x86_64")]
 mod avx_vnni;
@@ -32,6 +34,9 @@ pub(super) type Tile = [[f32; PANEL]; MOST_ROWS];
 /// Vector instructions that a tile is computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Isa {
+    /// With VNNI as well.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
     #[cfg(target_arch = "x86_64")]
@@ -52,6 +57,8 @@ pub(super) enum Isa {
 impl Isa {
     /// All of them, the widest first.
     pub const EVERY: &[Self] = &[
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Bf16,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Vnni,
         #[cfg(target_arch = "x86_64")]
@@ -80,6 +87,8 @@ impl Isa {
     pub fn is_here(self) -> bool {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Self::Avx512Vnni.is_here() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => Self::Avx512.is_here() && is_x86_feature_detected!("avx512vnni"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {
@@ -103,7 +112,7 @@ impl Isa {
     pub fn rows(self, format: QuantFormat) -> usize {
         match (self, format) {
             #[cfg(target_arch = "x86_64")]
-            (Self::Avx512Vnni | Self::Avx512, _) => MOST_ROWS,
+            (Self::Avx512Bf16 | Self::Avx512Vnni | Self::Avx512, _) => MOST_ROWS,
             // Products of 16 bits lie between those of eight and their sums.
             #[cfg(target_arch = "aarch64")]
             (Self::Neon, QuantFormat::Q8) => 4,
@@ -116,6 +125,15 @@ impl Isa {
             (_, QuantFormat::Bf16) => 5,
             (_, QuantFormat::Q8 | QuantFormat::Q4) => 6,
         }
+    }
+
+    /// Whether it multiplies activations of `bf16` weights in bf16 as well.
+    pub fn halves(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        if self == Self::Avx512Bf16 {
+            return true;
+        }
+        false
     }
 
     /// Whether it multiplies activations of 16 bits: two products of stored bytes do not fit into 16, so what adds them up in 32
@@ -190,7 +208,9 @@ pub(super) fn q8(isa: Isa, rows: usize, x: Blocks<'_, i8>, panel: &[u8], out: &m
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the machine has these instructions, and every element that is read lies inside its slice, as was just checked.
-        Isa::Avx512Vnni => unsafe { with_rows!(avx512_vnni::q8, rows, 12, (x, panel, out)) },
+        Isa::Avx512Bf16 | Isa::Avx512Vnni => unsafe {
+            with_rows!(avx512_vnni::q8, rows, 12, (x, panel, out))
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::AvxVnni => unsafe { with_rows!(avx_vnni::q8, rows, 6, (x, panel, out)) },
@@ -230,7 +250,9 @@ pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, panel: &[u8], out: &m
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx512Vnni => unsafe { with_rows!(avx512_vnni::q4, rows, 12, (x, panel, out)) },
+        Isa::Avx512Bf16 | Isa::Avx512Vnni => unsafe {
+            with_rows!(avx512_vnni::q4, rows, 12, (x, panel, out))
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
         Isa::Avx512 => unsafe { with_rows!(avx512::q4, rows, 12, (x, panel, out)) },
@@ -250,22 +272,18 @@ pub(super) fn q4(isa: Isa, rows: usize, x: Blocks<'_, i8>, panel: &[u8], out: &m
     }
 }
 
-/// `out[r][o] = Σ x[r][i] · w[i][o]` of a panel in `bf16`; `x` is `[rows, width]` with an even width.
+/// `out[r][o] = Σ x[r][i] · w[i][o]` of a panel in `bf16`; `x` is `[rows, width]` with an even width, in f32.
 ///
 /// # Panics
 /// As [`q8`].
 pub(super) fn bf16(isa: Isa, rows: usize, x: &[f32], panel: &[u8], out: &mut Tile) {
-    let width = panel.len() / (2 * PANEL);
-    assert!(
-        (1..=isa.rows(QuantFormat::Bf16)).contains(&rows)
-            && width.is_multiple_of(2)
-            && x.len() >= rows * width,
-        "a tile beyond its matrix"
-    );
+    check_bf16(isa, rows, x, panel);
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
-        Isa::Avx512Vnni | Isa::Avx512 => unsafe { with_rows!(avx512::bf16, rows, 12, (x, panel, out)) },
+        Isa::Avx512Bf16 | Isa::Avx512Vnni | Isa::Avx512 => unsafe {
+            with_rows!(avx512::bf16, rows, 12, (x, panel, out))
+        },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.
         Isa::AvxVnni | Isa::Avx2 => unsafe { with_rows!(avx2::bf16, rows, 5, (x, panel, out)) },
@@ -273,5 +291,29 @@ pub(super) fn bf16(isa: Isa, rows: usize, x: &[f32], panel: &[u8], out: &mut Til
         // SAFETY: as in `q8`.
         Isa::NeonDot | Isa::Neon => unsafe { with_rows!(neon::bf16, rows, 5, (x, panel, out)) },
         Isa::Compiled => with_rows!(plain::bf16, rows, 5, (x, panel, out)),
+    }
+}
+
+fn check_bf16<T>(isa: Isa, rows: usize, x: &[T], panel: &[u8]) {
+    let width = panel.len() / (2 * PANEL);
+    assert!(
+        (1..=isa.rows(QuantFormat::Bf16)).contains(&rows)
+            && width.is_multiple_of(2)
+            && x.len() >= rows * width,
+        "a tile beyond its matrix"
+    );
+}
+
+/// [`bf16`] of activations in [halves](Isa::halves).
+///
+/// # Panics
+/// As [`q8`]; and when the instructions are others.
+pub(super) fn bf16_halves(isa: Isa, rows: usize, x: &[u16], panel: &[u8], out: &mut Tile) {
+    check_bf16(isa, rows, x, panel);
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as in `q8`.
+        Isa::Avx512Bf16 => unsafe { with_rows!(avx512_bf16::bf16, rows, 12, (x, panel, out)) },
+        _ => unreachable!("activations are made for the instructions that multiply them"),
     }
 }

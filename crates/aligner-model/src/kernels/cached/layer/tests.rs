@@ -129,8 +129,12 @@ fn an_element_depends_on_its_row_and_column_alone() {
             for (at, sum) in whole.iter().enumerate() {
                 let (row, column) = (at / output_width, at % output_width);
                 let expected = exact(row, column, &|k| back[column * input + k]);
-                // q8 and q4 round the rows as well.
-                let tolerance = if index > 4 { 0.1 } else { 1e-3 };
+                // q8 and q4 round the rows as well, and so does bf16 on some machines.
+                let tolerance = match index {
+                    0..4 => 1e-3,
+                    4 => 0.02,
+                    _ => 0.1,
+                };
                 assert!(
                     (f64::from(*sum) - expected).abs() < tolerance,
                     "{index} {row} {column}"

@@ -1,8 +1,7 @@
 //! The loops for AVX-512, where a vector is a panel's sixteen outputs: one sum for each row, and twelve rows to a tile.
 //!
 //! Each row's factor is broadcast from memory by the instruction that multiplies with it, wherever there is one that can; none
-//! of 16 bits or fewer can, but those of VNNI, which take 32. The instructions of AVX512-BF16 are not used: they round
-//! activations to bf16, which `bf16` does not.
+//! of 16 bits or fewer can, but those of VNNI, which take 32.
 
 use std::arch::x86_64::{
     __m512, __m512i, _MM_HINT_T1, _mm_prefetch, _mm256_loadu_si256, _mm512_add_epi16, _mm512_add_epi32,

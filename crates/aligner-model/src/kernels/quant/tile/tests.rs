@@ -172,6 +172,43 @@ fn sums_of_bf16_take_their_terms_in_order_beside_any_rows() {
     }
 }
 
+/// The instruction adds the odd product first, then the even one, each with a rounding to the nearest.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn sums_of_halves_take_their_terms_in_order_beside_any_rows() {
+    let isa = Isa::Avx512Bf16;
+    if !isa.is_here() {
+        return;
+    }
+    let width = 34;
+    let half = |bits: u16| f32::from_bits(u32::from(bits) << 16);
+    let x: Vec<u16> = (0..MOST_ROWS * width)
+        .map(|at| super::super::round::round_bf16((at as f32 * 0.37).sin()))
+        .collect();
+    let panel: Vec<u8> = (0..width * 2 * PANEL)
+        .map(|at| if at % 2 == 1 { 0x3e } else { (at * 31) as u8 })
+        .collect();
+    let weight = |output: usize, input: usize| {
+        let at = input / 2 * 4 * PANEL + 4 * output + 2 * (input % 2);
+        half(u16::from_le_bytes([panel[at], panel[at + 1]]))
+    };
+    for rows in 1..=MOST_ROWS {
+        let first = MOST_ROWS - rows;
+        let mut got = [[f32::NAN; PANEL]; MOST_ROWS];
+        bf16_halves(isa, rows, &x[first * width..], &panel, &mut got);
+        for (x, got) in x.chunks(width).skip(first).zip(&got[..rows]) {
+            for (output, got) in got.iter().enumerate() {
+                let want = (0..width / 2).fold(0.0f32, |sum, pair| {
+                    let term = |input: usize, sum| half(x[input]).mul_add(weight(output, input), sum);
+                    term(2 * pair, term(2 * pair + 1, sum))
+                });
+                assert_eq!(got.to_bits(), want.to_bits(), "{rows} {output}");
+            }
+        }
+        assert!(got[rows..].iter().flatten().all(|value| value.is_nan()));
+    }
+}
+
 #[test]
 #[should_panic(expected = "beyond its matrix")]
 fn a_tile_outside_its_panel_is_caught() {
