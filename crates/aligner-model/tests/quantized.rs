@@ -14,8 +14,8 @@ use aligner_model::kernels::reference;
 use aligner_model::nn::ProjectionWeight;
 use aligner_model::weights::HostTensor;
 use aligner_model::{
-    CausalDecoder, LoraAdapter, LoraConfig, QuantFormat, RuntimeWeights, Sequences, Targets, WeightsCache,
-    load_dir, load_dir_quantized, save_dir,
+    CausalDecoder, LlamaShape, LoraAdapter, LoraConfig, ModelConfig, QuantFormat, RuntimeWeights, Sequences,
+    Targets, WeightsCache, load_dir, load_dir_quantized, save_dir,
 };
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -319,6 +319,45 @@ fn no_file_is_written_where_none_is_wanted() {
     load_dir_quantized(dir.path(), RuntimeWeights::Q8, &cache, &Device::flex()).unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), before);
     assert!(elsewhere.path().join("new/model.q8.aligner").is_file());
+}
+
+/// Small ones are in panels at once, so `no_file_is_written_where_none_is_wanted` finds none of theirs.
+#[test]
+fn larger_models_in_f32_are_kept_as_well_and_small_ones_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let shape = LlamaShape {
+        vocab_size: 64,
+        hidden_size: 512,
+        intermediate_size: 2000,
+        layers: 2,
+        heads: 8,
+        kv_heads: 2,
+        max_positions: 64,
+    };
+    let (config, device) = (ModelConfig::llama(shape).unwrap(), Device::flex());
+    let random = |seed| CausalDecoder::random(&config, seed, &device).unwrap();
+    let file = dir.path().join("model.f32.aligner");
+    let tokens = |decoder: &CausalDecoder| greedy(decoder, &[1, 2, 3], 8, &mut decoder.new_cache(1, 64));
+    for seed in [1, 2] {
+        save_dir(&config, &random(seed), dir.path()).unwrap();
+        let want = tokens(&load_dir(dir.path(), &device).unwrap().decoder.into_panels());
+        let written = |path: &Path| std::fs::metadata(path).unwrap().modified().unwrap();
+        assert_eq!(tokens(&open(dir.path(), RuntimeWeights::F32)), want, "made");
+        let first = written(&file);
+        assert_eq!(tokens(&open(dir.path(), RuntimeWeights::F32)), want, "mapped");
+        assert_eq!(written(&file), first, "not written again");
+        // What is damaged is made anew.
+        let mut bad = std::fs::read(&file).unwrap();
+        let at = bad.len() / 2;
+        bad[at] ^= 1;
+        std::fs::remove_file(&file).unwrap();
+        std::fs::write(&file, bad).unwrap();
+        assert_eq!(tokens(&open(dir.path(), RuntimeWeights::F32)), want, "made anew");
+        assert_ne!(written(&file), first);
+    }
+    let small = copy_of("tied");
+    open(small.path(), RuntimeWeights::F32);
+    assert!(!small.path().join("model.f32.aligner").exists());
 }
 
 #[test]

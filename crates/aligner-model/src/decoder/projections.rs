@@ -1,7 +1,7 @@
 //! The linear layers of a decoder by name, and how their weights are held.
 
 use super::{CausalDecoder, EMBEDDING, HEAD};
-use crate::kernels::{QuantFormat, QuantizedWeight, RuntimeWeights, WeightFormat};
+use crate::kernels::{RuntimeWeights, WeightFormat};
 use crate::nn::{Projection, ProjectionWeight};
 
 impl CausalDecoder {
@@ -54,12 +54,9 @@ impl CausalDecoder {
             ProjectionWeight::Quantized(weight) => Some(weight.format()),
             ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) => None,
         };
-        match self.projections().find_map(format) {
-            None => RuntimeWeights::F32,
-            Some(QuantFormat::Bf16) => RuntimeWeights::Bf16,
-            Some(QuantFormat::Q8) => RuntimeWeights::Q8,
-            Some(QuantFormat::Q4) => RuntimeWeights::Q4,
-        }
+        self.projections()
+            .find_map(format)
+            .map_or_else(Default::default, Into::into)
     }
 
     /// The format of the weights, where they are not those of the model's files, or not as files have them.
@@ -76,19 +73,14 @@ impl CausalDecoder {
         }
     }
 
-    /// The weights that are quantised, by name.
-    pub(crate) fn quantized_weights(&self) -> Vec<(String, QuantizedWeight)> {
+    /// The weights of embedding, output projection and linear layers, by name.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = (String, &ProjectionWeight)> {
         let embedding = (EMBEDDING.to_string(), &self.embed_tokens.weight);
         let head = self.lm_head.as_ref().map(|head| (HEAD.to_string(), &head.weight));
         let layers = self
             .projections()
             .map(|(name, projection)| (format!("{name}.weight"), &projection.weight));
-        let all = std::iter::once(embedding).chain(head).chain(layers);
-        all.filter_map(|(name, weight)| match weight {
-            ProjectionWeight::Quantized(weight) => Some((name, weight.clone())),
-            ProjectionWeight::Dense(_) | ProjectionWeight::Int8(_) | ProjectionWeight::Panels(_) => None,
-        })
-        .collect()
+        std::iter::once(embedding).chain(head).chain(layers)
     }
 
     /// [`projections`](Self::projections), to change them.

@@ -7,12 +7,12 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 
 use super::names::{Unpacked, is_redundant, weight_name};
-use super::quantized::Quantizer;
+use super::quantized::Store;
 use super::{Bands, HostTensor, NamedTensor, TensorSource};
 use crate::config::ModelConfig;
 use crate::decoder::{CausalDecoder, EMBEDDING, HEAD};
 use crate::error::{ModelError, Result};
-use crate::kernels::{Int8Weight, PanelWeights, QuantizedWeight, WeightFormat};
+use crate::kernels::{Int8Weight, PanelWeight, PanelWeights, QuantFormat, QuantizedWeight, WeightFormat};
 use crate::nn::ProjectionWeight;
 
 /// Where a walk stands: the path and whether the innermost module stores its weight transposed.
@@ -50,9 +50,9 @@ pub(super) enum Storage<'a> {
     /// Those of the blocks, for training.
     Int8,
     /// f32, those of the blocks and the output projection as inference on the CPU reads them.
-    Panels,
+    Panels(&'a mut Store),
     /// Those of the blocks, embedding and output projection, for a model that runs.
-    Quantized(&'a mut Quantizer),
+    Quantized(QuantFormat, &'a mut Store),
 }
 
 impl From<WeightFormat> for Storage<'_> {
@@ -84,8 +84,8 @@ pub(super) fn load(
     match storage {
         Storage::F32 => {}
         Storage::Int8 => loader.round_to_int8(&mut decoder)?,
-        Storage::Panels => loader.put_into_panels(&mut decoder)?,
-        Storage::Quantized(quantizer) => loader.quantize(&mut decoder, quantizer)?,
+        Storage::Panels(store) => loader.put_into_panels(&mut decoder, store)?,
+        Storage::Quantized(format, store) => loader.quantize(&mut decoder, format, store)?,
     }
     let decoder = decoder.map(&mut loader);
     if let Some(error) = loader.failed {
@@ -150,11 +150,35 @@ impl Loader<'_> {
     }
 
     /// Puts the weights of linear layers in their places in panels: no parameters are left there for the walk.
-    fn put_into_panels(&mut self, decoder: &mut CausalDecoder) -> Result<()> {
+    fn put_into_panels(&mut self, decoder: &mut CausalDecoder, store: &mut Store) -> Result<()> {
         let head = decoder.lm_head.iter().map(|head| (HEAD.to_string(), head.dims()));
         let layers = decoder.projections();
         let layers = layers.map(|(layer, projection)| (format!("{layer}.weight"), projection.dims()));
         let wanted: Vec<(String, [usize; 2])> = head.chain(layers).collect();
+        let weights = match store.panels(&wanted) {
+            Some(kept) => {
+                self.used.extend(wanted.into_iter().map(|(name, _)| name));
+                kept
+            }
+            None => match self.read_panels(wanted)? {
+                Some(made) => made,
+                // The walk says which tensors are missing.
+                None => return Ok(()),
+            },
+        };
+        let mut weights = weights.into_iter().map(ProjectionWeight::Panels);
+        let head = decoder.lm_head.as_mut().map(|head| &mut head.weight);
+        for (place, weight) in head.into_iter().zip(&mut weights) {
+            *place = weight;
+        }
+        for ((_, projection), weight) in decoder.projections_mut().zip(weights) {
+            projection.weight = weight;
+        }
+        Ok(())
+    }
+
+    /// Puts weights into panels as they are read; `None` when one is missing.
+    fn read_panels(&mut self, wanted: Vec<(String, [usize; 2])>) -> Result<Option<Vec<PanelWeight>>> {
         let mut panels = PanelWeights::new(wanted.iter().map(|(_, dims)| *dims));
         for (name, dims @ [input, output]) in wanted {
             let got = panels.push(dims, |rows, each| {
@@ -167,35 +191,31 @@ impl Loader<'_> {
             })?;
             match got {
                 Some(shape) => self.accept(name, false, &shape, &[output, input])?,
-                // The walk says which tensors are missing.
-                None => return Ok(()),
+                None => return Ok(None),
             }
         }
-        let head = decoder.lm_head.as_mut().map(|head| &mut head.weight);
-        let mut panels = panels.finish().map(ProjectionWeight::Panels);
-        for (place, weight) in head.into_iter().zip(&mut panels) {
-            *place = weight;
-        }
-        for ((_, projection), weight) in decoder.projections_mut().zip(panels) {
-            projection.weight = weight;
-        }
-        Ok(())
+        Ok(Some(panels.finish().collect()))
     }
 
     /// Puts quantised weights in the places of all matrices: no parameters are left there for the walk.
-    fn quantize(&mut self, decoder: &mut CausalDecoder, quantizer: &mut Quantizer) -> Result<()> {
+    fn quantize(
+        &mut self,
+        decoder: &mut CausalDecoder,
+        format: QuantFormat,
+        store: &mut Store,
+    ) -> Result<()> {
         let [vocabulary, hidden] = decoder.embed_tokens.weight.dims();
-        if let Some(weight) = self.quantized(EMBEDDING, [hidden, vocabulary], true, quantizer)? {
+        if let Some(weight) = self.quantized(EMBEDDING, [hidden, vocabulary], format.of_embedding(), store)? {
             decoder.embed_tokens.weight = ProjectionWeight::Quantized(weight);
         }
         if let Some(head) = &mut decoder.lm_head
-            && let Some(weight) = self.quantized(HEAD, head.dims(), true, quantizer)?
+            && let Some(weight) = self.quantized(HEAD, head.dims(), format.of_embedding(), store)?
         {
             head.weight = ProjectionWeight::Quantized(weight);
         }
         for (layer, projection) in decoder.projections_mut() {
             let name = format!("{layer}.weight");
-            if let Some(weight) = self.quantized(&name, projection.dims(), false, quantizer)? {
+            if let Some(weight) = self.quantized(&name, projection.dims(), format, store)? {
                 projection.weight = ProjectionWeight::Quantized(weight);
             }
         }
@@ -206,18 +226,17 @@ impl Loader<'_> {
         &mut self,
         name: &str,
         [input, output]: [usize; 2],
-        is_embedding: bool,
-        quantizer: &mut Quantizer,
+        format: QuantFormat,
+        store: &mut Store,
     ) -> Result<Option<QuantizedWeight>> {
-        let format = quantizer.format(is_embedding);
-        if let Some(weight) = quantizer.cached(name, format, [input, output]) {
+        if let Some(weight) = store.quantized(name, format, [input, output]) {
             self.used.insert(name.to_string());
             return Ok(Some(weight));
         }
         let Some(weight) = self.fetch_host(name.to_string(), false, &[output, input])? else {
             return Ok(None);
         };
-        let weight = quantizer.make(&weight, format);
+        let weight = store.quantize(&weight, format);
         weight.map(Some).map_err(|error| self.named(name, &error))
     }
 

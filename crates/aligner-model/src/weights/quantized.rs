@@ -1,19 +1,26 @@
-//! Weights that are quantised as they are read, or come from a file beside the model that holds them so.
+//! Weights as models that run need them: made as they are read, or from a file beside the model that holds them so.
 
 mod cache;
+mod kept;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 
 use self::cache::CacheFile;
+use self::kept::Kept;
 use super::{Loaded, bind, fingerprint, open_dir};
 use crate::config::ModelConfig;
 use crate::decoder::CausalDecoder;
 use crate::error::Result;
-use crate::kernels::{QuantFormat, QuantizedWeight, RuntimeWeights};
+use crate::kernels::{PanelWeight, QuantFormat, QuantizedWeight, RuntimeWeights};
 
-/// Where quantised weights are kept from one start to the next.
+/// Bytes of panels in f32 that are kept in a file: fewer are made in no time, and more would double what a model takes on the disk
+/// before anybody asked for it.
+const KEPT_F32: Range<usize> = 16 << 20..1 << 30;
+
+/// Where weights are kept from one start to the next, as they are multiplied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum WeightsCache {
     /// In `model.FORMAT.aligner` in the model's directory; where that cannot be written to, in the user's cache
@@ -22,7 +29,7 @@ pub enum WeightsCache {
     BesideModel,
     /// In this directory.
     In(PathBuf),
-    /// Nowhere: they are quantised at every start.
+    /// Nowhere: they are made at every start.
     Off,
 }
 
@@ -30,7 +37,7 @@ pub enum WeightsCache {
 /// format, norms and biases in f32. In f32 on the CPU linear layers are [`PanelWeight`](crate::PanelWeight)s.
 ///
 /// Weights are quantised one after the other as they are read, so that the model is never there as f32. They are kept in a file
-/// that later starts map into memory. It names the sizes and times of the model's files and a hash of parts of them, and holds a
+/// that later starts map into memory; in f32 where they take from 16 MiB to 1 GiB. It names the sizes and times of the model's files and a hash of parts of them, and holds a
 /// CRC-32 of each weight; one that does not fit, or is damaged, is made anew. A file that cannot be written is a warning.
 ///
 /// # Errors
@@ -52,36 +59,33 @@ pub(super) fn load_quantized(
     cache: &WeightsCache,
     device: &Device,
 ) -> Result<Loaded> {
-    let Some(format) = format.quantized() else {
-        let runs_here = *device == Device::flex();
-        let storage = if runs_here {
-            bind::Storage::Panels
-        } else {
-            bind::Storage::F32
-        };
-        let decoder = bind::load(&config, open_dir(dir)?.as_mut(), storage, device)?;
+    let runs_here = *device == Device::flex();
+    if format == RuntimeWeights::F32 && !runs_here {
+        let decoder = bind::load(&config, open_dir(dir)?.as_mut(), bind::Storage::F32, device)?;
         return Ok(Loaded { config, decoder });
-    };
+    }
     let places = cache.places(dir, format);
     let fingerprint = match places.is_empty() {
         true => String::new(),
         false => fingerprint::of_dir(dir)?,
     };
     let open = || {
-        let mut quantizer = Quantizer {
-            format,
+        let mut store = Store {
             cache: places
                 .iter()
                 .find_map(|path| CacheFile::find(path, format, &fingerprint)),
             made: 0,
         };
-        let storage = bind::Storage::Quantized(&mut quantizer);
+        let storage = match format.quantized() {
+            Some(format) => bind::Storage::Quantized(format, &mut store),
+            None => bind::Storage::Panels(&mut store),
+        };
         let decoder = bind::load(&config, open_dir(dir)?.as_mut(), storage, device)?;
-        Ok((decoder, quantizer.made))
+        Ok((decoder, store.made))
     };
     let (mut decoder, made) = open()?;
-    if made > 0 && keep(&places, format, &fingerprint, &decoder) {
-        // A mapped file lies in larger pages than memory of one's own, and is read faster.
+    // Panels of f32 lie in large pages as they are; others are read faster from a mapped file than from memory of one's own.
+    if made > 0 && keep(&places, format, &fingerprint, &decoder) && format != RuntimeWeights::F32 {
         drop(decoder);
         (decoder, _) = open()?;
     }
@@ -89,8 +93,15 @@ pub(super) fn load_quantized(
 }
 
 /// Writes the weights to the first place that takes them.
-fn keep(places: &[PathBuf], format: QuantFormat, fingerprint: &str, decoder: &CausalDecoder) -> bool {
-    let weights = decoder.quantized_weights();
+fn keep(places: &[PathBuf], format: RuntimeWeights, fingerprint: &str, decoder: &CausalDecoder) -> bool {
+    let weights: Vec<(String, Kept)> = decoder
+        .matrices()
+        .filter_map(|(name, weight)| Some((name, Kept::of(weight)?)))
+        .collect();
+    let bytes: usize = weights.iter().map(|(_, weight)| weight.bytes().len()).sum();
+    if format == RuntimeWeights::F32 && !KEPT_F32.contains(&bytes) {
+        return false;
+    }
     let mut errors = Vec::new();
     for path in places {
         match cache::write(path, format, fingerprint, &weights) {
@@ -101,7 +112,8 @@ fn keep(places: &[PathBuf], format: QuantFormat, fingerprint: &str, decoder: &Ca
     if !errors.is_empty() {
         tracing::warn!(
             ?errors,
-            "the quantised weights could not be kept: the next start will quantise them again"
+            %format,
+            "the weights could not be kept: the next start will make them again"
         );
     }
     false
@@ -109,7 +121,7 @@ fn keep(places: &[PathBuf], format: QuantFormat, fingerprint: &str, decoder: &Ca
 
 impl WeightsCache {
     /// The files in which weights of a format may lie, best first.
-    fn places(&self, dir: &Path, format: QuantFormat) -> Vec<PathBuf> {
+    fn places(&self, dir: &Path, format: RuntimeWeights) -> Vec<PathBuf> {
         let name = format!("model.{format}.aligner");
         match self {
             Self::Off => Vec::new(),
@@ -136,37 +148,43 @@ fn user_dir() -> Option<PathBuf> {
         .or_else(|| home().map(|home| home.join(".cache/aligner")))
 }
 
-/// Gives weights in their format: from the cache, or made of what the model's files hold.
-pub(super) struct Quantizer {
-    format: QuantFormat,
+/// Weights from the file beside the model, and how many had to be made of what the model's files hold.
+pub(super) struct Store {
     cache: Option<CacheFile>,
-    /// Weights that did not come from the cache.
     made: usize,
 }
 
-impl Quantizer {
-    /// The format of linear layers, or of embedding and output projection.
-    pub fn format(&self, is_embedding: bool) -> QuantFormat {
-        if is_embedding {
-            self.format.of_embedding()
-        } else {
-            self.format
+impl Store {
+    /// A quantised weight from the cache.
+    pub fn quantized(&self, name: &str, format: QuantFormat, dims: [usize; 2]) -> Option<QuantizedWeight> {
+        match self.cache.as_ref()?.weight(name)? {
+            Kept::Quantized(weight) if weight.format() == format && weight.dims() == dims => {
+                Some(weight.clone())
+            }
+            _ => None,
         }
     }
 
-    /// A weight from the cache.
-    pub fn cached(&self, name: &str, format: QuantFormat, dims: [usize; 2]) -> Option<QuantizedWeight> {
-        let weight = self.cache.as_ref()?.weight(name)?;
-        (weight.format() == format && weight.dims() == dims).then(|| weight.clone())
-    }
-
-    /// A weight from the model's file.
+    /// A quantised weight from the model's file.
     ///
     /// # Errors
     /// As [`QuantizedWeight::quantize`].
-    pub fn make(&mut self, weight: &super::HostTensor, format: QuantFormat) -> Result<QuantizedWeight> {
+    pub fn quantize(&mut self, weight: &super::HostTensor, format: QuantFormat) -> Result<QuantizedWeight> {
         self.made += 1;
         QuantizedWeight::quantize(weight, format)
+    }
+
+    /// Weights in panels: all of them are in the cache, or all are to be made.
+    pub fn panels(&mut self, wanted: &[(String, [usize; 2])]) -> Option<Vec<PanelWeight>> {
+        let kept = |(name, dims): &(String, [usize; 2])| match self.cache.as_ref()?.weight(name)? {
+            Kept::Panels(weight) if weight.dims() == *dims => Some(weight.clone()),
+            _ => None,
+        };
+        let all: Option<Vec<_>> = wanted.iter().map(kept).collect();
+        if all.is_none() {
+            self.made += wanted.len();
+        }
+        all
     }
 }
 
@@ -197,22 +215,23 @@ mod tests {
         let (bad, good) = (dir.path().join("config.json/a"), dir.path().join("b/c"));
         assert!(!keep(
             std::slice::from_ref(&bad),
-            QuantFormat::Q8,
+            RuntimeWeights::Q8,
             "print",
             &decoder
         ));
-        assert!(keep(&[bad, good.clone()], QuantFormat::Q8, "print", &decoder));
-        let file = CacheFile::open(&good, QuantFormat::Q8, "print").unwrap();
-        for (name, weight) in decoder.quantized_weights() {
+        assert!(keep(&[bad, good.clone()], RuntimeWeights::Q8, "print", &decoder));
+        let file = CacheFile::open(&good, RuntimeWeights::Q8, "print").unwrap();
+        for (name, weight) in decoder.matrices() {
+            let weight = Kept::of(weight).unwrap();
             assert_eq!(file.weight(&name).unwrap().bytes(), weight.bytes());
         }
-        assert_eq!(decoder.quantized_weights().len(), 8);
+        assert_eq!(decoder.matrices().count(), 8);
     }
 
     #[test]
     fn places_are_beside_the_model_first() {
         let dir = Path::new("models/a");
-        let places = |cache: WeightsCache| cache.places(dir, QuantFormat::Q4);
+        let places = |cache: WeightsCache| cache.places(dir, RuntimeWeights::Q4);
         assert!(places(WeightsCache::Off).is_empty());
         assert_eq!(
             places(WeightsCache::In("x".into())),

@@ -20,6 +20,19 @@ impl Row {
         // SAFETY: rows are their elements and nothing else, and are borrowed for writing.
         unsafe { std::slice::from_raw_parts_mut(rows.as_mut_ptr().cast(), rows.len() * WIDTH) }
     }
+
+    /// The bytes of rows, one behind the other.
+    pub fn bytes(rows: &[Self]) -> &[u8] {
+        // SAFETY: as above; numbers are four bytes each, any of which may be read.
+        unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), size_of_val(rows)) }
+    }
+
+    /// Rows whose bytes these are; `None` where a row would not begin with a cache line.
+    pub fn of_bytes(bytes: &[u8]) -> Option<&[Self]> {
+        // SAFETY: a row is 32 numbers without gaps, which any bytes are.
+        let (before, rows, behind) = unsafe { bytes.align_to() };
+        (before.is_empty() && behind.is_empty()).then_some(rows)
+    }
 }
 
 /// A [`Row`] in half the memory: one cache line.

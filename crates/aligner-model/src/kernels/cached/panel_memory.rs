@@ -1,9 +1,13 @@
 //! Memory for panels.
 
+use std::ops::Range;
+use std::sync::Arc;
+
 use memmap2::{MmapMut, MmapOptions};
 
 use super::memory::Row;
 use crate::kernels::panels::WIDTH;
+use crate::weights::MappedFile;
 
 /// Memory for the panels of one weight or of all weights of a model, zero until it is written.
 #[derive(Debug)]
@@ -12,6 +16,11 @@ pub(crate) enum PanelMemory {
     Mapped(MmapMut),
     /// An allocation.
     Allocated(Vec<Row>),
+    /// Part of a file, which is there already.
+    File {
+        file: Arc<MappedFile>,
+        range: Range<usize>,
+    },
 }
 
 impl PanelMemory {
@@ -42,14 +51,20 @@ impl PanelMemory {
             // SAFETY: a row is 32 numbers without gaps, which any bytes are.
             Self::Mapped(map) => unsafe { map.align_to().1 },
             Self::Allocated(rows) => rows,
+            Self::File { file, range } => {
+                let bytes = file.bytes().get(range.clone());
+                bytes.and_then(Row::of_bytes).unwrap_or_default()
+            }
         }
     }
 
+    /// None where they are a file's.
     pub fn rows_mut(&mut self) -> &mut [Row] {
         match self {
             // SAFETY: as above.
             Self::Mapped(map) => unsafe { map.align_to_mut().1 },
             Self::Allocated(rows) => rows,
+            Self::File { .. } => &mut [],
         }
     }
 }

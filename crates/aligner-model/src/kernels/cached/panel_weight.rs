@@ -1,6 +1,7 @@
 //! A weight in single precision as products read it.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -11,6 +12,7 @@ use super::panel_memory::PanelMemory;
 use crate::kernels::matrix::Matrix;
 use crate::kernels::panels::{WIDTH, pack_panel};
 use crate::kernels::runs_fused;
+use crate::weights::MappedFile;
 
 /// The weight of a linear layer in single precision, in panels of 32 columns one behind the other; copies share their memory.
 ///
@@ -78,6 +80,35 @@ impl PanelWeight {
             memory: Arc::new(memory),
             start: 0,
         }
+    }
+
+    /// A weight whose rows, as [`stored`](Self::stored) gave them, lie in a mapped file; `None` when there are not as many, or they do not
+    /// lie as this machine reads them.
+    pub(crate) fn mapped(dims: [usize; 2], file: &Arc<MappedFile>, range: Range<usize>) -> Option<Self> {
+        let [input, output] = dims;
+        let rows = Row::of_bytes(file.bytes().get(range.clone())?)?;
+        let fits = Self::stored_bytes(dims) == Some(range.len()) && !rows.is_empty();
+        (fits && cfg!(target_endian = "little")).then(|| Self {
+            input,
+            output,
+            memory: Arc::new(PanelMemory::File {
+                file: Arc::clone(file),
+                range,
+            }),
+            start: 0,
+        })
+    }
+
+    /// What a file holds of a weight.
+    pub(crate) fn stored(&self) -> &[u8] {
+        Row::bytes(self.rows())
+    }
+
+    /// How many bytes a file holds of a weight; `None` when they are more than can be counted.
+    pub(crate) fn stored_bytes([input, output]: [usize; 2]) -> Option<usize> {
+        input
+            .checked_mul(output.div_ceil(WIDTH))?
+            .checked_mul(size_of::<Row>())
     }
 
     /// Input and output width.

@@ -69,7 +69,8 @@ impl fmt::Display for QuantFormat {
 /// assert_eq!("q8".parse(), Ok(RuntimeWeights::Q8));
 /// assert!("q5".parse::<RuntimeWeights>().unwrap_err().contains("f32, bf16, q8, q4"));
 /// ```
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RuntimeWeights {
     /// As they are trained.
     #[default]
@@ -90,6 +91,16 @@ impl RuntimeWeights {
             Self::Bf16 => Some(QuantFormat::Bf16),
             Self::Q8 => Some(QuantFormat::Q8),
             Self::Q4 => Some(QuantFormat::Q4),
+        }
+    }
+}
+
+impl From<QuantFormat> for RuntimeWeights {
+    fn from(format: QuantFormat) -> Self {
+        match format {
+            QuantFormat::Bf16 => Self::Bf16,
+            QuantFormat::Q8 => Self::Q8,
+            QuantFormat::Q4 => Self::Q4,
         }
     }
 }

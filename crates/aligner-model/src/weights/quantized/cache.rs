@@ -1,4 +1,4 @@
-//! The file of quantised weights.
+//! The file of weights as they are multiplied: quantised, or in panels of f32.
 //!
 //! ```text
 //! "ALIGNERW"   version u32   header's bytes u32   header's CRC-32 u32   header (JSON)   zeros   weights
@@ -17,8 +17,9 @@ use std::time::{Duration, SystemTime};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use super::kept::Kept;
 use crate::error::{ModelError, Result};
-use crate::kernels::{QuantFormat, QuantizedWeight};
+use crate::kernels::RuntimeWeights;
 use crate::weights::{MappedFile, write_atomic};
 
 const MAGIC: &[u8; 8] = b"ALIGNERW";
@@ -32,7 +33,7 @@ const LEFT_BEHIND: Duration = Duration::from_secs(3600);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Header {
-    format: QuantFormat,
+    format: RuntimeWeights,
     fingerprint: String,
     /// Of the whole file.
     bytes: usize,
@@ -42,7 +43,7 @@ struct Header {
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     name: String,
-    format: QuantFormat,
+    format: RuntimeWeights,
     input: usize,
     output: usize,
     /// From the first weight.
@@ -53,19 +54,19 @@ struct Entry {
 /// The weights of a mapped file.
 #[derive(Debug)]
 pub(super) struct CacheFile {
-    weights: BTreeMap<String, QuantizedWeight>,
+    weights: BTreeMap<String, Kept>,
 }
 
 impl CacheFile {
     /// The weights in a file; `None` when there is none, or it is not what this version makes of this model, or is damaged.
-    pub fn find(path: &Path, format: QuantFormat, fingerprint: &str) -> Option<Self> {
+    pub fn find(path: &Path, format: RuntimeWeights, fingerprint: &str) -> Option<Self> {
         if !path.is_file() {
             return None;
         }
         match Self::open(path, format, fingerprint) {
             Ok(file) => Some(file),
             Err(error) => {
-                tracing::info!(%error, "the quantised weights are made anew");
+                tracing::info!(%error, "the weights of the file beside the model are made anew");
                 None
             }
         }
@@ -75,7 +76,7 @@ impl CacheFile {
     ///
     /// # Errors
     /// When it cannot be read, or its weights must not be used.
-    pub fn open(path: &Path, format: QuantFormat, fingerprint: &str) -> Result<Self> {
+    pub fn open(path: &Path, format: RuntimeWeights, fingerprint: &str) -> Result<Self> {
         let file = Arc::new(MappedFile::open(path)?);
         let unfit = |reason: &str| ModelError::weights(path, reason);
         let (header, first) = read_header(file.bytes()).map_err(unfit)?;
@@ -87,13 +88,13 @@ impl CacheFile {
         }
         let weight = |entry: Entry| {
             let start = first.checked_add(entry.start)?;
-            let end = start.checked_add(entry.format.bytes(entry.input, entry.output))?;
+            let end = start.checked_add(Kept::bytes_of(entry.format, [entry.input, entry.output])?)?;
             let bytes = file.bytes().get(start..end)?;
             if !start.is_multiple_of(ALIGN) || crc32fast::hash(bytes) != entry.crc32 {
                 return None;
             }
             let dims = [entry.input, entry.output];
-            let weight = QuantizedWeight::mapped(entry.format, dims, &file, start..end)?;
+            let weight = Kept::mapped(entry.format, dims, &file, start..end)?;
             Some((entry.name, weight))
         };
         let weights: Option<BTreeMap<_, _>> = header.weights.into_par_iter().map(weight).collect();
@@ -101,7 +102,7 @@ impl CacheFile {
         Ok(Self { weights })
     }
 
-    pub fn weight(&self, name: &str) -> Option<&QuantizedWeight> {
+    pub fn weight(&self, name: &str) -> Option<&Kept> {
         self.weights.get(name)
     }
 }
@@ -112,7 +113,7 @@ fn read_header(bytes: &[u8]) -> Result<(Header, usize), &'static str> {
     let word = |at: usize| -> Option<[u8; 4]> { bytes.get(at..at + 4)?.try_into().ok() };
     let word = |at| word(at).map(u32::from_le_bytes).ok_or(TORN);
     if bytes.get(..8) != Some(MAGIC) {
-        return Err("is no file of quantised weights");
+        return Err("is no file of weights");
     }
     if word(8)? != VERSION {
         return Err("was written by another version");
@@ -140,9 +141,9 @@ fn header_range(len: usize) -> Option<Range<usize>> {
 /// When the file cannot be written.
 pub(super) fn write(
     path: &Path,
-    format: QuantFormat,
+    format: RuntimeWeights,
     fingerprint: &str,
-    weights: &[(String, QuantizedWeight)],
+    weights: &[(String, Kept)],
 ) -> Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir).map_err(ModelError::io("create", dir))?;
@@ -183,7 +184,7 @@ pub(super) fn write(
     })
 }
 
-fn entry((name, weight, start): &(&String, &QuantizedWeight, usize)) -> Entry {
+fn entry((name, weight, start): &(&String, &Kept, usize)) -> Entry {
     let [input, output] = weight.dims();
     Entry {
         name: (*name).clone(),
@@ -226,9 +227,10 @@ fn remove_left_behind(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::{PanelWeight, QuantFormat, QuantizedWeight};
     use crate::weights::HostTensor;
 
-    fn weights() -> Vec<(String, QuantizedWeight)> {
+    fn weights() -> Vec<(String, Kept)> {
         let weight = |output: usize, input: usize, format| {
             let values = (0..output * input)
                 .map(|at| ((at * 37) % 101) as f32 - 50.0)
@@ -237,27 +239,32 @@ mod tests {
                 shape: vec![output, input],
                 values,
             };
-            QuantizedWeight::quantize(&tensor, format).unwrap()
+            Kept::Quantized(QuantizedWeight::quantize(&tensor, format).unwrap())
         };
         vec![
             ("a".into(), weight(20, 33, QuantFormat::Q4)),
             ("b".into(), weight(3, 64, QuantFormat::Q8)),
             ("c".into(), weight(17, 7, QuantFormat::Q4)),
+            ("f".into(), panels(40, 9)),
         ]
+    }
+
+    fn panels(output: usize, input: usize) -> Kept {
+        let values: Vec<f32> = (0..output * input).map(|at| (at as f32).sin()).collect();
+        Kept::Panels(PanelWeight::from_outputs(&values, [input, output]))
     }
 
     #[test]
     fn what_was_written_is_read() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("new/model.q4.aligner");
-        write(&path, QuantFormat::Q4, "print", &weights()).unwrap();
-        let file = CacheFile::open(&path, QuantFormat::Q4, "print").unwrap();
+        write(&path, RuntimeWeights::Q4, "print", &weights()).unwrap();
+        let file = CacheFile::open(&path, RuntimeWeights::Q4, "print").unwrap();
         for (name, weight) in weights() {
             let got = file.weight(&name).unwrap();
             assert_eq!((got.format(), got.dims()), (weight.format(), weight.dims()));
             assert_eq!(got.bytes(), weight.bytes());
             assert_eq!(got.bytes().as_ptr() as usize % ALIGN, 0);
-            assert_eq!(got.dequantize(), weight.dequantize());
         }
         assert!(file.weight("d").is_none());
         // Nothing but the file is left.
@@ -268,12 +275,12 @@ mod tests {
     fn other_files_are_not_used() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.q4.aligner");
-        write(&path, QuantFormat::Q4, "print", &weights()).unwrap();
-        assert!(CacheFile::find(&path, QuantFormat::Q8, "print").is_none());
-        assert!(CacheFile::find(&path, QuantFormat::Q4, "another").is_none());
-        assert!(CacheFile::find(&dir.path().join("none"), QuantFormat::Q4, "print").is_none());
-        assert!(CacheFile::find(dir.path(), QuantFormat::Q4, "print").is_none());
-        assert!(CacheFile::find(&path, QuantFormat::Q4, "print").is_some());
+        write(&path, RuntimeWeights::Q4, "print", &weights()).unwrap();
+        assert!(CacheFile::find(&path, RuntimeWeights::Q8, "print").is_none());
+        assert!(CacheFile::find(&path, RuntimeWeights::Q4, "another").is_none());
+        assert!(CacheFile::find(&dir.path().join("none"), RuntimeWeights::Q4, "print").is_none());
+        assert!(CacheFile::find(dir.path(), RuntimeWeights::Q4, "print").is_none());
+        assert!(CacheFile::find(&path, RuntimeWeights::Q4, "print").is_some());
     }
 
     /// Every byte of the header and some of every weight; zeros between weights are read by nobody.
@@ -281,7 +288,7 @@ mod tests {
     fn a_flipped_bit_or_a_missing_end_is_seen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.q4.aligner");
-        write(&path, QuantFormat::Q4, "print", &weights()).unwrap();
+        write(&path, RuntimeWeights::Q4, "print", &weights()).unwrap();
         let good = std::fs::read(&path).unwrap();
         let (_, first) = read_header(&good).unwrap();
         let mut places: Vec<usize> = (0..first - ALIGN).collect();
@@ -295,17 +302,23 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 1 << (at % 8);
             std::fs::write(&path, &bad).unwrap();
-            assert!(CacheFile::open(&path, QuantFormat::Q4, "print").is_err(), "{at}");
+            assert!(
+                CacheFile::open(&path, RuntimeWeights::Q4, "print").is_err(),
+                "{at}"
+            );
         }
         for len in [0, 1, 7, 8, 19, 20, 100, first, good.len() - 1] {
             std::fs::write(&path, &good[..len]).unwrap();
-            assert!(CacheFile::open(&path, QuantFormat::Q4, "print").is_err(), "{len}");
+            assert!(
+                CacheFile::open(&path, RuntimeWeights::Q4, "print").is_err(),
+                "{len}"
+            );
         }
         let longer = [&good[..], &[0]].concat();
         std::fs::write(&path, longer).unwrap();
-        assert!(CacheFile::open(&path, QuantFormat::Q4, "print").is_err());
+        assert!(CacheFile::open(&path, RuntimeWeights::Q4, "print").is_err());
         std::fs::write(&path, &good).unwrap();
-        CacheFile::open(&path, QuantFormat::Q4, "print").unwrap();
+        CacheFile::open(&path, RuntimeWeights::Q4, "print").unwrap();
     }
 
     /// A header whose checksum is right and whose numbers are not.
@@ -314,7 +327,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("model.q8.aligner");
         let largest = usize::MAX;
-        for (input, output, start) in [
+        let places = [
             (largest, 2, 0),
             (1, largest, 0),
             (64, 3, largest),
@@ -322,9 +335,12 @@ mod tests {
             (64, 3, 32),
             (0, 0, 0),
             (0, 5, 0),
-        ] {
+            (5, 0, 0),
+        ];
+        let each = places.iter().flat_map(|place| [(place, "q8"), (place, "f32")]);
+        for (&(input, output, start), format) in each {
             let json = format!(
-                r#"{{"format":"q8","fingerprint":"p","bytes":4096,"weights":[{{"name":"a","format":"q8","input":{input},"output":{output},"start":{start},"crc32":0}}]}}"#
+                r#"{{"format":"q8","fingerprint":"p","bytes":4096,"weights":[{{"name":"a","format":"{format}","input":{input},"output":{output},"start":{start},"crc32":0}}]}}"#
             );
             let mut file = MAGIC.to_vec();
             for word in [VERSION, json.len() as u32, crc32fast::hash(json.as_bytes())] {
@@ -334,7 +350,7 @@ mod tests {
             file.resize(4096, 0);
             std::fs::write(&path, &file).unwrap();
             assert!(
-                CacheFile::open(&path, QuantFormat::Q8, "p").is_err(),
+                CacheFile::open(&path, RuntimeWeights::Q8, "p").is_err(),
                 "{input} {output} {start}"
             );
         }
@@ -343,7 +359,7 @@ mod tests {
             file.extend(word.to_le_bytes());
         }
         std::fs::write(&path, &file).unwrap();
-        assert!(CacheFile::open(&path, QuantFormat::Q8, "p").is_err());
+        assert!(CacheFile::open(&path, RuntimeWeights::Q8, "p").is_err());
     }
 
     #[test]
@@ -359,7 +375,7 @@ mod tests {
         }
         let file = std::fs::File::options().write(true).open(&old).unwrap();
         file.set_modified(SystemTime::now() - 2 * LEFT_BEHIND).unwrap();
-        write(&path, QuantFormat::Q4, "print", &weights()).unwrap();
+        write(&path, RuntimeWeights::Q4, "print", &weights()).unwrap();
         assert_eq!((old.exists(), new.exists(), path.exists()), (false, true, true));
     }
 }
