@@ -139,7 +139,7 @@ pub struct ModelArgs {
     /// Where it runs.
     #[command(flatten)]
     pub place: PlaceArgs,
-    /// Do not keep weights in such a format in a file beside the model.
+    /// Do not keep weights, as they are multiplied, in a file beside the model, which makes later starts faster.
     #[arg(long)]
     pub no_weights_cache: bool,
     /// Hold keys and values as f32 or f16, which takes half the memory (default: f16 beside weights of fewer bits than f32).

@@ -37,8 +37,9 @@ pub enum WeightsCache {
 /// format, norms and biases in f32. In f32 on the CPU linear layers are [`PanelWeight`](crate::PanelWeight)s.
 ///
 /// Weights are quantised one after the other as they are read, so that the model is never there as f32. They are kept in a file
-/// that later starts map into memory; in f32 where they take from 16 MiB to 1 GiB. It names the sizes and times of the model's files and a hash of parts of them, and holds a
-/// CRC-32 of each weight; one that does not fit, or is damaged, is made anew. A file that cannot be written is a warning.
+/// that later starts map into memory; in f32 where they take from 16 MiB to 1 GiB. The file names the sizes and times of the model's
+/// files and a hash of parts of them, and holds a CRC-32 of each weight; one that does not fit, or is damaged, is made anew. A file
+/// that cannot be written is a warning.
 ///
 /// # Errors
 /// As [`load_dir`](crate::load_dir).
@@ -105,7 +106,10 @@ fn keep(places: &[PathBuf], format: RuntimeWeights, fingerprint: &str, decoder: 
     let mut errors = Vec::new();
     for path in places {
         match cache::write(path, format, fingerprint, &weights) {
-            Ok(()) => return true,
+            Ok(()) => {
+                tracing::info!(path = %path.display(), bytes, "the weights are kept for the next start");
+                return true;
+            }
             Err(error) => errors.push(error.to_string()),
         }
     }
