@@ -299,6 +299,33 @@ proptest! {
     }
 }
 
+/// Of this many tokens logits of 32 targets exist at once, so there are three rounds, and the last is not whole.
+#[test]
+fn a_loss_in_rounds_is_that_of_all_targets_at_once() {
+    let device = Device::flex();
+    let (targets, hidden, vocab) = (70, 3, 1 << 19);
+    let ids: Vec<u32> = (0..targets as u32)
+        .map(|at| (at * 7_654_321) % vocab as u32)
+        .collect();
+    for (layout, shape) in [
+        (HeadLayout::ByToken, [vocab, hidden]),
+        (HeadLayout::ByInput, [hidden, vocab]),
+    ] {
+        let (rows, weight) = (random([targets, hidden], &device), random(shape, &device));
+        let run = |nll: fn(Tensor<2>, Tensor<2>, HeadLayout, &[u32]) -> Tensor<1>| {
+            gradients(
+                &[&rows, &weight],
+                &Tensor::from_floats([[0.37]], &device),
+                |inputs| {
+                    let [rows, weight] = inputs.try_into().unwrap();
+                    nll(rows, weight, layout, &ids).unsqueeze()
+                },
+            )
+        };
+        assert_all_alike(run(kernels::token_nll), run(reference::token_nll), 1e-4);
+    }
+}
+
 #[test]
 fn transposed_and_sliced_inputs_are_read_in_their_logical_order() {
     let device = Device::flex();

@@ -310,6 +310,8 @@ fn check_bf16<T>(isa: Isa, rows: usize, x: &[T], panel: &[u8]) {
 /// As [`q8`]; and when the instructions are others.
 pub(super) fn bf16_halves(isa: Isa, rows: usize, x: &[u16], panel: &[u8], out: &mut Tile) {
     check_bf16(isa, rows, x, panel);
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = out;
     match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as in `q8`.

@@ -271,15 +271,17 @@ impl Sums {
 
     /// The sum of all, as rows.
     fn total(all: &[Self], out: &mut [f32], hidden: usize) {
-        out.par_chunks_mut(hidden.max(1)).enumerate().for_each(|(row, out)| {
-            for (panel, out) in out.chunks_mut(WIDTH).enumerate() {
-                for sums in all {
-                    let square = row / WIDTH * sums.panels[1] + panel;
-                    let values = &sums.memory[(square * WIDTH + row % WIDTH) * WIDTH..][..WIDTH];
-                    out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
+        out.par_chunks_mut(hidden.max(1))
+            .enumerate()
+            .for_each(|(row, out)| {
+                for (panel, out) in out.chunks_mut(WIDTH).enumerate() {
+                    for sums in all {
+                        let square = row / WIDTH * sums.panels[1] + panel;
+                        let values = &sums.memory[(square * WIDTH + row % WIDTH) * WIDTH..][..WIDTH];
+                        out.iter_mut().zip(values).for_each(|(out, value)| *out += value);
+                    }
                 }
-            }
-        });
+            });
     }
 }
 
