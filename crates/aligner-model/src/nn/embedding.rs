@@ -5,7 +5,7 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use super::ProjectionWeight;
-use crate::kernels::{self, Linear, LinearWeight, QuantizedWeight, reference};
+use crate::kernels::{self, Linear, LinearWeight, reference};
 
 /// A row for each token of the vocabulary.
 #[derive(Module, Debug)]
@@ -35,10 +35,11 @@ impl TokenEmbedding {
                 reference::embedding(weight.transpose(), ids)
             }
             ProjectionWeight::Panels(weight) => {
-                let weight = weight.tensor(&ids.device());
-                reference::embedding(weight.transpose(), ids)
+                rows_of(ids, weight.dims()[0], |token, row| weight.row(token, row))
             }
-            ProjectionWeight::Quantized(weight) => rows_of(weight, ids),
+            ProjectionWeight::Quantized(weight) => {
+                rows_of(ids, weight.input(), |token, row| weight.row(token, row))
+            }
         }
     }
 
@@ -77,12 +78,12 @@ impl TokenEmbedding {
 }
 
 /// The rows of tokens, which are computed on the host: there are few of them.
-fn rows_of(weight: &QuantizedWeight, ids: Tensor<1, Int>) -> Tensor<2> {
-    let (device, width) = (ids.device(), weight.input());
+fn rows_of(ids: Tensor<1, Int>, width: usize, read: impl Fn(usize, &mut [f32])) -> Tensor<2> {
+    let device = ids.device();
     let ids: Vec<i64> = ids.into_data().iter::<i64>().collect();
     let mut rows = vec![0.0; ids.len() * width];
     for (&id, row) in ids.iter().zip(rows.chunks_exact_mut(width.max(1))) {
-        weight.row(id as usize, row);
+        read(id as usize, row);
     }
     Tensor::from_data(TensorData::new(rows, [ids.len(), width]), &device)
 }

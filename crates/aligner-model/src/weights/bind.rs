@@ -49,7 +49,7 @@ pub(super) enum Storage<'a> {
     F32,
     /// Those of the blocks, for training.
     Int8,
-    /// f32, those of the blocks and the output projection as inference on the CPU reads them.
+    /// f32, those of the blocks, embedding and output projection as inference on the CPU reads them.
     Panels(&'a mut Store),
     /// Those of the blocks, embedding and output projection, for a model that runs.
     Quantized(QuantFormat, &'a mut Store),
@@ -149,12 +149,14 @@ impl Loader<'_> {
         Ok(())
     }
 
-    /// Puts the weights of linear layers in their places in panels: no parameters are left there for the walk.
+    /// Puts the weights of embedding and linear layers in their places in panels: no parameters are left there for the walk.
     fn put_into_panels(&mut self, decoder: &mut CausalDecoder, store: &mut Store) -> Result<()> {
+        let [vocabulary, hidden] = decoder.embed_tokens.weight.dims();
+        let embedding = std::iter::once((EMBEDDING.to_string(), [hidden, vocabulary]));
         let head = decoder.lm_head.iter().map(|head| (HEAD.to_string(), head.dims()));
         let layers = decoder.projections();
         let layers = layers.map(|(layer, projection)| (format!("{layer}.weight"), projection.dims()));
-        let wanted: Vec<(String, [usize; 2])> = head.chain(layers).collect();
+        let wanted: Vec<(String, [usize; 2])> = embedding.chain(head).chain(layers).collect();
         let weights = match store.panels(&wanted) {
             Some(kept) => {
                 self.used.extend(wanted.into_iter().map(|(name, _)| name));
@@ -168,7 +170,8 @@ impl Loader<'_> {
         };
         let mut weights = weights.into_iter().map(ProjectionWeight::Panels);
         let head = decoder.lm_head.as_mut().map(|head| &mut head.weight);
-        for (place, weight) in head.into_iter().zip(&mut weights) {
+        let embedding = &mut decoder.embed_tokens.weight;
+        for (place, weight) in std::iter::once(embedding).chain(head).zip(&mut weights) {
             *place = weight;
         }
         for ((_, projection), weight) in decoder.projections_mut().zip(weights) {

@@ -34,7 +34,7 @@ pub enum WeightsCache {
 }
 
 /// [`load_dir`](crate::load_dir), with the weights held as a model that runs needs them: linear layers, embedding and output projection in a
-/// format, norms and biases in f32. In f32 on the CPU linear layers are [`PanelWeight`](crate::PanelWeight)s.
+/// format, norms and biases in f32. In f32 on the CPU all of these matrices are [`PanelWeight`](crate::PanelWeight)s.
 ///
 /// Weights are quantised one after the other as they are read, so that the model is never there as f32. They are kept in a file
 /// that later starts map into memory; in f32 where they take from 16 MiB to 1 GiB. The file names the sizes and times of the model's

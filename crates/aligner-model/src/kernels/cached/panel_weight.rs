@@ -121,6 +121,22 @@ impl PanelWeight {
         size_of_val(self.rows())
     }
 
+    /// The weights of one output: a token's row, where this is an embedding.
+    ///
+    /// # Shapes
+    /// - `out`: `[input]`
+    ///
+    /// # Panics
+    /// When there is no such output, or `out` has another length.
+    pub fn row(&self, output: usize, out: &mut [f32]) {
+        assert!(output < self.output, "output {output} of {}", self.output);
+        assert_eq!(out.len(), self.input, "elements of a row");
+        let panel = self.panel(output / WIDTH);
+        for (out, step) in out.iter_mut().zip(panel) {
+            *out = step.0[output % WIDTH];
+        }
+    }
+
     /// The weight as a tensor of its own.
     ///
     /// # Shapes
@@ -243,6 +259,11 @@ mod tests {
                 .collect();
             let by_output = PanelWeight::from_outputs(&turned, [input, output]);
             assert_eq!(by_input.rows(), by_output.rows());
+            let mut row = vec![0.0; input];
+            for output in 0..output {
+                by_input.row(output, &mut row);
+                assert_eq!(row, turned[output * input..][..input]);
+            }
             let back: Vec<f32> = by_input.tensor(&Device::flex()).try_into_vec_as().unwrap();
             assert_eq!(back, values);
             assert_eq!(by_input.bytes(), input * output.div_ceil(WIDTH) * WIDTH * 4);
