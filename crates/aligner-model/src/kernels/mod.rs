@@ -23,6 +23,7 @@ mod panels;
 mod quant;
 pub mod reference;
 mod rms_norm;
+mod rotary;
 mod self_attention;
 mod sequences;
 mod slots;

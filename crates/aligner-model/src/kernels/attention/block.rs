@@ -82,8 +82,8 @@ impl Block {
     /// The tiles that see some keys of a panel: both ends of what a tile sees grow from one to the next.
     fn tiles_of(self, panel: usize) -> Range<usize> {
         let mut tiles = (0..self.tiles()).filter(|&tile| self.panels_of(tile).contains(&panel));
-        let first = tiles.next().unwrap_or(0);
-        first..tiles.next_back().map_or(first + 1, |last| last + 1)
+        let first = tiles.next();
+        first.map_or(0..0, |first| first..tiles.next_back().unwrap_or(first) + 1)
     }
 
     /// `left · right` for this block's rows of `left`: the scores, of queries and keys.

@@ -4,7 +4,7 @@ use burn::backend::{Flex, tensor::FloatTensor};
 use rayon::prelude::*;
 
 use super::super::flex::{contiguous, elements};
-use super::super::math::vectorized;
+use super::super::rotary::{rotate, rotate_back};
 use super::super::sequences::Sequences;
 use super::head::Rows;
 use super::{AttentionSettings, Heads};
@@ -85,47 +85,23 @@ impl Inputs<'_> {
         self.start * self.key_stride() + kv_head * self.heads.head_dim
     }
 
+    /// Cosines and sines of a row's position.
+    fn angles(&self, row: usize) -> (&[f32], &[f32]) {
+        let at = row * self.half..(row + 1) * self.half;
+        (&self.cos[at.clone()], &self.sin[at])
+    }
+
     /// Rotated queries or keys of a head, times `scale`.
     pub fn rotated(&self, x: &[f32], stride: usize, scale: f32) -> Rows {
-        let half = self.half;
         Rows::of(x, stride, (self.tokens, self.heads.head_dim), |row, x, out| {
-            let (cos, sin) = (&self.cos[row * half..][..half], &self.sin[row * half..][..half]);
-            vectorized!((
-                x: &'a [f32], out: &'a mut [f32], cos: &'a [f32], sin: &'a [f32], scale: f32
-            ) -> () {
-                let half = cos.len();
-                let (x, stays) = x[..out.len()].split_at(2 * half);
-                let (x1, x2) = x.split_at(half);
-                let (out, kept) = out.split_at_mut(2 * half);
-                for (kept, x) in kept.iter_mut().zip(stays) {
-                    *kept = x * scale;
-                }
-                let (out1, out2) = out.split_at_mut(half);
-                for i in 0..half {
-                    out1[i] = (x1[i] * cos[i] - x2[i] * sin[i]) * scale;
-                    out2[i] = (x2[i] * cos[i] + x1[i] * sin[i]) * scale;
-                }
-            });
+            out.copy_from_slice(x);
+            rotate(out, self.angles(row), scale);
         })
     }
 
-    /// Turns the gradient of a rotated row back: the rotation by the negative angle, times `scale`.
+    /// Turns the gradient of a rotated row back, times `scale`.
     pub fn unrotate(&self, row: usize, x: &mut [f32], scale: f32) {
-        let half = self.half;
-        let (cos, sin) = (&self.cos[row * half..][..half], &self.sin[row * half..][..half]);
-        vectorized!((x: &'a mut [f32], cos: &'a [f32], sin: &'a [f32], scale: f32) -> () {
-            let half = cos.len();
-            let (x, stays) = x.split_at_mut(2 * half);
-            for x in stays {
-                *x *= scale;
-            }
-            let (x1, x2) = x.split_at_mut(half);
-            for i in 0..half {
-                let (a, b) = (x1[i] * scale, x2[i] * scale);
-                x1[i] = a * cos[i] + b * sin[i];
-                x2[i] = b * cos[i] - a * sin[i];
-            }
-        });
+        rotate_back(x, self.angles(row), scale);
     }
 }
 

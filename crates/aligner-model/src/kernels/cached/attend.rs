@@ -8,6 +8,7 @@ use crate::kernels::buffers::Buffer;
 use crate::kernels::math::{exp, sigmoid, vectorized};
 use crate::kernels::panels::WIDTH;
 use crate::kernels::rms_norm::inverse_root;
+use crate::kernels::rotary::rotate;
 
 /// Rows of scores, a query of a head each, that are computed together.
 const ROWS: usize = 48;
@@ -146,7 +147,11 @@ impl Attend<'_> {
             }
         }
         let angles = row * self.half..(row + 1) * self.half;
-        rotate(out, &self.angles.0[angles.clone()], &self.angles.1[angles], scale);
+        rotate(
+            out,
+            (&self.angles.0[angles.clone()], &self.angles.1[angles]),
+            scale,
+        );
     }
 
     /// The attention of some queries, for all heads of their group.
@@ -322,23 +327,6 @@ impl Attend<'_> {
 /// What is to be fetched while a page is multiplied: the same rows of the next one.
 fn next<R>(pages: &[Shared<'_, R>], page: usize, at: usize) -> *const R {
     pages.get(page + 1).unwrap_or(&pages[page]).place(at)
-}
-
-/// Turns each pair `(x[i], x[i + half])` by its angle and multiplies everything by `scale`.
-fn rotate(x: &mut [f32], cos: &[f32], sin: &[f32], scale: f32) {
-    vectorized!((x: &'a mut [f32], cos: &'a [f32], sin: &'a [f32], scale: f32) -> () {
-        let half = cos.len();
-        let (x, stays) = x.split_at_mut(2 * half);
-        for x in stays {
-            *x *= scale;
-        }
-        let (x1, x2) = x.split_at_mut(half);
-        for i in 0..half {
-            let (a, b) = (x1[i], x2[i]);
-            x1[i] = (a * cos[i] - b * sin[i]) * scale;
-            x2[i] = (b * cos[i] + a * sin[i]) * scale;
-        }
-    });
 }
 
 /// Turns scores into `e^(score − highest)` where a query sees, and 0 elsewhere; notes one over the sum of each row.

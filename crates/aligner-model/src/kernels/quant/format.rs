@@ -42,7 +42,7 @@ impl QuantFormat {
     /// Whether products on this machine's processor round activations as well.
     pub fn rounds_activations(self) -> bool {
         match self {
-            Self::Bf16 => Isa::here().halves(),
+            Self::Bf16 => Isa::here().multiplies_bf16(),
             Self::Q8 | Self::Q4 => true,
         }
     }

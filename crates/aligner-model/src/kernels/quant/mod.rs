@@ -5,8 +5,9 @@
 //! each other as the innermost loop takes them, so that a range of outputs is one stretch of memory.
 //!
 //! In `q8` and `q4` activations are rounded as well, each block of 32 to integers from −127 to 127. Products are sums of integers
-//! then, which are exact. In `bf16` they are rounded to bf16 where the processor multiplies such (AVX512-BF16), and stay f32 elsewhere. What a row gives depends on neither the rows beside it, the range of outputs it is computed in, nor
-//! the number of threads, to the last bit.
+//! then, which are exact. In `bf16` they are rounded to bf16 where the processor multiplies such (AVX512-BF16), and stay f32
+//! elsewhere. What a row gives depends on neither the rows beside it, the range of outputs it is computed in, nor the number of
+//! threads, to the last bit.
 
 mod format;
 mod layout;
@@ -262,10 +263,10 @@ impl QuantizedWeight {
                     out,
                 );
             }
-            (Values::Halves(values), _) => {
+            (Values::Bf16(values), _) => {
                 let width = padded(self.format(), self.input()).unwrap_or_default();
                 let values = &values[rows.start * width..rows.end * width];
-                tile::bf16_halves(isa, count, values, panel, out);
+                tile::bf16_both(isa, count, values, panel, out);
             }
             (Values::Wide(x), _) => tile::q8_wide(isa, count, x.rows(rows), panel, out),
             (Values::Narrow(x), QuantFormat::Q4) => tile::q4(isa, count, x.rows(rows), panel, out),

@@ -31,7 +31,7 @@ pub(super) enum Values {
     /// `[rows, input]`, with a zero behind each row of an odd width.
     Floats(Buffer),
     /// The same in bf16.
-    Halves(Integers<u16>),
+    Bf16(Integers<u16>),
     /// In 16 bits, though none is beyond eight.
     Wide(Rounded<i16>),
     /// In eight bits, the inputs in the order of the weights.
@@ -157,8 +157,8 @@ impl Prepared {
         assert_eq!(x.len(), rows * input, "elements of the activations");
         let bias = bias(format);
         let values = if format == QuantFormat::Bf16 {
-            match isa.halves() {
-                true => Values::Halves(halves(x, rows, input)),
+            match isa.multiplies_bf16() {
+                true => Values::Bf16(rounded_bf16(x, rows, input)),
                 false => Values::Floats(floats(x, rows, input)),
             }
         } else if isa.is_wide(format) {
@@ -205,7 +205,7 @@ fn floats(x: &[f32], rows: usize, input: usize) -> Buffer {
 }
 
 /// Activations rounded to bf16, many of them on all threads.
-fn halves(x: &[f32], rows: usize, input: usize) -> Integers<u16> {
+fn rounded_bf16(x: &[f32], rows: usize, input: usize) -> Integers<u16> {
     let (input, width) = (
         input.max(1),
         padded(QuantFormat::Bf16, input).unwrap_or(input).max(1),

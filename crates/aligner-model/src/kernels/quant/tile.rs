@@ -127,8 +127,8 @@ impl Isa {
         }
     }
 
-    /// Whether it multiplies activations of `bf16` weights in bf16 as well.
-    pub fn halves(self) -> bool {
+    /// Whether it multiplies weights in bf16 by activations in bf16.
+    pub fn multiplies_bf16(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         if self == Self::Avx512Bf16 {
             return true;
@@ -304,11 +304,11 @@ fn check_bf16<T>(isa: Isa, rows: usize, x: &[T], panel: &[u8]) {
     );
 }
 
-/// [`bf16`] of activations in [halves](Isa::halves).
+/// [`bf16`] of activations in [bf16 as well](Isa::multiplies_bf16).
 ///
 /// # Panics
 /// As [`q8`]; and when the instructions are others.
-pub(super) fn bf16_halves(isa: Isa, rows: usize, x: &[u16], panel: &[u8], out: &mut Tile) {
+pub(super) fn bf16_both(isa: Isa, rows: usize, x: &[u16], panel: &[u8], out: &mut Tile) {
     check_bf16(isa, rows, x, panel);
     #[cfg(not(target_arch = "x86_64"))]
     let _ = out;

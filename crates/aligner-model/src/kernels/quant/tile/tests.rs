@@ -1,4 +1,6 @@
 use super::super::layout::{bias, in_fours};
+#[cfg(target_arch = "x86_64")]
+use super::super::round::round_bf16;
 use super::*;
 
 /// Bytes of a panel that look like one: any integers, scales that are ordinary numbers.
@@ -134,30 +136,52 @@ fn largest_integers_do_not_overflow() {
     }
 }
 
+/// Rows of activations, and a panel in bf16.
+struct OfBf16 {
+    width: usize,
+    x: Vec<f32>,
+    panel: Vec<u8>,
+}
+
+impl OfBf16 {
+    fn new() -> Self {
+        let width = 34;
+        Self {
+            width,
+            x: (0..MOST_ROWS * width)
+                .map(|at| (at as f32 * 0.37).sin())
+                .collect(),
+            panel: (0..width * 2 * PANEL)
+                .map(|at| if at % 2 == 1 { 0x3e } else { (at * 31) as u8 })
+                .collect(),
+        }
+    }
+
+    fn weight(&self, output: usize, input: usize) -> f32 {
+        let at = input / 2 * 4 * PANEL + 4 * output + 2 * (input % 2);
+        of_bf16(u16::from_le_bytes([self.panel[at], self.panel[at + 1]]))
+    }
+}
+
+fn of_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
 #[test]
 fn sums_of_bf16_take_their_terms_in_order_beside_any_rows() {
-    let width = 34;
-    let x: Vec<f32> = (0..MOST_ROWS * width)
-        .map(|at| (at as f32 * 0.37).sin())
-        .collect();
-    let panel: Vec<u8> = (0..width * 2 * PANEL)
-        .map(|at| if at % 2 == 1 { 0x3e } else { (at * 31) as u8 })
-        .collect();
-    let weight = |output: usize, input: usize| {
-        let at = input / 2 * 4 * PANEL + 4 * output + 2 * (input % 2);
-        f32::from_bits(u32::from(u16::from_le_bytes([panel[at], panel[at + 1]])) << 16)
-    };
+    let given = OfBf16::new();
+    let (width, x, panel) = (given.width, &given.x, &given.panel);
     for isa in every() {
         let most = isa.rows(QuantFormat::Bf16);
         let fused = isa != Isa::Compiled || cfg!(any(target_feature = "fma", target_arch = "aarch64"));
         for rows in 1..=most {
             let first = most - rows;
             let mut got = [[f32::NAN; PANEL]; MOST_ROWS];
-            bf16(isa, rows, &x[first * width..], &panel, &mut got);
+            bf16(isa, rows, &x[first * width..], panel, &mut got);
             for (x, got) in x.chunks(width).skip(first).zip(&got[..rows]) {
                 for (output, got) in got.iter().enumerate() {
                     let want = x.iter().enumerate().fold(0.0f32, |sum, (input, x)| {
-                        let weight = weight(output, input);
+                        let weight = given.weight(output, input);
                         if fused {
                             x.mul_add(weight, sum)
                         } else {
@@ -175,31 +199,23 @@ fn sums_of_bf16_take_their_terms_in_order_beside_any_rows() {
 /// The instruction adds the odd product first, then the even one, each with a rounding to the nearest.
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn sums_of_halves_take_their_terms_in_order_beside_any_rows() {
+fn sums_of_bf16_on_both_sides_take_their_terms_in_order_beside_any_rows() {
     let isa = Isa::Avx512Bf16;
     if !isa.is_here() {
         return;
     }
-    let width = 34;
-    let half = |bits: u16| f32::from_bits(u32::from(bits) << 16);
-    let x: Vec<u16> = (0..MOST_ROWS * width)
-        .map(|at| super::super::round::round_bf16((at as f32 * 0.37).sin()))
-        .collect();
-    let panel: Vec<u8> = (0..width * 2 * PANEL)
-        .map(|at| if at % 2 == 1 { 0x3e } else { (at * 31) as u8 })
-        .collect();
-    let weight = |output: usize, input: usize| {
-        let at = input / 2 * 4 * PANEL + 4 * output + 2 * (input % 2);
-        half(u16::from_le_bytes([panel[at], panel[at + 1]]))
-    };
+    let given = OfBf16::new();
+    let width = given.width;
+    let x: Vec<u16> = given.x.iter().map(|&x| round_bf16(x)).collect();
     for rows in 1..=MOST_ROWS {
         let first = MOST_ROWS - rows;
         let mut got = [[f32::NAN; PANEL]; MOST_ROWS];
-        bf16_halves(isa, rows, &x[first * width..], &panel, &mut got);
+        bf16_both(isa, rows, &x[first * width..], &given.panel, &mut got);
         for (x, got) in x.chunks(width).skip(first).zip(&got[..rows]) {
             for (output, got) in got.iter().enumerate() {
                 let want = (0..width / 2).fold(0.0f32, |sum, pair| {
-                    let term = |input: usize, sum| half(x[input]).mul_add(weight(output, input), sum);
+                    let term =
+                        |input: usize, sum| of_bf16(x[input]).mul_add(given.weight(output, input), sum);
                     term(2 * pair, term(2 * pair + 1, sum))
                 });
                 assert_eq!(got.to_bits(), want.to_bits(), "{rows} {output}");
