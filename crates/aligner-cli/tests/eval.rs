@@ -172,9 +172,12 @@ fn an_evaluation_goes_from_questions_to_a_page_and_to_rows() {
 
     let judge = Judge::new();
     let ask = format!("eval judge ev --url http://{}/v1 --judge judge-1", judge.address);
-    let estimate = lab.ok(&format!("{ask} --estimate --price 2.5,10"));
+    let keyless = format!("{ask} --api-key-env ALIGNER_TEST_NO_SUCH_KEY");
+    let estimate = lab.ok(&format!("{keyless} --estimate --price 2.5,10"));
     assert_eq!(judge.asked.load(Ordering::SeqCst), 0, "an estimate asks nothing");
     assert!(estimate.contains("; 36 calls"), "{estimate}");
+    let error = lab.fails(2, &keyless);
+    assert!(error.contains("ALIGNER_TEST_NO_SUCH_KEY"), "{error}");
     let said = lab.ok(&ask);
     // Six pairs, three dimensions, two orders.
     assert_eq!(judge.asked.load(Ordering::SeqCst), 36);

@@ -290,8 +290,9 @@ impl EvalJudgeArgs {
     pub fn config(&self) -> Result<JudgeConfig> {
         let mut config = JudgeConfig::new(&self.url, &self.judge);
         config.api_key = match &self.api_key_env {
-            Some(variable) => Some(ApiKey::from_env(variable)?),
-            None => None,
+            Some(variable) if !self.estimate => Some(ApiKey::from_env(variable)?),
+            // An estimate asks nobody.
+            _ => None,
         };
         config.dimensions = self
             .dimensions
