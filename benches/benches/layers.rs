@@ -5,7 +5,7 @@
 
 use aligner_bench::{HIDDEN, INTERMEDIATE, VOCABULARY};
 use aligner_model::kernels::{
-    self, AttentionSettings, Gate, HeadLayout, Heads, Linear, MlpInputs, MlpSettings, Norm,
+    self, AttentionSettings, Gate, HeadLayout, Heads, Linear, MlpInputs, MlpSettings, Norm, Precision,
     SelfAttentionInputs, SelfAttentionSettings, Sequences, reference,
 };
 use burn::tensor::{Device, Distribution, Tensor};
@@ -71,6 +71,7 @@ fn mlp(criterion: &mut Criterion) {
         activation: Gate::Silu,
         residual: true,
         recompute: false,
+        precision: Precision::F32,
     };
     let variants: [Variant<'_>; 2] = [
         ("fused", Box::new(|x| kernels::mlp(x, inputs.clone(), settings))),
@@ -103,6 +104,7 @@ fn self_attention(criterion: &mut Criterion) {
         },
         residual: true,
         recompute: false,
+        precision: Precision::F32,
     };
     let fused = |x| kernels::self_attention(x, inputs.clone(), &sequences, settings);
     let composed = |x| reference::self_attention(x, inputs.clone(), &sequences, settings);

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use crate::config::{LayerRope, ModelConfig};
 use crate::error::Result;
-use crate::kernels::{self, HeadLayout, Heads, KvFormat, Sequences};
+use crate::kernels::{self, HeadLayout, Heads, KvFormat, Precision, Sequences};
 use crate::nn::{
     Block, CacheShape, KvCache, Packed, Projection, ProjectionWeight, RmsNorm, RmsNormConfig, Rope, Rotation,
     Rotations, TokenEmbedding,
@@ -42,6 +42,8 @@ pub struct CausalDecoder {
     #[module(skip)]
     kv_format: KvFormat,
     recompute: bool,
+    #[module(skip)]
+    precision: Precision,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -100,6 +102,7 @@ impl CausalDecoder {
             steering: Steering::default(),
             kv_format: KvFormat::default(),
             recompute: false,
+            precision: Precision::F32,
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
@@ -164,6 +167,13 @@ impl CausalDecoder {
     /// of the memory. Off at first.
     pub fn with_recompute(mut self, recompute: bool) -> Self {
         self.recompute = recompute;
+        self
+    }
+
+    /// Rounds the factors of products of [packed sequences](Self::forward_packed) and their loss, forward and backward: nothing at
+    /// first. It is what the CPU's fused operations know; where a model's layers are composed of Burn's own, those are f32.
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
         self
     }
 
@@ -285,6 +295,7 @@ impl CausalDecoder {
             rotations: self.rotations(&[(0, sequences.longest())], &ids.device()),
             sequences: sequences.clone(),
             recompute: self.recompute,
+            precision: self.precision,
         };
         let mut x = self.scaled(self.embed_tokens.forward_rows(ids));
         for (index, block) in self.layers.iter().enumerate() {
@@ -364,7 +375,7 @@ impl CausalDecoder {
             None => (&self.embed_tokens.weight, HeadLayout::ByToken),
         };
         match weight {
-            ProjectionWeight::Dense(weight) => kernels::token_nll(rows, weight.val(), layout, ids),
+            ProjectionWeight::Dense(weight) => kernels::token_nll(rows, weight.val(), layout, ids, self.precision),
             _ => kernels::reference::logits_nll(self.logits_of_rows(rows), ids),
         }
     }

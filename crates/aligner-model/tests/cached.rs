@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use aligner_model::kernels::{
     self, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Gate,
-    Heads, Int8Weight, Linear, LinearWeight, LowRank, MlpInputs, MlpSettings, Norm, Pages, PanelWeight,
+    Heads, Int8Weight, Linear, LinearWeight, LowRank, MlpInputs, MlpSettings, Norm, Pages, PanelWeight, Precision,
     reference,
 };
 use aligner_model::weights::HostTensor;
@@ -172,7 +172,7 @@ proptest! {
             up: parts.linear(hidden, inner), down: parts.linear(inner, hidden) };
         let x = random([rows, hidden]);
         let activation = if parts.gelu { Gate::GeluTanh } else { Gate::Silu };
-        let settings = MlpSettings { activation, residual: parts.residual, recompute: false };
+        let settings = MlpSettings { activation, residual: parts.residual, recompute: false, precision: Precision::F32 };
         let composed = reference::mlp(x.clone(), inputs.clone(), settings);
         let before = x.clone();
         assert_alike(kernels::inference_mlp(x.clone(), inputs, activation, parts.residual), composed, "output");

@@ -8,7 +8,7 @@
 mod common;
 
 use aligner_model::kernels::{
-    AttentionSettings, Gate, Heads, Linear, LinearWeight, LowRank, MlpInputs, MlpSettings, Norm,
+    AttentionSettings, Gate, Heads, Linear, LinearWeight, LowRank, MlpInputs, MlpSettings, Norm, Precision,
     SelfAttentionInputs, SelfAttentionSettings, Sequences, int8_linear, mlp, reference, self_attention,
 };
 use aligner_model::nn::ProjectionWeight;
@@ -156,7 +156,7 @@ proptest! {
         let layers = Layers::new(&[(hidden, inner), (hidden, inner), (inner, hidden)]);
         let leaves: Vec<_> = std::iter::once(random([tokens, hidden], 0.5)).chain(layers.adapters()).collect();
         let weigh = random([tokens, hidden], 0.5);
-        let settings = MlpSettings { activation: Gate::Silu, residual: true, recompute };
+        let settings = MlpSettings { activation: Gate::Silu, residual: true, recompute, precision: Precision::F32 };
         type Operation = fn(Tensor<2>, MlpInputs, MlpSettings) -> Tensor<2>;
         let run = |operation: Operation, how| gradients(&leaves, &weigh, |leaves| {
             let mut linears = layers.linears(how, &leaves[1..]);
@@ -188,7 +188,7 @@ proptest! {
             let rotation = (angle.clone().cos(), angle.clone().sin());
             let inputs = SelfAttentionInputs { norm: norm(hidden), query, key, value, output, rotation };
             let attention = AttentionSettings { heads, scale: 0.3, window: None, softcap: None };
-            self_attention(leaves[0].clone(), inputs, &sequences, SelfAttentionSettings { attention, residual: true, recompute })
+            self_attention(leaves[0].clone(), inputs, &sequences, SelfAttentionSettings { attention, residual: true, recompute, precision: Precision::F32 })
         });
         assert_all_alike(&run(As::Int8), &run(As::Dense));
     }

@@ -218,7 +218,15 @@ fn launch_run(
         _ => None,
     };
     let Trainee { decoder, form } = Trainee::load(&config, start, place, &trained_on)?;
-    let decoder = decoder.with_recompute(config.checkpointing);
+    if !config.precision.is_native() {
+        tracing::warn!(
+            "this processor does not multiply numbers of {}: they are rounded all the same, which takes time",
+            config.precision
+        );
+    }
+    let decoder = decoder
+        .with_recompute(config.checkpointing)
+        .with_precision(config.precision);
     materials.check_fit(&config, &form.config)?;
     let plan = materials.stages.plan(&config);
     let (plan, state) = match &checkpoint {

@@ -201,10 +201,11 @@ impl Trainee {
     /// The model that a run starts from, without gradients: what DPO holds the trained one against.
     pub fn reference(config: &TrainConfig, start: &Start, device: &Device) -> Result<CausalDecoder> {
         let base = load_dir_as(&start.base, config.base_weights, device)?.decoder;
-        Ok(match &start.adapter {
+        let decoder = match &start.adapter {
             Some(adapter) => base.with_adapter(adapter)?,
             None => base,
-        })
+        };
+        Ok(decoder.with_precision(config.precision))
     }
 }
 

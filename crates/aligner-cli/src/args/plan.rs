@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use aligner_model::{DeviceSpec, WeightFormat};
+use aligner_model::{DeviceSpec, Precision, WeightFormat};
 use aligner_train::MemorySize;
 use clap::Args;
 
@@ -31,6 +31,9 @@ pub struct PlanArgs {
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_value_t = false, default_missing_value = "true",
           action = clap::ArgAction::Set)]
     pub checkpointing: bool,
+    /// What the factors of products are rounded to: f32 or bf16.
+    #[arg(long, value_name = "PRECISION", default_value_t)]
+    pub precision: Precision,
     /// Device that the run will compute on: cpu, cuda, vulkan, metal or webgpu; :1 behind it is the second of its kind.
     #[arg(long, value_name = "DEVICE", default_value = "cpu")]
     pub device: DeviceSpec,

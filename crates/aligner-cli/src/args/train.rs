@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use aligner_data::Format;
 
-use aligner_model::WeightFormat;
+use aligner_model::{Precision, WeightFormat};
 use aligner_train::{BestBy, CopyFrom, DeviceList, MemorySize, ObjectiveKind, RowPolicy, ScheduleKind};
 use clap::Args;
 
@@ -70,6 +70,10 @@ pub struct TrainArgs {
     /// Compute activations again in the backward pass instead of keeping them: less memory for more time.
     #[arg(long)]
     pub checkpointing: bool,
+    /// What the factors of products are rounded to: f32 (the default), or bf16, mixed precision, which is faster on CPUs that
+    /// multiply such numbers (AVX512-BF16).
+    #[arg(long, value_name = "PRECISION")]
+    pub precision: Option<Precision>,
     /// Make the run fit into memory: fewer rows at once with as many more micro-batches, then --checkpointing; what is trained
     /// stays the same.
     #[arg(long, conflicts_with = "resume")]

@@ -193,6 +193,7 @@ pub fn apply(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     set(&mut config.identity_share, &args.identity_share);
     set(&mut config.data_licence, &args.data_licence);
     set(&mut config.base_weights, &args.base_weights);
+    set(&mut config.precision, &args.precision);
     config.tensorboard &= !args.no_tensorboard;
     let devices = args.device.as_ref().map(ToString::to_string);
     set(&mut config.device, &devices);

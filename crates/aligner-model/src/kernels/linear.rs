@@ -10,7 +10,7 @@ use super::cached::PanelWeight;
 use super::int8::Int8Weight;
 use super::matrix::Matrix;
 use super::panels::{
-    Block, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, column_sums, multiply, multiply_into,
+    Block, Factor, Form, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, column_sums, blocks_or_none, multiply, multiply_into,
     store_rows, transposed_product,
 };
 use super::quant::{QuantizedWeight, quantized_linear};
@@ -158,6 +158,8 @@ pub(super) struct Weights<'a> {
     bias: Option<&'a [f32]>,
     lora: Option<(&'a [f32], &'a [f32])>,
     scale: f32,
+    /// What products read. Those of an adapter's gradients alone are f32: they are few.
+    pub form: Form,
     pub input: usize,
     pub output: usize,
 }
@@ -174,7 +176,7 @@ pub(super) type Gradients = [Option<Vec<f32>>; SLOTS];
 
 impl<'a> Weights<'a> {
     /// Reads four slots, whose tensors are contiguous.
-    pub fn of(slots: &'a [Option<FloatTensor<Flex>>], plan: &'a LinearPlan) -> Self {
+    pub fn of(slots: &'a [Option<FloatTensor<Flex>>], plan: &'a LinearPlan, form: Form) -> Self {
         let slice = |slot: usize| slots[slot].as_ref().and_then(|tensor| tensor.as_slice::<f32>());
         let dense = || {
             let dims = slots[0].as_ref().map(|weight| weight.shape());
@@ -184,6 +186,7 @@ impl<'a> Weights<'a> {
                 bias: None,
                 lora: None,
                 scale: 0.0,
+                form: Form::F32,
                 input,
                 output,
             }
@@ -192,6 +195,7 @@ impl<'a> Weights<'a> {
             bias: slice(1),
             lora: slice(2).zip(slice(3)),
             scale: plan.scale,
+            form,
             ..plan.int8.as_ref().map_or_else(dense, Self::int8)
         }
     }
@@ -204,6 +208,7 @@ impl<'a> Weights<'a> {
             bias: None,
             lora: None,
             scale: 0.0,
+            form: Form::F32,
             input,
             output,
         }
@@ -249,10 +254,11 @@ impl<'a> Weights<'a> {
     /// The layer as products with its input read it.
     pub fn forward(&self) -> Forward<'a> {
         Forward {
-            weight: Packed::from_parts(self.input, self.output, |put| self.by_input(put)),
-            low_rank: self
-                .low_rank()
-                .map(|[a, b]| (Packed::new(a, 1.0), Packed::new(b, self.scale), self.rank())),
+            weight: Packed::from_parts(self.form, self.input, self.output, |put| self.by_input(put)),
+            low_rank: self.low_rank().map(|[a, b]| {
+                let [a, b] = [(a, 1.0), (b, self.scale)].map(|(matrix, scale)| self.packed(matrix, scale));
+                (a, b, self.rank())
+            }),
             bias: self.bias,
         }
     }
@@ -260,12 +266,19 @@ impl<'a> Weights<'a> {
     /// The layer as products with its output's gradient read it.
     pub fn backward(&self) -> Backward {
         Backward {
-            weight: Packed::from_parts(self.output, self.input, |put| self.by_output(put)),
+            weight: Packed::from_parts(self.form, self.output, self.input, |put| self.by_output(put)),
             low_rank: self.low_rank().map(|[a, b]| {
-                let (a, b) = (a.transposed(), b.transposed());
-                (Packed::new(a, 1.0), Packed::new(b, self.scale))
+                (
+                    self.packed(a.transposed(), 1.0),
+                    self.packed(b.transposed(), self.scale),
+                )
             }),
+            rank: self.rank(),
         }
+    }
+
+    fn packed(&self, matrix: Matrix<'_>, scale: f32) -> Packed {
+        Packed::new(self.form, matrix, scale)
     }
 
     /// The layer's output for the rows of `x`, as rows.
@@ -280,7 +293,7 @@ impl<'a> Weights<'a> {
             .enumerate()
             .collect();
         blocks.into_par_iter().for_each(|(index, out)| {
-            layer.project(x.block(index), (out, self.output), false);
+            layer.project(x.block(index).over_columns(self.form).block(), (out, self.output), false);
         });
         out
     }
@@ -292,18 +305,18 @@ impl<'a> Weights<'a> {
 
     /// The gradients that are `wanted`, given input, gradient of the output and gradient of `x A`.
     pub fn gradients(&self, x: &Panels, dy: &Panels, low: Option<&Panels>, wanted: &[bool]) -> Gradients {
-        let weight = wanted[0].then(|| transposed_product(x, dy));
+        let weight = wanted[0].then(|| transposed_product(self.form, x, dy));
         let bias = (wanted[1] && self.bias.is_some()).then(|| column_sums(dy));
-        let da = low.filter(|_| wanted[2]).map(|low| transposed_product(x, low));
+        let da = low.filter(|_| wanted[2]).map(|low| transposed_product(Form::F32, x, low));
         let db = self.low_rank().filter(|_| wanted[3]).map(|[a, _]| {
-            let a = Packed::new(a, self.scale);
+            let a = Packed::new(Form::F32, a, self.scale);
             let mut low = Panels::new(x.grid(), self.rank());
             low.fill(|index, out| {
                 let block = x.block(index);
                 multiply_into(&[Term { block, weights: &a }], out);
             });
             // The wide side first, of which all threads take a part.
-            transposed(&transposed_product(dy, &low), self.rank())
+            transposed(&transposed_product(Form::F32, dy, &low), self.rank())
         });
         [weight, bias, da, db]
     }
@@ -330,12 +343,12 @@ impl Forward<'_> {
         self.weight.panels()
     }
 
-    /// `x A`, where there is an adapter.
+    /// `x A` as its product with `B` reads it, where there is an adapter; `x` is as products read it, here as below.
     pub fn low(&self, x: Block<'_>) -> Option<OwnBlock> {
         let (a, _, rank) = self.low_rank.as_ref()?;
         let mut low = OwnBlock::new(x.rows(), *rank);
         multiply_into(&[Term { block: x, weights: a }], low.memory());
-        Some(low)
+        Some(low.over_columns(self.weight.form()))
     }
 
     /// The products whose sum is the output, up to the bias.
@@ -381,6 +394,7 @@ pub(super) struct Backward {
     weight: Packed,
     /// `Aᵀ` and `scale · Bᵀ`.
     low_rank: Option<(Packed, Packed)>,
+    rank: usize,
 }
 
 impl Backward {
@@ -388,9 +402,10 @@ impl Backward {
         self.weight.panels()
     }
 
-    /// Writes the gradient of `x A` into its block, where there is an adapter.
-    pub fn low_gradient<'a>(&self, dy: Block<'_>, out: Option<&'a mut [f32]>) -> Option<Block<'a>> {
-        let ((a, b), out) = (self.low_rank.as_ref()?, out?);
+    /// Writes the gradient of `x A` into its block, where there is an adapter, and returns it as products read it; `dy` is as
+    /// they do, here as below.
+    pub fn low_gradient<'a>(&self, dy: Block<'_>, out: Option<&'a mut [f32]>) -> Option<Factor<'a>> {
+        let (b, out) = (&self.low_rank.as_ref()?.1, out?);
         multiply_into(
             &[Term {
                 block: dy,
@@ -398,18 +413,18 @@ impl Backward {
             }],
             out,
         );
-        Some(Block::new(out, dy.rows(), a.rows()))
+        Some(Block::new(out, dy.rows(), self.rank).over_columns(self.weight.form()))
     }
 
     /// The products whose sum is the gradient of the input.
-    pub fn terms<'a>(&'a self, dy: Block<'a>, low: Option<Block<'a>>) -> Vec<Term<'a>> {
+    pub fn terms<'a>(&'a self, dy: Block<'a>, low: Option<&'a Factor<'_>>) -> Vec<Term<'a>> {
         let mut terms = vec![Term {
             block: dy,
             weights: &self.weight,
         }];
         if let (Some(low), Some((a, _))) = (low, &self.low_rank) {
             terms.push(Term {
-                block: low,
+                block: low.block(),
                 weights: a,
             });
         }
@@ -425,32 +440,36 @@ pub(super) fn input_gradient(
     out: Option<&mut [f32]>,
 ) -> Vec<Option<Panels>> {
     let packed: Vec<_> = layers.iter().map(|(layer, _)| layer.backward()).collect();
-    let low: Vec<Option<Panels>> = layers
-        .iter()
-        .zip(&packed)
-        .map(|((layer, dy), packed)| {
-            let mut low = layer.low_gradient(grid)?;
-            low.fill(|index, out| {
-                packed.low_gradient(dy.block(index), Some(out));
-            });
-            Some(low)
-        })
-        .collect();
+    let mut low: Vec<_> = layers.iter().map(|(layer, _)| layer.low_gradient(grid)).collect();
     let width = layers.first().map_or(0, |(layer, _)| layer.input);
-    if let Some(out) = out {
-        let blocks: Vec<_> = grid.split_rows(out, width).into_iter().enumerate().collect();
-        blocks.into_par_iter().for_each(|(index, out)| {
-            let terms: Vec<Term<'_>> = (layers.iter().zip(&packed).zip(&low))
-                .flat_map(|(((_, dy), packed), low)| {
-                    packed.terms(dy.block(index), low.as_ref().map(|low| low.block(index)))
-                })
-                .collect();
-            for panel in 0..width.div_ceil(WIDTH) {
-                multiply(&terms, panel, |row, tile| {
-                    store_rows(out, width, (row, panel), tile, false)
-                });
-            }
-        });
+    let mut outs = match out {
+        Some(out) => grid.split_rows(out, width).into_iter().map(Some).collect(),
+        None => (0..grid.blocks()).map(|_| None).collect::<Vec<_>>(),
+    };
+    let mut lows: Vec<Vec<_>> = (0..grid.blocks()).map(|_| Vec::new()).collect();
+    for low in &mut low {
+        for (all, low) in lows.iter_mut().zip(blocks_or_none(low.as_mut(), grid)) {
+            all.push(low);
+        }
     }
+    let blocks = (&mut outs, lows);
+    blocks.into_par_iter().enumerate().for_each(|(index, (out, lows))| {
+        let factors: Vec<_> = layers
+            .iter()
+            .map(|(layer, dy)| dy.block(index).over_columns(layer.form))
+            .collect();
+        let lows: Vec<_> = (packed.iter().zip(&factors).zip(lows))
+            .map(|((packed, dy), low)| packed.low_gradient(dy.block(), low))
+            .collect();
+        let Some(out) = out else { return };
+        let terms: Vec<Term<'_>> = (packed.iter().zip(&factors).zip(&lows))
+            .flat_map(|((packed, dy), low)| packed.terms(dy.block(), low.as_ref()))
+            .collect();
+        for panel in 0..width.div_ceil(WIDTH) {
+            multiply(&terms, panel, |row, tile| {
+                store_rows(out, width, (row, panel), tile, false)
+            });
+        }
+    });
     low
 }

@@ -15,9 +15,10 @@ use super::flex::{contiguous, copied, elements, tensor};
 use super::linear::{self, Linear, LinearPlan, SLOTS, Weights};
 use super::math::{sigmoid, vectorized};
 use super::panels::{
-    Block, Grid, OwnBlock, Panels, WIDTH, blocks_or_none, copy_rows, fetch_rows, multiply, panels_mut,
+    Block, Form, Grid, OwnBlock, Panels, WIDTH, blocks_or_none, copy_rows, fetch_rows, multiply, panels_mut,
     store_panel, store_rows,
 };
+use super::precision::Precision;
 use super::slots::{Present, Row, Slots, gradient_nodes, nodes, register_all};
 use super::{Norm, reference, rms_norm, runs_fused};
 
@@ -52,6 +53,8 @@ pub struct MlpSettings {
     pub residual: bool,
     /// Keep the input alone for the backward pass, and compute the inner projections again.
     pub recompute: bool,
+    /// What the factors of products are rounded to.
+    pub precision: Precision,
 }
 
 /// `x + down(activation(gate(norm(x))) · up(norm(x)))`
@@ -147,7 +150,8 @@ struct BackwardMemory<'a> {
 
 impl<'a> Work<'a> {
     fn new(inputs: &'a Inputs, plan: &'a MlpPlan) -> Self {
-        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], &plan.linears[index]);
+        let form = Form::of(plan.settings.precision);
+        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], &plan.linears[index], form);
         let x = elements(inputs[0].as_ref()).unwrap_or_default();
         let gate = linear(0);
         Self {
@@ -207,11 +211,12 @@ impl<'a> Work<'a> {
         self.normed(index, normed.memory());
         let mut gated = OwnBlock::new(rows, inner);
         self.project(
-            normed.block(),
+            normed.over_columns(self.gate.form).block(),
             [gate, up],
             [&mut *memory.gate, &mut *memory.up],
             Some(gated.memory()),
         );
+        let gated = gated.over_columns(self.gate.form);
         let low = down.low(gated.block());
         let terms = down.terms(gated.block(), low.as_ref());
         for panel in 0..down.panels() {
@@ -227,7 +232,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Gate and up of a block, and what the activation makes of them, panel by panel while they are in the cache.
+    /// Gate and up of a block, which is as products read it, and what the activation makes of them, panel by panel while they are in the cache.
     fn project(
         &self,
         normed: Block<'_>,
@@ -334,13 +339,13 @@ impl<'a> Work<'a> {
         let [low_gate, low_up, low_down] = low;
         self.normed(index, normed);
         if let Some([gate_layer, up_layer]) = forward {
-            let normed = Block::new(normed, rows, self.gate.input);
-            self.project(normed, [gate_layer, up_layer], [&mut *gate, &mut *up], None);
+            let normed = Block::new(normed, rows, self.gate.input).over_columns(self.gate.form);
+            self.project(normed.block(), [gate_layer, up_layer], [&mut *gate, &mut *up], None);
         }
         copy_rows(&dy[range.start * width..range.end * width], width, dy_block);
-        let dy = Block::new(dy_block, rows, width);
-        let low_down = of_down.low_gradient(dy, low_down);
-        let terms = of_down.terms(dy, low_down);
+        let dy = Block::new(dy_block, rows, width).over_columns(self.down.form);
+        let low_down = of_down.low_gradient(dy.block(), low_down);
+        let terms = of_down.terms(dy.block(), low_down.as_ref());
         let mut gradient = Buffer::take(rows * WIDTH);
         let panels = panels_mut(gate, rows, inner).zip(panels_mut(up, rows, inner));
         for (panel, ((gate, up), gated)) in panels.zip(panels_mut(gated, rows, inner)).enumerate() {
@@ -351,17 +356,17 @@ impl<'a> Work<'a> {
             });
             activate_backward(self.plan.settings.activation, &gradient, [gate, up, gated]);
         }
-        let (gate, up) = (Block::new(gate, rows, inner), Block::new(up, rows, inner));
+        let [gate, up] = [gate, up].map(|part| Block::new(part, rows, inner).over_columns(self.gate.form));
         let (low_gate, low_up) = (
-            of_gate.low_gradient(gate, low_gate),
-            of_up.low_gradient(up, low_up),
+            of_gate.low_gradient(gate.block(), low_gate),
+            of_up.low_gradient(up.block(), low_up),
         );
         if below.is_empty() {
             return;
         }
         for (layer, terms, add) in [
-            (of_gate, of_gate.terms(gate, low_gate), false),
-            (of_up, of_up.terms(up, low_up), true),
+            (of_gate, of_gate.terms(gate.block(), low_gate.as_ref()), false),
+            (of_up, of_up.terms(up.block(), low_up.as_ref()), true),
         ] {
             for panel in 0..layer.panels() {
                 multiply(&terms, panel, |row, tile| {

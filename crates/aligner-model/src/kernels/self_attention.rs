@@ -13,7 +13,8 @@ use super::attention::{self, Angles, AttentionSettings, Note};
 use super::buffers::Buffer;
 use super::flex::{contiguous, copied, elements, tensor};
 use super::linear::{Linear, LinearPlan, SLOTS, Weights, input_gradient};
-use super::panels::{Grid, OwnBlock, Panels, copy_rows};
+use super::panels::{Form, Grid, OwnBlock, Panels, copy_rows};
+use super::precision::Precision;
 use super::sequences::Sequences;
 use super::slots::{Present, Row, Slots, gradient_nodes, nodes, register_all};
 use super::{Norm, reference, rms_norm, runs_fused};
@@ -44,6 +45,8 @@ pub struct SelfAttentionSettings {
     pub residual: bool,
     /// Keep the input alone for the backward pass, and compute the rest again.
     pub recompute: bool,
+    /// What the factors of the projections' products are rounded to.
+    pub precision: Precision,
 }
 
 /// `x + output(attention(query(norm(x)), key(norm(x)), value(norm(x))))`, with rotated queries and keys.
@@ -151,7 +154,8 @@ struct Inner {
 
 impl<'a> Work<'a> {
     fn new(inputs: &'a Inputs, angles: &'a Angles, plan: &'a SelfAttentionPlan) -> Self {
-        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], &plan.linears[index]);
+        let form = Form::of(plan.settings.precision);
+        let linear = |index: usize| Weights::of(&inputs[2 + index * SLOTS..], &plan.linears[index], form);
         let x = elements(inputs[0].as_ref()).unwrap_or_default();
         let query = linear(0);
         Self {
@@ -203,8 +207,9 @@ impl<'a> Work<'a> {
             .into_par_iter()
             .enumerate()
             .for_each(|(index, (query, key, value))| {
+                let normed = normed.block(index).over_columns(self.query.form);
                 for ((layer, packed), out) in layers.iter().zip(&packed).zip([query, key, value]) {
-                    packed.project(normed.block(index), (out, layer.output), false);
+                    packed.project(normed.block(), (out, layer.output), false);
                 }
             });
         let work = self.attention([&query, &key, &value]);
@@ -238,6 +243,7 @@ impl<'a> Work<'a> {
                 context,
                 block.memory(),
             );
+            let block = block.over_columns(self.output.form);
             packed.project(block.block(), (out, width), residual);
         });
         (tensor(out, [rows, width].into()), inner)

@@ -119,6 +119,7 @@ impl Attention {
             attention: self.settings,
             residual,
             recompute: packed.recompute,
+            precision: packed.precision,
         };
         Some(self_attention(x.clone(), inputs, &packed.sequences, settings))
     }

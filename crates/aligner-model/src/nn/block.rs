@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Tensor};
 
 use super::{Attention, AttentionConfig, Mlp, MlpConfig, RmsNorm, RmsNormConfig, Rotation};
 use crate::config::{LayerKind, LayerRope, ModelConfig, NormPlacement};
-use crate::kernels::{CachedSequence, Sequences};
+use crate::kernels::{CachedSequence, Precision, Sequences};
 
 /// The rotations of one forward pass.
 #[derive(Debug, Clone)]
@@ -38,6 +38,8 @@ pub struct Packed {
     pub sequences: Sequences,
     /// Keep each layer's inputs alone for the backward pass.
     pub recompute: bool,
+    /// What the factors of products are rounded to, where a half of a layer is one operation.
+    pub precision: Precision,
 }
 
 /// Attention and MLP, each added to the residual stream, with norms before, after or around them.
@@ -154,7 +156,7 @@ impl Block {
             rows => (x, rows),
         };
         let after = self.post_feedforward_layernorm.as_ref();
-        let inner = self.mlp.fused(&x, before_mlp, after.is_none(), packed.recompute);
+        let inner = self.mlp.fused(&x, before_mlp, after.is_none(), packed);
         let out = add(x, inner, after, |x| self.mlp.forward_rows(through(before_mlp, x)));
         match rows {
             Some(rows) => out.select(0, rows),

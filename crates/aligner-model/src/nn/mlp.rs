@@ -7,6 +7,7 @@ use burn::tensor::{
     activation::{gelu, gelu_approximate},
 };
 
+use super::block::Packed;
 use super::{Projection, RmsNorm};
 use crate::config::Activation;
 use crate::kernels::{self, Gate, MlpInputs, MlpSettings};
@@ -66,7 +67,7 @@ impl Mlp {
         x: &Tensor<2>,
         norm: Option<&RmsNorm>,
         residual: bool,
-        recompute: bool,
+        packed: &Packed,
     ) -> Option<Tensor<2>> {
         let activation = self.gate()?;
         let inputs = MlpInputs {
@@ -78,7 +79,8 @@ impl Mlp {
         let settings = MlpSettings {
             activation,
             residual,
-            recompute,
+            recompute: packed.recompute,
+            precision: packed.precision,
         };
         Some(kernels::mlp(x.clone(), inputs, settings))
     }

@@ -6,7 +6,7 @@ mod recipe;
 
 use std::path::{Path, PathBuf};
 
-use aligner_model::WeightFormat;
+use aligner_model::{DeviceSpec, Precision, WeightFormat};
 use serde::{Deserialize, Serialize};
 
 pub use self::choices::{LoraChoice, RowPolicy, TemplateChoice};
@@ -39,6 +39,8 @@ pub struct TrainConfig {
     pub tensorboard: bool,
     /// Compute activations again in the backward pass instead of keeping them: less memory for more time.
     pub checkpointing: bool,
+    /// What the factors of products are rounded to: `f32`, or `bf16` for mixed precision on the CPU.
+    pub precision: Precision,
     /// How chats are written, as `aligner_data::ChatFormat` names it, for all objectives but the correction; empty: that of the
     /// model, as its directory records or its chat template tells.
     pub chat_format: String,
@@ -122,6 +124,7 @@ impl Default for TrainConfig {
             device: "cpu".into(),
             tensorboard: true,
             checkpointing: false,
+            precision: Precision::F32,
             chat_format: String::new(),
             beta: 0.1,
             template: TemplateChoice::Builtin("correction".into()),
@@ -221,6 +224,7 @@ impl TrainConfig {
         positive("micro_batch", self.micro_batch > 0, "at least 1")?;
         positive("accumulate", self.accumulate > 0, "at least 1")?;
         self.check_devices()?;
+        self.check_precision()?;
         positive("lr", self.lr > 0.0 && self.lr.is_finite(), "a positive number")?;
         positive(
             "warmup_ratio",
@@ -285,6 +289,18 @@ impl TrainConfig {
         Err(TrainError::config("accumulate", reason))
     }
 
+    fn check_precision(&self) -> Result<()> {
+        let on_cpu = self.devices()?.iter().all(|device| device == DeviceSpec::Cpu);
+        if self.precision == Precision::F32 || on_cpu {
+            return Ok(());
+        }
+        let reason = format!(
+            "{} is for the CPU's own operations: on `{}` it must be f32",
+            self.precision, self.device
+        );
+        Err(TrainError::config("precision", reason))
+    }
+
     /// AdamW's part.
     pub fn adamw(&self) -> AdamWConfig {
         let Self {
@@ -315,7 +331,7 @@ impl TrainConfig {
 }
 
 /// The keys of `run.toml`, for messages; a test holds them against the struct.
-const KEYS: [&str; 41] = [
+const KEYS: [&str; 42] = [
     "model",
     "objective",
     "data",
@@ -324,6 +340,7 @@ const KEYS: [&str; 41] = [
     "device",
     "tensorboard",
     "checkpointing",
+    "precision",
     "chat_format",
     "beta",
     "template",

@@ -12,7 +12,7 @@ mod size;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use aligner_model::{DeviceSpec, LoraConfig, ModelConfig, WeightFormat};
+use aligner_model::{DeviceSpec, LoraConfig, ModelConfig, Precision, WeightFormat};
 use serde::Serialize;
 
 use self::shape::{Shape, held_less, largest_panel};
@@ -52,6 +52,8 @@ pub struct MemoryChoices {
     pub base_weights: WeightFormat,
     /// Whether activations are computed again in the backward pass.
     pub checkpointing: bool,
+    /// What the factors of products are rounded to.
+    pub precision: Precision,
     /// What the run computes on.
     pub device: DeviceSpec,
 }
@@ -73,6 +75,7 @@ impl MemoryChoices {
             lora,
             base_weights: run.base_weights,
             checkpointing: run.checkpointing,
+            precision: run.precision,
             device: run.devices()?.first(),
         };
         Ok((ModelConfig::read(&start.base)?, choices))

@@ -1,6 +1,6 @@
 //! Widths of what a token leaves in memory, as the kernels of `aligner-model` have them.
 
-use aligner_model::{Activation, DeviceSpec, LoraConfig, ModelConfig, NormPlacement, QkNorm, WeightFormat};
+use aligner_model::{Activation, DeviceSpec, LoraConfig, ModelConfig, NormPlacement, Precision, QkNorm, WeightFormat};
 
 use super::MemoryChoices;
 
@@ -66,6 +66,16 @@ pub(crate) fn adapter_parameters(config: &ModelConfig, lora: &LoraConfig) -> f64
     widths * lora.rank as f64
 }
 
+/// See [`Shape::words`]. Products for an adapter's gradients read numbers as they are.
+fn words(choices: &MemoryChoices) -> f64 {
+    match choices.precision {
+        Precision::F32 => 0.0,
+        _ if choices.lora.is_some() => 0.0,
+        native if native.is_native() => 0.5,
+        _ => 1.0,
+    }
+}
+
 /// Widths of what a token leaves in memory, in elements.
 pub(super) struct Shape<'a> {
     config: &'a ModelConfig,
@@ -79,6 +89,8 @@ pub(super) struct Shape<'a> {
     rank: f64,
     drops: bool,
     checkpointing: bool,
+    /// Numbers that a matrix takes as products over all tokens read it, for each of its own.
+    words: f64,
     /// Whether the device has the fused operations; on any other each of Burn's operations keeps what it needs.
     pub fused: bool,
 }
@@ -97,6 +109,7 @@ impl<'a> Shape<'a> {
             rank: choices.lora.as_ref().map_or(0.0, |lora| lora.rank as f64),
             drops: choices.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0),
             checkpointing: choices.checkpointing,
+            words: words(choices),
             fused: choices.device == DeviceSpec::Cpu,
         }
     }
@@ -206,7 +219,7 @@ impl<'a> Shape<'a> {
     ///
     /// The MLP's has the norm's output, the gradients of its output and its input, and the product of gate and up. The attention's
     /// has the norm's output and the gradient of its own twice over with the context, then the gradients of queries, keys and values.
-    /// Those of an adapter's rank come on top, and what is computed again. Of the two halves the higher counts; where they compute
+    /// Those of an adapter's rank come on top, what is computed again, and rounded copies of what the weights' gradients are made of. Of the two halves the higher counts; where they compute
     /// again both do, because buffers of other widths lie idle meanwhile.
     pub fn scratch(&self) -> f64 {
         let Self {
@@ -221,9 +234,10 @@ impl<'a> Shape<'a> {
             false => (0.0, 0.0),
         };
         let low = 2.0 * self.rank;
-        let mlp = inner + 3.0 * hidden + low + again_mlp;
-        let before = 2.0 * hidden + 2.0 * queries;
-        let behind = hidden + 2.0 * queries + 2.0 * keys;
+        let mlp = inner + 3.0 * hidden + low + again_mlp + self.words * (hidden + inner);
+        let rounded = self.words * (hidden + queries);
+        let before = 2.0 * hidden + 2.0 * queries + rounded;
+        let behind = hidden + 2.0 * queries + 2.0 * keys + rounded;
         let attention = before.max(behind) + low + again_attention;
         match self.checkpointing {
             true => attention + mlp,

@@ -1,4 +1,4 @@
-use aligner_model::LlamaShape;
+use aligner_model::{LlamaShape, Precision};
 
 use super::*;
 
@@ -24,6 +24,7 @@ pub(crate) fn choices() -> MemoryChoices {
         lora: None,
         base_weights: WeightFormat::F32,
         checkpointing: false,
+        precision: Precision::F32,
         device: DeviceSpec::Cpu,
     }
 }
@@ -223,6 +224,7 @@ fn seven_billion_weights_fit_in_24_gb_in_eight_bits_below_an_adapter_and_not_oth
         micro_batch: 1,
         lora: Some(LoraConfig::default()),
         checkpointing: true,
+        precision: Precision::F32,
         ..full.clone()
     };
     assert!(MemoryPlan::of(&config, &smallest).weights_bytes > memory);

@@ -109,7 +109,9 @@ impl Probe {
             decoder = decoder.frozen_with_adapter(&adapter)?;
             trained = decoder.adapter_parameters();
         }
-        let decoder = decoder.with_recompute(choices.checkpointing);
+        let decoder = decoder
+            .with_recompute(choices.checkpointing)
+            .with_precision(choices.precision);
         Ok(Self {
             model: TrainedModel::new(decoder, Arc::new(Sft)),
             device: device.clone(),

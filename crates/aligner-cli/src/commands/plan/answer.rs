@@ -75,6 +75,7 @@ impl Answer {
             "lora_rank": self.choices.lora.as_ref().map(|lora| lora.rank),
             "checkpointing": self.choices.checkpointing,
             "base_weights": self.choices.base_weights,
+            "precision": self.choices.precision,
             "device": self.choices.device.to_string(),
             "peak": self.plan,
             "fit": fit,

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 
 use aligner_hub::Files;
-use aligner_model::{ModelConfig, WeightFormat};
+use aligner_model::{ModelConfig, Precision, WeightFormat};
 use aligner_train::{MemoryChoices, RunSize};
 
 use self::answer::Answer;
@@ -52,6 +52,7 @@ fn as_training(args: &PlanArgs) -> TrainArgs {
         lora_rank: args.lora_rank,
         base_weights: (args.base_weights != WeightFormat::F32).then_some(args.base_weights),
         checkpointing: args.checkpointing,
+        precision: (args.precision != Precision::F32).then_some(args.precision),
         device: Some(args.device.into()),
         ..TrainArgs::default()
     }

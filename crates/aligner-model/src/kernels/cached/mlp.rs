@@ -31,6 +31,7 @@ pub fn inference_mlp(x: Tensor<2>, inputs: MlpInputs, activation: Gate, residual
             activation,
             residual,
             recompute: false,
+            precision: kernels::Precision::F32,
         };
         return reference::mlp(x, inputs, settings);
     }

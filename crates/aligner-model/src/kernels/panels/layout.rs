@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::super::buffers::Buffer;
 use super::super::matrix::Matrix;
-use super::{TILE, WIDTH, pack_panel};
+use super::{Form, TILE, WIDTH, pack_panel};
 
 /// Tiles of a block at most: its rows and what they become stay in a cache of one to two megabytes.
 const TILES: usize = 8;
@@ -41,6 +41,19 @@ impl Grid {
     /// The rows of a block.
     pub fn block(&self, index: usize) -> Range<usize> {
         self.starts[index]..self.starts[index + 1]
+    }
+
+    /// The same blocks, whose rows are words of a form.
+    pub fn in_words(&self, form: Form) -> Self {
+        let mut next = 0;
+        let lengths = (0..self.blocks()).map(|index| form.words(self.block(index).len()));
+        let ends = lengths.map(|words| {
+            next += words;
+            next
+        });
+        Self {
+            starts: std::iter::once(0).chain(ends).collect(),
+        }
     }
 
     /// The blocks of a matrix whose rows lie one behind the other.

@@ -11,13 +11,17 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
+mod form;
 mod layout;
 #[cfg(target_arch = "aarch64")]
 pub(super) mod neon;
 mod packed;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod product;
 mod tile;
 
+pub(super) use self::form::{Factor, Form};
 pub(super) use self::layout::{
     Block, Grid, OwnBlock, Panels, blocks_or_none, copy_rows, fetch_rows, panels_mut,
 };

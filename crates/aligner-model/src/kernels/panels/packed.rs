@@ -5,18 +5,22 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::super::buffers::Buffer;
-use super::super::flex::PIECE;
 use super::super::matrix::Matrix;
-use super::WIDTH;
+use super::{Form, WIDTH};
 
 /// Rows that are transposed at a time: their columns stay in the first cache.
 const ROWS: usize = 16;
 
-/// A matrix of `[rows, columns]` as `[panels][rows][WIDTH]`; columns are filled up with zeros.
+/// Rows that become words of another form at a time.
+const CONVERTED: usize = 4 * ROWS;
+
+/// A matrix of `[rows, columns]` as `[panels][words][WIDTH]`, the words of a form being what its rows are; columns are filled up
+/// with zeros.
 #[derive(Debug)]
 pub(in super::super) struct Packed {
     memory: Buffer,
-    rows: usize,
+    form: Form,
+    words: usize,
     columns: usize,
 }
 
@@ -25,58 +29,100 @@ impl Packed {
     ///
     /// # Panics
     /// When the matrix reaches beyond its slice.
-    pub fn new(matrix: Matrix<'_>, scale: f32) -> Self {
-        let mut packed = Self::from_parts(matrix.rows, matrix.columns, |put| put(0..matrix.rows, matrix));
-        if scale != 1.0 {
-            packed.memory.par_chunks_mut(PIECE).for_each(|values| {
-                values.iter_mut().for_each(|value| *value *= scale);
-            });
-        }
-        packed
+    pub fn new(form: Form, matrix: Matrix<'_>, scale: f32) -> Self {
+        Self::scaled(form, matrix.rows, matrix.columns, scale, |put| {
+            put(0..matrix.rows, matrix)
+        })
     }
 
-    /// A matrix that comes in parts of some of its rows, which `each` hands over one by one and in order.
+    /// A matrix that comes in parts of some of its rows, which `each` hands over one by one and in order; all of them but the
+    /// last have an even number.
     ///
     /// # Panics
     /// When a part is no part of such a matrix.
     pub fn from_parts(
+        form: Form,
         rows: usize,
         columns: usize,
         each: impl FnOnce(&mut dyn FnMut(Range<usize>, Matrix<'_>)),
     ) -> Self {
-        let mut memory = Buffer::take(rows * columns.next_multiple_of(WIDTH));
+        Self::scaled(form, rows, columns, 1.0, each)
+    }
+
+    fn scaled(
+        form: Form,
+        rows: usize,
+        columns: usize,
+        scale: f32,
+        each: impl FnOnce(&mut dyn FnMut(Range<usize>, Matrix<'_>)),
+    ) -> Self {
+        let words = form.words(rows);
+        let mut memory = Buffer::take(words * columns.next_multiple_of(WIDTH));
         each(&mut |range, part| {
             assert_eq!(
-                (part.rows, part.columns),
-                (range.len(), columns),
+                (part.rows, part.columns, range.start % 2),
+                (range.len(), columns, 0),
                 "a part of a matrix"
             );
             memory
-                .par_chunks_mut((rows * WIDTH).max(1))
+                .par_chunks_mut((words * WIDTH).max(1))
                 .enumerate()
                 .for_each(|(panel, out)| {
+                    let range = form.words(range.start)..form.words(range.end);
                     let out = &mut out[range.start * WIDTH..range.end * WIDTH];
-                    pack_panel(part, panel * WIDTH, out);
+                    pack_words(form, part, panel * WIDTH, scale, out);
                 });
         });
         Self {
             memory,
-            rows,
+            form,
+            words,
             columns,
         }
     }
 
-    pub fn rows(&self) -> usize {
-        self.rows
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Words of a panel.
+    pub fn words(&self) -> usize {
+        self.words
     }
 
     pub fn panels(&self) -> usize {
         self.columns.div_ceil(WIDTH)
     }
 
-    /// `[rows][WIDTH]`
+    /// `[words][WIDTH]`
     pub fn panel(&self, index: usize) -> &[f32] {
-        &self.memory[index * self.rows * WIDTH..][..self.rows * WIDTH]
+        &self.memory[index * self.words * WIDTH..][..self.words * WIDTH]
+    }
+}
+
+/// [`pack_panel`], scaled and in words of a form.
+fn pack_words(form: Form, matrix: Matrix<'_>, first: usize, scale: f32, out: &mut [f32]) {
+    let scaled = |values: &mut [f32]| {
+        if scale != 1.0 {
+            values.iter_mut().for_each(|value| *value *= scale);
+        }
+    };
+    if form == Form::F32 {
+        pack_panel(matrix, first, out);
+        return scaled(out);
+    }
+    let mut rows = [0.0; CONVERTED * WIDTH];
+    for (index, out) in out.chunks_mut(form.words(CONVERTED) * WIDTH).enumerate() {
+        let start = index * CONVERTED;
+        let part = Matrix {
+            data: &matrix.data[start * matrix.row_stride..],
+            rows: CONVERTED.min(matrix.rows - start),
+            ..matrix
+        };
+        let rows = &mut rows[..part.rows * WIDTH];
+        pack_panel(part, first, rows);
+        scaled(rows);
+        form.write_rows(rows, out);
     }
 }
 
@@ -142,7 +188,7 @@ mod tests {
         let values: Vec<f32> = (0..rows * columns).map(|value| value as f32).collect();
         let matrix = Matrix::new(&values, rows, columns, columns);
         for (matrix, transposed) in [(matrix, false), (matrix.transposed(), true)] {
-            let packed = Packed::new(matrix, 2.0);
+            let packed = Packed::new(Form::F32, matrix, 2.0);
             assert_eq!(packed.panels(), matrix.columns.div_ceil(WIDTH));
             for row in 0..matrix.rows {
                 for column in 0..packed.panels() * WIDTH {

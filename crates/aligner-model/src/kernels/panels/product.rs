@@ -7,12 +7,12 @@ use rayon::prelude::*;
 use super::layout::{Block, Panels};
 use super::packed::Packed;
 use super::tile::{Isa, Run, Start, column_tile, row_tile};
-use super::{TILE, Tile, WIDTH};
+use super::{Form, TILE, Tile, WIDTH};
 
 /// Panels of the left side that are multiplied with all of the right side before the next ones are.
 const GROUP: usize = 2;
 
-/// A block times weights: one of the products whose sum is computed.
+/// A block times weights, in words of the same form: one of the products whose sum is computed.
 #[derive(Clone, Copy)]
 pub(in super::super) struct Term<'a> {
     pub block: Block<'a>,
@@ -28,12 +28,14 @@ pub(in super::super) fn multiply(
     panel: usize,
     mut write: impl FnMut(usize, &mut [[f32; WIDTH]]),
 ) {
-    let isa = Isa::here();
-    let rows = terms.first().map_or(0, |term| term.block.rows());
+    let (rows, form) = terms.first().map_or((0, Form::F32), |term| {
+        (term.block.rows(), term.weights.form())
+    });
     for term in terms {
-        assert_eq!(term.block.columns(), term.weights.rows(), "inner dimensions");
-        assert_eq!(term.block.rows(), rows, "rows");
+        assert_eq!(term.block.columns(), term.weights.words(), "inner dimensions");
+        assert_eq!((term.block.rows(), term.weights.form()), (rows, form), "rows");
     }
+    let isa = form.isa();
     let mut tile: Tile = [[0.0; WIDTH]; TILE];
     let mut runs = Vec::with_capacity(terms.len());
     for row in (0..rows).step_by(TILE) {
@@ -101,21 +103,25 @@ pub(in super::super) fn add_columns(tile: &mut [[f32; WIDTH]], panel: usize, val
 /// # Shapes
 /// - `left`: `[rows, m]`, `right`: `[rows, n]`
 /// - output: `[m, n]`
-pub(in super::super) fn transposed_product(left: &Panels, right: &Panels) -> Vec<f32> {
+pub(in super::super) fn transposed_product(form: Form, left: &Panels, right: &Panels) -> Vec<f32> {
+    let (words_left, words_right) = (left.over_rows(form), right.over_rows(form));
+    let (left, right) = (
+        words_left.as_ref().unwrap_or(left),
+        words_right.as_ref().unwrap_or(right),
+    );
     let (rows, columns) = (left.columns(), right.columns());
     let mut out = Vec::with_capacity(rows * columns);
     out.spare_capacity_mut()[..rows * columns]
         .par_chunks_mut((GROUP * WIDTH * columns).max(1))
         .enumerate()
-        .for_each(|(group, out)| group_product(left, right, group * GROUP, out));
+        .for_each(|(group, out)| group_product(form.isa(), (left, right), group * GROUP, out));
     // SAFETY: the chunks above are all of these elements, and `group_product` writes all of each.
     unsafe { out.set_len(rows * columns) };
     out
 }
 
 /// The rows of the output that belong to [`GROUP`] panels of the left side.
-fn group_product(left: &Panels, right: &Panels, first: usize, out: &mut [MaybeUninit<f32>]) {
-    let isa = Isa::here();
+fn group_product(isa: Isa, (left, right): (&Panels, &Panels), first: usize, out: &mut [MaybeUninit<f32>]) {
     let columns = right.columns();
     let mut sums = [[0.0; WIDTH]; WIDTH];
     let mut runs = Vec::with_capacity(left.grid().blocks());
@@ -161,6 +167,7 @@ pub(in super::super) fn column_sums(panels: &Panels) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::super::super::matrix::Matrix;
+    use super::super::super::precision::Precision;
     use super::super::layout::{Grid, Panels};
     use super::*;
 
@@ -176,10 +183,19 @@ mod tests {
             .collect()
     }
 
+    /// All that this machine has; the numbers of these tests are the same in each.
+    fn forms() -> Vec<Form> {
+        let mut all = vec![Form::F32, Form::Rounded, Form::of(Precision::Bf16)];
+        all.dedup();
+        all
+    }
+
     #[test]
     fn sums_of_products_of_any_shape_are_exact() {
-        for [rows, first, second, columns] in
-            [[1, 1, 1, 1], [3, 32, 16, 33], [200, 40, 7, 64], [500, 65, 32, 31]]
+        let shapes = [[1, 1, 1, 1], [3, 32, 16, 33], [200, 40, 7, 64], [500, 65, 32, 31]];
+        for (form, [rows, first, second, columns]) in forms()
+            .into_iter()
+            .flat_map(|form| shapes.map(|shape| (form, shape)))
         {
             let grid = Grid::new(rows);
             let (x, y) = (numbers(rows * first, 1), numbers(rows * second, 2));
@@ -188,20 +204,15 @@ mod tests {
                 Panels::from_rows(&grid, &x, first),
                 Panels::from_rows(&grid, &y, second),
             );
-            let wp = Packed::new(Matrix::new(&w, first, columns, columns), 1.0);
-            let vp = Packed::new(Matrix::new(&v, second, columns, columns), 1.0);
+            let wp = Packed::new(form, Matrix::new(&w, first, columns, columns), 1.0);
+            let vp = Packed::new(form, Matrix::new(&v, second, columns, columns), 1.0);
             let mut out = vec![1.0; rows * columns];
             for (index, out) in grid.split_rows(&mut out, columns).into_iter().enumerate() {
-                let terms = [
-                    Term {
-                        block: xp.block(index),
-                        weights: &wp,
-                    },
-                    Term {
-                        block: yp.block(index),
-                        weights: &vp,
-                    },
-                ];
+                let factors = [&xp, &yp].map(|panels| panels.block(index).over_columns(form));
+                let terms = [(&factors[0], &wp), (&factors[1], &vp)].map(|(factor, weights)| Term {
+                    block: factor.block(),
+                    weights,
+                });
                 for panel in 0..wp.panels() {
                     multiply(&terms, panel, |row, tile| {
                         store_rows(out, columns, (row, panel), tile, true);
@@ -213,22 +224,27 @@ mod tests {
                 naive(&y, &v, [rows, second, columns]),
             );
             let expected: Vec<f32> = a.iter().zip(&b).map(|(a, b)| 1.0 + a + b).collect();
-            assert_eq!(out, expected, "{rows} {first} {second} {columns}");
+            assert_eq!(out, expected, "{form:?} {rows} {first} {second} {columns}");
         }
     }
 
     #[test]
     fn gradients_of_weights_of_any_shape_are_exact() {
-        for [rows, m, n] in [[1, 1, 1], [5, 33, 40], [130, 70, 31], [500, 32, 64]] {
+        let shapes = [[1, 1, 1], [5, 33, 40], [130, 70, 31], [500, 32, 64]];
+        for (form, [rows, m, n]) in forms()
+            .into_iter()
+            .flat_map(|form| shapes.map(|shape| (form, shape)))
+        {
             let grid = Grid::new(rows);
             let (x, dy) = (numbers(rows * m, 1), numbers(rows * n, 2));
             let got = transposed_product(
+                form,
                 &Panels::from_rows(&grid, &x, m),
                 &Panels::from_rows(&grid, &dy, n),
             );
             let at = |i: usize, j: usize| (0..rows).map(|k| x[k * m + i] * dy[k * n + j]).sum::<f32>();
             let expected: Vec<f32> = (0..m * n).map(|i| at(i / n, i % n)).collect();
-            assert_eq!(got, expected, "{rows} {m} {n}");
+            assert_eq!(got, expected, "{form:?} {rows} {m} {n}");
             let sums: Vec<f32> = (0..n).map(|j| (0..rows).map(|k| dy[k * n + j]).sum()).collect();
             assert_eq!(column_sums(&Panels::from_rows(&grid, &dy, n)), sums, "{rows} {n}");
         }

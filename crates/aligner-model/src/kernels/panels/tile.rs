@@ -22,6 +22,9 @@ const PARTS: [usize; 3] = [11, 11, 10];
 /// Vector instructions that a tile is computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Isa {
+    /// Its elements are [pairs](super::Form::Pairs).
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     #[cfg(target_arch = "x86_64")]
     Avx512,
     #[cfg(target_arch = "x86_64")]
@@ -33,7 +36,13 @@ pub(in super::super) enum Isa {
 }
 
 impl Isa {
-    /// The widest of this machine.
+    /// Whether this machine multiplies pairs.
+    #[cfg(target_arch = "x86_64")]
+    pub fn pairs_are_here() -> bool {
+        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+    }
+
+    /// The widest of this machine for elements of f32.
     pub fn here() -> Self {
         #[cfg(target_arch = "x86_64")]
         {
@@ -100,6 +109,8 @@ pub(in super::super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => bf16_rows(runs, 0, Start::Zero, out),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512_rows(runs, 0, Start::Zero, out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::rows(runs, out),
@@ -125,20 +136,18 @@ pub(in super::super) fn column_tile(
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 => {
+                let (first, second, third) = parts(out);
+                bf16_11_columns(runs, 0, start, first);
+                bf16_11_columns(runs, PARTS[0], start, second);
+                bf16_10_columns(runs, PARTS[0] + PARTS[1], start, third);
+            }
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
-                let (first, rest) = out.split_at_mut(PARTS[0]);
-                let (second, third) = rest.split_at_mut(PARTS[1]);
-                let parts = (
-                    <&mut [_; PARTS[0]]>::try_from(first),
-                    <&mut [_; PARTS[1]]>::try_from(second),
-                    <&mut [_; PARTS[2]]>::try_from(third),
-                );
-                // The three parts are a panel's columns.
-                if let (Ok(first), Ok(second), Ok(third)) = parts {
-                    avx512_11_columns(runs, 0, start, first);
-                    avx512_11_columns(runs, PARTS[0], start, second);
-                    avx512_10_columns(runs, PARTS[0] + PARTS[1], start, third);
-                }
+                let (first, second, third) = parts(out);
+                avx512_11_columns(runs, 0, start, first);
+                avx512_11_columns(runs, PARTS[0], start, second);
+                avx512_10_columns(runs, PARTS[0] + PARTS[1], start, third);
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::columns(runs, start, out),
@@ -149,12 +158,28 @@ pub(in super::super) fn column_tile(
     }
 }
 
-/// A stretch of a sum in AVX-512: for each row its number and those of its two sums among the operands.
+/// The three parts of a panel's columns.
+#[cfg(target_arch = "x86_64")]
+type Parts<'a> = (
+    &'a mut [[f32; WIDTH]; PARTS[0]],
+    &'a mut [[f32; WIDTH]; PARTS[1]],
+    &'a mut [[f32; WIDTH]; PARTS[2]],
+);
+
+#[cfg(target_arch = "x86_64")]
+fn parts(all: &mut [[f32; WIDTH]; WIDTH]) -> Parts<'_> {
+    const { assert!(PARTS[0] + PARTS[1] + PARTS[2] == WIDTH) };
+    let (first, rest) = all.as_mut_slice().split_first_chunk_mut().expect("the first part");
+    let (second, rest) = rest.split_first_chunk_mut().expect("the second part");
+    (first, second, rest.first_chunk_mut().expect("the third part"))
+}
+
+/// A stretch of a sum in AVX-512, by an instruction that multiplies and adds: for each row its number and those of its two sums among the operands.
 ///
 /// Written out because the compiler, with so many sums, keeps some of them in memory.
 #[cfg(target_arch = "x86_64")]
 macro_rules! stretch {
-    ([$a:ident, $b:ident, $steps:ident] $sums:ident, $row:literal, $step:literal; $($index:literal $low:literal $high:literal),+) => {
+    ([$a:ident, $b:ident, $steps:ident] $sums:ident, $multiply:literal, $row:literal, $step:literal; $($index:literal $low:literal $high:literal),+) => {
         std::arch::asm!(
             "2:",
             "vmovups {left}, zmmword ptr [{b}]",
@@ -163,8 +188,8 @@ macro_rules! stretch {
             "prefetcht0 byte ptr [{b} + 2112]",
             $(
                 concat!("vbroadcastss {factor}, dword ptr [{a} + ", $index, " * ", $row, "]"),
-                concat!("vfmadd231ps {", $low, "}, {factor}, {left}"),
-                concat!("vfmadd231ps {", $high, "}, {factor}, {right}"),
+                concat!($multiply, " {", $low, "}, {factor}, {left}"),
+                concat!($multiply, " {", $high, "}, {factor}, {right}"),
             )+
             concat!("add {a}, ", $step),
             "add {b}, 128",
@@ -185,10 +210,10 @@ macro_rules! stretch {
 /// A function that runs [`stretch`] over all runs, for rows and steps that many bytes apart.
 #[cfg(target_arch = "x86_64")]
 macro_rules! avx512_sums {
-    ($name:ident, $rows:literal, $row:literal, $step:literal; $($index:literal $low:literal $high:literal),+) => {
+    ($name:ident, $features:literal, $multiply:literal, $rows:literal, $row:literal, $step:literal; $($index:literal $low:literal $high:literal),+) => {
         /// # Safety
-        /// As [`sums`]; the machine has AVX-512.
-        #[target_feature(enable = "avx512f")]
+        /// As [`plain`]; the machine has the instructions.
+        #[target_feature(enable = $features)]
         unsafe fn $name(runs: &[Run<'_>], first: usize, start: Start, out: &mut [[f32; WIDTH]; $rows]) {
             use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps};
             const { assert!(WIDTH == 32, "the loop is written for two vectors of 64 bytes") };
@@ -209,7 +234,7 @@ macro_rules! avx512_sums {
                     }
                     // SAFETY: reads one element of each row and 32 of `b` at each step, which lie inside their slices as
                     // the caller promises; a prefetch may name any address.
-                    unsafe { stretch!([a, b, steps] sums, $row, $step; $($index $low $high),+) };
+                    unsafe { stretch!([a, b, steps] sums, $multiply, $row, $step; $($index $low $high),+) };
                 }
             }
             for (sums, out) in sums.iter().zip(out) {
@@ -224,11 +249,17 @@ macro_rules! avx512_sums {
 }
 
 #[cfg(target_arch = "x86_64")]
-avx512_sums!(avx512_rows, 14, 128, 4; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21, 11 22 23, 12 24 25, 13 26 27);
+avx512_sums!(avx512_rows, "avx512f", "vfmadd231ps", 14, 128, 4; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21, 11 22 23, 12 24 25, 13 26 27);
 #[cfg(target_arch = "x86_64")]
-avx512_sums!(avx512_11_columns, 11, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21);
+avx512_sums!(avx512_11_columns, "avx512f", "vfmadd231ps", 11, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21);
 #[cfg(target_arch = "x86_64")]
-avx512_sums!(avx512_10_columns, 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19);
+avx512_sums!(avx512_10_columns, "avx512f", "vfmadd231ps", 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19);
+#[cfg(target_arch = "x86_64")]
+avx512_sums!(bf16_rows, "avx512f,avx512bf16", "vdpbf16ps", 14, 128, 4; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21, 11 22 23, 12 24 25, 13 26 27);
+#[cfg(target_arch = "x86_64")]
+avx512_sums!(bf16_11_columns, "avx512f,avx512bf16", "vdpbf16ps", 11, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21);
+#[cfg(target_arch = "x86_64")]
+avx512_sums!(bf16_10_columns, "avx512f,avx512bf16", "vdpbf16ps", 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19);
 
 /// The loops for the compiler to vectorise, three rows at a time: `out[i][j] = Σ a[i · ROW + k · STEP] · b[k][j]`.
 ///

@@ -14,7 +14,7 @@ use super::super::flex::{elements, tensor};
 use super::super::matrix::Matrix;
 use super::super::output::Output;
 use super::super::panels::{
-    Block, Grid, Isa, OwnBlock, Packed, Panels, Run, Start, Term, WIDTH, column_tile, multiply, multiply_into,
+    Block, Form, Grid, OwnBlock, Packed, Panels, Run, Start, Term, WIDTH, column_tile, multiply, multiply_into,
 };
 use super::softmax::{Part, Whole};
 use super::{HeadLayout, Plan};
@@ -31,7 +31,7 @@ pub(super) type HeadGradients = [Option<Vec<f32>>; 2];
 pub(super) fn loss(
     rows: &FloatTensor<Flex>,
     weight: &FloatTensor<Flex>,
-    (layout, ids): &Plan,
+    (layout, ids, precision): &Plan,
     wanted: [bool; 2],
 ) -> (FloatTensor<Flex>, HeadGradients) {
     let shape = weight.shape();
@@ -50,6 +50,7 @@ pub(super) fn loss(
         layout: *layout,
         hidden,
         grid: Grid::new(vocab),
+        form: Form::of(*precision),
     };
     assert_eq!(head.weight.len(), vocab * hidden, "output projection");
     let mut d_rows = wanted[0].then(|| vec![0.0; rows.len()]);
@@ -91,6 +92,7 @@ struct Head<'a> {
     hidden: usize,
     /// The vocabulary in blocks.
     grid: Grid,
+    form: Form,
 }
 
 /// What the gradient of the logits is made of.
@@ -121,14 +123,14 @@ impl Head<'_> {
 
     /// Writes the exponentials of the logits.
     fn softmax(&self, targets: Matrix<'_>, ids: &[u32], logits: &mut Panels) -> (Vec<Part>, Vec<Whole>) {
-        let columns = Packed::new(targets.transposed(), 1.0);
+        let columns = Packed::new(self.form, targets.transposed(), 1.0);
         let parts: Vec<Part> = logits
             .blocks_mut()
             .into_par_iter()
             .enumerate()
             .map(|(index, logits)| {
                 let tokens = self.grid.block(index);
-                let weight = self.block(tokens.clone());
+                let weight = self.block(tokens.clone()).over_columns(self.form);
                 let term = Term {
                     block: weight.block(),
                     weights: &columns,
@@ -149,7 +151,7 @@ impl Head<'_> {
         d_rows: Option<&mut [f32]>,
         d_weight: Option<(Output<f32>, bool)>,
     ) {
-        let rows = d_weight.map(|_| Packed::new(gradient.targets, 1.0));
+        let rows = d_weight.map(|_| Packed::new(self.form, gradient.targets, 1.0));
         let mut blocks: Vec<_> = logits.blocks_mut().into_iter().enumerate().collect();
         // How many partial sums there are depends on shapes alone, and so does what comes out.
         let sums = Sums::len(gradient.targets);
@@ -163,7 +165,8 @@ impl Head<'_> {
                     gradient.parts[*index].gradient(logits, gradient.wholes);
                     let logits = Block::new(logits, tokens.len(), gradient.targets.rows);
                     if let Some(sums) = &mut sums {
-                        sums.add(logits, self.block(tokens.clone()).block());
+                        let weight = self.block(tokens.clone());
+                        sums.add(self.form, logits, weight.block());
                     }
                     if let (Some((out, add)), Some(rows)) = (d_weight, &rows) {
                         // SAFETY: the output is as large as the weight, and no other job has these tokens.
@@ -201,12 +204,13 @@ impl Head<'_> {
                 false => out.copy_from_slice(values),
             }
         };
+        let logits = logits.over_columns(self.form);
         for panel in 0..rows.panels() {
             let column = panel * WIDTH;
             let width = WIDTH.min(self.hidden - column);
             multiply(
                 &[Term {
-                    block: logits,
+                    block: logits.block(),
                     weights: rows,
                 }],
                 panel,
@@ -254,8 +258,10 @@ impl Sums {
     }
 
     /// Adds `logitsᵀ · weight`.
-    fn add(&mut self, logits: Block<'_>, weight: Block<'_>) {
-        let (isa, [_, columns]) = (Isa::here(), self.panels);
+    fn add(&mut self, form: Form, logits: Block<'_>, weight: Block<'_>) {
+        let (isa, [_, columns]) = (form.isa(), self.panels);
+        let (logits, weight) = (logits.over_rows(form), weight.over_rows(form));
+        let (logits, weight) = (logits.block(), weight.block());
         for (index, square) in self.memory.chunks_exact_mut(WIDTH * WIDTH).enumerate() {
             let (rows, _) = square.as_chunks_mut::<WIDTH>();
             if let Some(out) = rows.first_chunk_mut::<WIDTH>() {

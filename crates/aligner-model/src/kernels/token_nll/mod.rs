@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use self::loss::{HeadGradients, loss};
 use super::flex::{PIECE, contiguous, elements, tensor};
-use super::{reference, runs_fused};
+use super::{Precision, reference, runs_fused};
 
 /// How the matrix of an output projection lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,17 +39,23 @@ pub enum HeadLayout {
 ///
 /// # Panics
 /// When an id is not below `vocab`: the caller checks its ids against the model.
-pub fn token_nll(rows: Tensor<2>, weight: Tensor<2>, layout: HeadLayout, ids: &[u32]) -> Tensor<1> {
+pub fn token_nll(
+    rows: Tensor<2>,
+    weight: Tensor<2>,
+    layout: HeadLayout,
+    ids: &[u32],
+    precision: Precision,
+) -> Tensor<1> {
     if !runs_fused(&rows) || !runs_fused(&weight) {
         return reference::token_nll(rows, weight, layout, ids);
     }
-    let plan = (layout, Arc::from(ids));
+    let plan = (layout, Arc::from(ids), precision);
     let out = <Dispatch as TokenNllOps>::token_nll(rows.into_dispatch(), weight.into_dispatch(), plan);
     Tensor::from_dispatch(out)
 }
 
-/// Layout and ids.
-type Plan = (HeadLayout, Arc<[u32]>);
+/// Layout, ids, and what the factors of products are rounded to.
+type Plan = (HeadLayout, Arc<[u32]>, Precision);
 
 /// The operation as an extension of a backend.
 #[backend_extension(Flex, Autodiff)]
