@@ -1,7 +1,7 @@
 //! The operations of a training step that are as large as half a layer, each against its reference composition: SmolLM2-135M's
 //! shapes, 1024 tokens in four sequences of different length.
 //!
-//! Reported as tokens a second; `fused` and `composed` do the same work.
+//! Reported as tokens a second; `fused` and `composed` do the same work, `fused bf16` does it with factors rounded to bf16.
 
 use aligner_bench::{HIDDEN, INTERMEDIATE, VOCABULARY};
 use aligner_model::kernels::{
@@ -48,7 +48,7 @@ fn norm() -> Option<Norm> {
 type Variant<'a> = (&'static str, Box<dyn Fn(Tensor<2>) -> Tensor<2> + 'a>);
 
 /// Forward and backward.
-fn race(group: &mut BenchmarkGroup<'_, WallTime>, variants: [Variant<'_>; 2], tokens: usize) {
+fn race(group: &mut BenchmarkGroup<'_, WallTime>, variants: Vec<Variant<'_>>, tokens: usize) {
     group
         .sample_size(20)
         .throughput(Throughput::Elements(tokens as u64));
@@ -60,6 +60,19 @@ fn race(group: &mut BenchmarkGroup<'_, WallTime>, variants: [Variant<'_>; 2], to
     }
 }
 
+/// What runs as one operation, in either precision.
+const FUSED: [(&str, Precision); 2] = [("fused", Precision::F32), ("fused bf16", Precision::Bf16)];
+
+/// The operation in either precision, and composed.
+fn variants<'a>(
+    fused: impl Fn(Tensor<2>, Precision) -> Tensor<2> + Copy + 'a,
+    composed: impl Fn(Tensor<2>) -> Tensor<2> + 'a,
+) -> Vec<Variant<'a>> {
+    let of = |(name, precision)| -> Variant<'a> { (name, Box::new(move |x| fused(x, precision))) };
+    let composed: Variant<'a> = ("composed", Box::new(composed));
+    FUSED.into_iter().map(of).chain([composed]).collect()
+}
+
 fn mlp(criterion: &mut Criterion) {
     let inputs = MlpInputs {
         norm: norm(),
@@ -67,20 +80,19 @@ fn mlp(criterion: &mut Criterion) {
         up: linear(HIDDEN, INTERMEDIATE),
         down: linear(INTERMEDIATE, HIDDEN),
     };
-    let settings = MlpSettings {
+    let settings = |precision| MlpSettings {
         activation: Gate::Silu,
         residual: true,
         recompute: false,
-        precision: Precision::F32,
+        precision,
     };
-    let variants: [Variant<'_>; 2] = [
-        ("fused", Box::new(|x| kernels::mlp(x, inputs.clone(), settings))),
-        (
-            "composed",
-            Box::new(|x| reference::mlp(x, inputs.clone(), settings)),
-        ),
-    ];
-    race(&mut criterion.benchmark_group("mlp"), variants, TOKENS);
+    let fused = |x, precision| kernels::mlp(x, inputs.clone(), settings(precision));
+    let composed = |x| reference::mlp(x, inputs.clone(), settings(Precision::F32));
+    race(
+        &mut criterion.benchmark_group("mlp"),
+        variants(fused, composed),
+        TOKENS,
+    );
 }
 
 fn self_attention(criterion: &mut Criterion) {
@@ -95,7 +107,7 @@ fn self_attention(criterion: &mut Criterion) {
         output: linear(HIDDEN, HIDDEN),
         rotation: (angles.clone().cos(), angles.sin()),
     };
-    let settings = SelfAttentionSettings {
+    let settings = |precision| SelfAttentionSettings {
         attention: AttentionSettings {
             heads: HEADS,
             scale: (HEADS.head_dim as f64).powf(-0.5),
@@ -104,21 +116,28 @@ fn self_attention(criterion: &mut Criterion) {
         },
         residual: true,
         recompute: false,
-        precision: Precision::F32,
+        precision,
     };
-    let fused = |x| kernels::self_attention(x, inputs.clone(), &sequences, settings);
-    let composed = |x| reference::self_attention(x, inputs.clone(), &sequences, settings);
-    let variants: [Variant<'_>; 2] = [("fused", Box::new(fused)), ("composed", Box::new(composed))];
-    race(&mut criterion.benchmark_group("self_attention"), variants, TOKENS);
+    let fused = |x, precision| kernels::self_attention(x, inputs.clone(), &sequences, settings(precision));
+    let composed = |x| reference::self_attention(x, inputs.clone(), &sequences, settings(Precision::F32));
+    race(
+        &mut criterion.benchmark_group("self_attention"),
+        variants(fused, composed),
+        TOKENS,
+    );
 }
 
 fn token_nll(criterion: &mut Criterion) {
     let weight = trained([VOCABULARY, HIDDEN]);
     let ids: Vec<u32> = (0..256).map(|index| index * 191 % VOCABULARY as u32).collect();
-    let fused = |x| kernels::token_nll(x, weight.clone(), HeadLayout::ByToken, &ids).unsqueeze();
-    let composed = |x| reference::token_nll(x, weight.clone(), HeadLayout::ByToken, &ids).unsqueeze();
-    let variants: [Variant<'_>; 2] = [("fused", Box::new(fused)), ("composed", Box::new(composed))];
-    race(&mut criterion.benchmark_group("token_nll"), variants, ids.len());
+    let layout = HeadLayout::ByToken;
+    let fused = |x, precision| kernels::token_nll(x, weight.clone(), layout, &ids, precision).unsqueeze();
+    let composed = |x| reference::token_nll(x, weight.clone(), layout, &ids).unsqueeze();
+    race(
+        &mut criterion.benchmark_group("token_nll"),
+        variants(fused, composed),
+        ids.len(),
+    );
 }
 
 criterion_group!(benches, mlp, self_attention, token_nll);

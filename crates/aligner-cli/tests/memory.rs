@@ -78,6 +78,7 @@ const ALL: &[(&Model, usize, usize, &str)] = &[
     (&DEEP, 8, 512, "--checkpointing"),
     (&DEEP, 4, 512, "--lora-rank 16 --checkpointing"),
     (&WIDE, 4, 512, ""),
+    (&WIDE, 4, 512, "--precision bf16"),
     (&WIDE, 8, 128, ""),
     (&WIDE, 8, 512, "--lora-rank 16"),
     (&WIDE, 4, 1024, "--checkpointing"),
@@ -85,6 +86,7 @@ const ALL: &[(&Model, usize, usize, &str)] = &[
     (&VOCABULARY, 4, 512, ""),
     (&VOCABULARY, 1, 128, ""),
     (&VOCABULARY, 4, 512, "--lora-rank 16"),
+    (&VOCABULARY, 4, 512, "--precision bf16"),
     (&VOCABULARY, 1, 1024, "--checkpointing"),
     (&VOCABULARY, 4, 128, "--accumulate 2"),
 ];

@@ -375,7 +375,9 @@ impl CausalDecoder {
             None => (&self.embed_tokens.weight, HeadLayout::ByToken),
         };
         match weight {
-            ProjectionWeight::Dense(weight) => kernels::token_nll(rows, weight.val(), layout, ids, self.precision),
+            ProjectionWeight::Dense(weight) => {
+                kernels::token_nll(rows, weight.val(), layout, ids, self.precision)
+            }
             _ => kernels::reference::logits_nll(self.logits_of_rows(rows), ids),
         }
     }

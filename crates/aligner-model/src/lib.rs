@@ -59,7 +59,8 @@ pub use decoder::{CachedRun, CausalDecoder};
 pub use device::{DeviceSpec, compiled_devices};
 pub use error::{ModelError, Result};
 pub use kernels::{
-    Int8Weight, KvFormat, PanelWeight, Precision, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences, WeightFormat,
+    Int8Weight, KvFormat, PanelWeight, Precision, QuantFormat, QuantizedWeight, RuntimeWeights, Sequences,
+    WeightFormat,
 };
 pub use lora::{LoraAdapter, LoraConfig, TargetModules};
 pub use loss::Targets;

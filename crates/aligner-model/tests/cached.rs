@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use aligner_model::kernels::{
     self, AttentionSettings, CacheMut, CachedAttentionInputs, CachedAttentionSettings, CachedSequence, Gate,
-    Heads, Int8Weight, Linear, LinearWeight, LowRank, MlpInputs, MlpSettings, Norm, Pages, PanelWeight, Precision,
-    reference,
+    Heads, Int8Weight, Linear, LinearWeight, LowRank, MlpInputs, MlpSettings, Norm, Pages, PanelWeight,
+    Precision, reference,
 };
 use aligner_model::weights::HostTensor;
 use aligner_model::{CachedRun, CausalDecoder, KvCache, KvFormat};

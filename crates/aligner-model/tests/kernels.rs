@@ -65,8 +65,8 @@ const TOLERANCE: f32 = 2e-5;
 
 /// The backward pass of the attention takes the mean gradient of a row's probabilities as `rowsum(dY ∘ Y)`. Where a token sees few
 /// others, that and the gradients themselves nearly cancel, and their rounding stays; the composition takes the mean of what
-/// it subtracts it from. Differences of up to 2e-5 were seen beside gradients below 0.5.
-const ATTENTION_TOLERANCE: f32 = 1e-4;
+/// it subtracts it from. Differences of up to 6e-5 were seen beside gradients below 0.5.
+const ATTENTION_TOLERANCE: f32 = 2e-4;
 
 fn assert_all_alike(fused: Vec<Tensor<2>>, composed: Vec<Tensor<2>>, tolerance: f32) {
     assert_eq!(fused.len(), composed.len());
@@ -95,7 +95,10 @@ fn assert_all_rounded(rounded: Vec<Tensor<2>>, composed: &[Tensor<2>]) {
         let difference = mean(&|at| (rounded[at] - composed[at]).powi(2));
         let size = mean(&|at| composed[at].powi(2));
         let rest = BF16_REST * (composed.len() as f32).sqrt();
-        assert!(difference <= BF16_TOLERANCE * size + rest, "{index}: {difference} beside {size}");
+        assert!(
+            difference <= BF16_TOLERANCE * size + rest,
+            "{index}: {difference} beside {size}"
+        );
     }
 }
 
@@ -343,7 +346,8 @@ fn a_loss_in_rounds_is_that_of_all_targets_at_once() {
     ] {
         let (rows, weight) = (random([targets, hidden], &device), random(shape, &device));
         type Nll = fn(Tensor<2>, Tensor<2>, HeadLayout, &[u32]) -> Tensor<1>;
-        let fused: Nll = |rows, weight, layout, ids| kernels::token_nll(rows, weight, layout, ids, Precision::F32);
+        let fused: Nll =
+            |rows, weight, layout, ids| kernels::token_nll(rows, weight, layout, ids, Precision::F32);
         let run = |nll: Nll| {
             gradients(
                 &[&rows, &weight],

@@ -5,10 +5,10 @@
 mod lab;
 
 use aligner_data::{AlignerManifest, PromptTemplate};
-use aligner_model::load_dir;
+use aligner_model::{Precision, load_dir};
 use aligner_train::{
-    Ending, Event, Observer, Result, RunDir, RunOptions, Split, TemplateChoice, TrainConfig, TrainError,
-    fine_tune, resume,
+    Ending, Event, Observer, Result, RunDir, RunOptions, Split, StepRecord, TemplateChoice, TrainConfig,
+    TrainError, fine_tune, resume,
 };
 use burn::tensor::Device;
 use lab::{Lab, essence, records, run, stopped_after, weights};
@@ -77,13 +77,40 @@ fn a_resumed_run_equals_an_undisturbed_one_to_the_last_bit() {
 #[test]
 fn computing_activations_again_changes_no_number() {
     let lab = Lab::new();
-    let kept = run(&lab.config("kept"));
-    let again = run(&TrainConfig {
-        checkpointing: true,
-        ..lab.config("again")
+    for precision in [Precision::F32, Precision::Bf16] {
+        let config = |checkpointing: bool| TrainConfig {
+            precision,
+            checkpointing,
+            ..lab.config(&format!("{precision}-{checkpointing}"))
+        };
+        let (kept, again) = (run(&config(false)), run(&config(true)));
+        assert_eq!(essence(&again.run), essence(&kept.run), "{precision}");
+        assert_eq!(weights(&again.model_dir), weights(&kept.model_dir), "{precision}");
+    }
+}
+
+#[test]
+fn mixed_precision_trains_nearly_the_same_and_resumes_to_the_last_bit() {
+    let lab = Lab::new();
+    let config = |name: &str| TrainConfig {
+        precision: Precision::Bf16,
+        ..lab.config(name)
+    };
+    let (exact, whole) = (run(&lab.config("f32")), run(&config("whole")));
+    let losses = [&exact, &whole].map(|outcome| -> Vec<f64> {
+        let of_training = |record: &&StepRecord| record.split == Split::Train;
+        let records = records(&outcome.run);
+        records.iter().filter(of_training).map(|r| r.loss).collect()
     });
-    assert_eq!(essence(&again.run), essence(&kept.run));
-    assert_eq!(weights(&again.model_dir), weights(&kept.model_dir));
+    assert_ne!(losses[0], losses[1], "nothing was rounded");
+    for (exact, rounded) in losses[0].iter().zip(&losses[1]) {
+        assert!((exact - rounded).abs() < 0.03 * exact, "{exact} {rounded}");
+    }
+    let parts = config("parts");
+    assert_eq!(fine_tune(&parts, stopped_after(5)).unwrap().steps, 5);
+    let rest = resume(&parts.out, RunOptions::default()).unwrap();
+    assert_eq!(essence(&rest.run), essence(&whole.run));
+    assert_eq!(weights(&rest.model_dir), weights(&whole.model_dir));
 }
 
 #[test]

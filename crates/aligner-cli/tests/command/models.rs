@@ -70,6 +70,26 @@ fn a_base_in_int8_is_recorded_planned_and_merged_into_as_it_was() {
 }
 
 #[test]
+fn mixed_precision_is_recorded_planned_and_trained_in() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --out runs/f32"));
+    lab.ok(&format!("{TRAIN} --out runs/bf16 --precision bf16"));
+    let toml = std::fs::read_to_string(lab.path("runs/bf16/run.toml")).unwrap();
+    assert!(toml.contains("precision = \"bf16\""), "{toml}");
+    assert_ne!(losses(&lab.path("runs/bf16")), losses(&lab.path("runs/f32")));
+    let plan = lab.ok("plan --model base --max-length 256 --precision bf16 --json");
+    let plan: Value = serde_json::from_str(&plan).unwrap();
+    assert_eq!(plan["precision"], "bf16");
+    let error = lab.fails(2, &format!("{TRAIN} --out x --precision fp8"));
+    assert!(error.contains("f32, bf16"), "{error}");
+    // Two devices of the CPU, and one that does not multiply this way.
+    let two = TRAIN.replace("--accumulate 1", "--accumulate 2");
+    lab.ok(&format!("{two} --out runs/two --precision bf16 --device cpu,cpu"));
+    let error = lab.fails(1, &format!("{TRAIN} --out x --precision bf16 --device cuda"));
+    assert!(error.contains("precision: bf16 is for the CPU"), "{error}");
+}
+
+#[test]
 fn an_aligner_that_is_trained_further_keeps_its_template() {
     let lab = Lab::new();
     lab.ok(&format!("{TRAIN} --out runs/edit --template edit"));

@@ -10,8 +10,8 @@ use super::cached::PanelWeight;
 use super::int8::Int8Weight;
 use super::matrix::Matrix;
 use super::panels::{
-    Block, Factor, Form, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, column_sums, blocks_or_none, multiply, multiply_into,
-    store_rows, transposed_product,
+    Block, Factor, Form, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, blocks_or_none,
+    column_sums, multiply, multiply_into, store_rows, transposed_product,
 };
 use super::quant::{QuantizedWeight, quantized_linear};
 use super::runs_fused;
@@ -293,7 +293,11 @@ impl<'a> Weights<'a> {
             .enumerate()
             .collect();
         blocks.into_par_iter().for_each(|(index, out)| {
-            layer.project(x.block(index).over_columns(self.form).block(), (out, self.output), false);
+            layer.project(
+                x.block(index).over_columns(self.form).block(),
+                (out, self.output),
+                false,
+            );
         });
         out
     }
@@ -307,7 +311,9 @@ impl<'a> Weights<'a> {
     pub fn gradients(&self, x: &Panels, dy: &Panels, low: Option<&Panels>, wanted: &[bool]) -> Gradients {
         let weight = wanted[0].then(|| transposed_product(self.form, x, dy));
         let bias = (wanted[1] && self.bias.is_some()).then(|| column_sums(dy));
-        let da = low.filter(|_| wanted[2]).map(|low| transposed_product(Form::F32, x, low));
+        let da = low
+            .filter(|_| wanted[2])
+            .map(|low| transposed_product(Form::F32, x, low));
         let db = self.low_rank().filter(|_| wanted[3]).map(|[a, _]| {
             let a = Packed::new(Form::F32, a, self.scale);
             let mut low = Panels::new(x.grid(), self.rank());
@@ -453,23 +459,26 @@ pub(super) fn input_gradient(
         }
     }
     let blocks = (&mut outs, lows);
-    blocks.into_par_iter().enumerate().for_each(|(index, (out, lows))| {
-        let factors: Vec<_> = layers
-            .iter()
-            .map(|(layer, dy)| dy.block(index).over_columns(layer.form))
-            .collect();
-        let lows: Vec<_> = (packed.iter().zip(&factors).zip(lows))
-            .map(|((packed, dy), low)| packed.low_gradient(dy.block(), low))
-            .collect();
-        let Some(out) = out else { return };
-        let terms: Vec<Term<'_>> = (packed.iter().zip(&factors).zip(&lows))
-            .flat_map(|((packed, dy), low)| packed.terms(dy.block(), low.as_ref()))
-            .collect();
-        for panel in 0..width.div_ceil(WIDTH) {
-            multiply(&terms, panel, |row, tile| {
-                store_rows(out, width, (row, panel), tile, false)
-            });
-        }
-    });
+    blocks
+        .into_par_iter()
+        .enumerate()
+        .for_each(|(index, (out, lows))| {
+            let factors: Vec<_> = layers
+                .iter()
+                .map(|(layer, dy)| dy.block(index).over_columns(layer.form))
+                .collect();
+            let lows: Vec<_> = (packed.iter().zip(&factors).zip(lows))
+                .map(|((packed, dy), low)| packed.low_gradient(dy.block(), low))
+                .collect();
+            let Some(out) = out else { return };
+            let terms: Vec<Term<'_>> = (packed.iter().zip(&factors).zip(&lows))
+                .flat_map(|((packed, dy), low)| packed.terms(dy.block(), low.as_ref()))
+                .collect();
+            for panel in 0..width.div_ceil(WIDTH) {
+                multiply(&terms, panel, |row, tile| {
+                    store_rows(out, width, (row, panel), tile, false)
+                });
+            }
+        });
     low
 }

@@ -340,7 +340,12 @@ impl<'a> Work<'a> {
         self.normed(index, normed);
         if let Some([gate_layer, up_layer]) = forward {
             let normed = Block::new(normed, rows, self.gate.input).over_columns(self.gate.form);
-            self.project(normed.block(), [gate_layer, up_layer], [&mut *gate, &mut *up], None);
+            self.project(
+                normed.block(),
+                [gate_layer, up_layer],
+                [&mut *gate, &mut *up],
+                None,
+            );
         }
         copy_rows(&dy[range.start * width..range.end * width], width, dy_block);
         let dy = Block::new(dy_block, rows, width).over_columns(self.down.form);

@@ -21,8 +21,8 @@ pub enum Precision {
     /// To nothing.
     #[default]
     F32,
-    /// To bf16, in the linear layers and the output projection: *mixed precision*. Attention stays f32. Processors that multiply
-    /// such numbers (AVX512-BF16) compute twice as many products in the same time; others compute the same, no faster.
+    /// To bf16: *mixed precision*. Processors that multiply such numbers (AVX512-BF16) compute twice as many products in the same time;
+    /// others compute the same, no faster.
     Bf16,
 }
 

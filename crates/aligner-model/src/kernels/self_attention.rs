@@ -45,7 +45,7 @@ pub struct SelfAttentionSettings {
     pub residual: bool,
     /// Keep the input alone for the backward pass, and compute the rest again.
     pub recompute: bool,
-    /// What the factors of the projections' products are rounded to.
+    /// What the factors of products are rounded to.
     pub precision: Precision,
 }
 
@@ -189,6 +189,7 @@ impl<'a> Work<'a> {
             angles: self.angles.elements(),
             sequences: &self.plan.sequences,
             settings: self.plan.settings.attention,
+            form: self.query.form,
         }
     }
 

@@ -283,7 +283,7 @@ impl TrainConfig {
             return Ok(());
         }
         let reason = format!(
-            "must be at least the number of devices, best a multiple: it is {accumulate}, and `{}` are {devices} that              divide the micro-batches of a step among them",
+            "must be at least the number of devices, best a multiple: it is {accumulate}, and `{}` are {devices} that divide the micro-batches of a step among them",
             self.device
         );
         Err(TrainError::config("accumulate", reason))

@@ -110,6 +110,14 @@ fn impossible_values_name_their_key() {
             },
         ),
         (
+            "precision",
+            TrainConfig {
+                precision: Precision::Bf16,
+                device: "cuda:0".into(),
+                ..usable.clone()
+            },
+        ),
+        (
             "warmup_ratio",
             TrainConfig {
                 warmup_ratio: 1.5,

@@ -1,6 +1,8 @@
 //! Widths of what a token leaves in memory, as the kernels of `aligner-model` have them.
 
-use aligner_model::{Activation, DeviceSpec, LoraConfig, ModelConfig, NormPlacement, Precision, QkNorm, WeightFormat};
+use aligner_model::{
+    Activation, DeviceSpec, LoraConfig, ModelConfig, NormPlacement, Precision, QkNorm, WeightFormat,
+};
 
 use super::MemoryChoices;
 

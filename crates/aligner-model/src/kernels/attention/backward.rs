@@ -3,7 +3,7 @@
 use super::super::buffers::Buffer;
 use super::super::math::{exp, sum2, vectorized};
 use super::super::output::Output;
-use super::super::panels::{TILE, WIDTH};
+use super::super::panels::{Form, TILE, WIDTH};
 use super::block::{BLOCK, Block, lanes};
 use super::head::{Columns, Rows};
 use super::inputs::{Inputs, Note, Work};
@@ -33,11 +33,36 @@ pub(in super::super) fn backward(work: &Work<'_>, given: Given<'_>, [dq, dk, dv]
     work.for_each_head(|inputs, kv_head| backward_head(&inputs, given, kv_head, outputs));
 }
 
-/// What all query heads of one key and value head read.
+/// What all query heads of one key and value head read, as products do.
 struct Keys {
     rows: Rows,
     columns: Columns,
     values: Columns,
+}
+
+/// What is a factor of scores and of a sum over tokens, as products read either; not made where they read the rows as they are.
+struct Sides {
+    rows: Rows,
+    scores: Option<Rows>,
+    tokens: Option<Rows>,
+}
+
+impl Sides {
+    fn of(rows: Rows, form: Form) -> Self {
+        Self {
+            scores: rows.over_columns(form),
+            tokens: rows.over_tokens(form),
+            rows,
+        }
+    }
+
+    fn of_scores(&self) -> &Rows {
+        self.scores.as_ref().unwrap_or(&self.rows)
+    }
+
+    fn of_tokens(&self) -> &Rows {
+        self.tokens.as_ref().unwrap_or(&self.rows)
+    }
 }
 
 /// Scratch of one block.
@@ -57,15 +82,17 @@ struct KeyGradients {
 fn backward_head(inputs: &Inputs<'_>, given: Given<'_>, kv_head: usize, [dq, dk, dv]: [Output<f32>; 3]) {
     let (width, tokens, key_stride) = (inputs.heads.head_dim, inputs.tokens, inputs.key_stride());
     let key_at = inputs.key_at(kv_head);
+    let form = inputs.form;
     let rows = inputs.rotated(&inputs.key[key_at..], key_stride, 1.0);
     let keys = Keys {
-        columns: Columns::of(&rows),
-        rows,
+        columns: Columns::of(&rows).over_columns(form),
+        rows: rows.over_tokens(form).unwrap_or(rows),
         values: Columns::of(&Rows::copied(
             &inputs.value[key_at..],
             key_stride,
             (tokens, width),
-        )),
+        ))
+        .over_columns(form),
     };
     let mut scratch = {
         let len = Block::scores_len(tokens);
@@ -109,8 +136,12 @@ fn query_head(
         inputs.query_stride(),
         inputs.query_at(head),
     );
-    let queries = inputs.rotated(&inputs.query[at..], stride, inputs.scale);
-    let dy = Rows::copied(&given.dy[at..], stride, (inputs.tokens, width));
+    let form = inputs.form;
+    let queries = Sides::of(inputs.rotated(&inputs.query[at..], stride, inputs.scale), form);
+    let dy = Sides::of(
+        Rows::copied(&given.dy[at..], stride, (inputs.tokens, width)),
+        form,
+    );
     let notes = &given.notes[inputs.notes_at(head)..][..inputs.tokens];
     let Scratch { weights, gradients } = scratch;
     let mut means = [0.0f32; BLOCK];
@@ -120,18 +151,18 @@ fn query_head(
             let [dy, out] = [given.dy, given.out].map(|x| &x[at + row * stride..][..width]);
             *mean = dot(dy, out);
         }
-        block.scores(&queries, &keys.columns, weights);
-        block.scores(&dy, &keys.values, gradients);
+        block.scores(form, queries.of_scores(), &keys.columns, weights);
+        block.scores(form, dy.of_scores(), &keys.values, gradients);
         let notes = &notes[block.first()..][..block.rows()];
         softmax_backward(gradients, weights, block, (notes, means));
-        block.add_transposed(weights, &dy, &mut grads.values);
-        block.add_transposed(gradients, &queries, &mut grads.keys);
+        block.add_transposed(form, weights, dy.of_tokens(), &mut grads.values);
+        block.add_transposed(form, gradients, queries.of_tokens(), &mut grads.keys);
         // SAFETY: `check` made sure that these elements of a row of this head lie inside the gradient, which is as long as the
         // queries; no other job has this sequence and head.
         let row_of = |row: usize, first: usize, len: usize| unsafe {
             dq.part(at + (block.first() + row) * stride + first, len)
         };
-        block.weighted(gradients, &keys.rows, |row, panel, sums| {
+        block.weighted(form, gradients, &keys.rows, |row, panel, sums| {
             let columns = WIDTH.min(width - panel * WIDTH);
             for (row, sums) in (row..).zip(sums) {
                 row_of(row, panel * WIDTH, columns).copy_from_slice(&sums[..columns]);

@@ -6,7 +6,8 @@
 
 use std::ops::Range;
 
-use super::super::panels::{Isa, Run, Start, TILE, Tile, WIDTH, column_tile, row_tile};
+use super::super::buffers::Buffer;
+use super::super::panels::{Form, Run, Start, TILE, Tile, WIDTH, column_tile, row_tile};
 use super::head::{Columns, Rows};
 
 /// Queries whose scores are held at once: whole tiles.
@@ -86,9 +87,9 @@ impl Block {
         first.map_or(0..0, |first| first..tiles.next_back().unwrap_or(first) + 1)
     }
 
-    /// `left · right` for this block's rows of `left`: the scores, of queries and keys.
-    pub fn scores(self, left: &Rows, right: &Columns, out: &mut [f32]) {
-        let isa = Isa::here();
+    /// `left · right` for this block's rows of `left`: the scores, of queries and keys. Both are as products of the form read them.
+    pub fn scores(self, form: Form, left: &Rows, right: &Columns, out: &mut [f32]) {
+        let isa = form.isa();
         for panel in self.panels() {
             for tile in self.tiles_of(panel) {
                 let run = Run {
@@ -103,24 +104,42 @@ impl Block {
         }
     }
 
-    /// `weights · right`, over the keys that are seen; `write` is given the first row of each tile, the panel of columns, and the rows.
+    /// `weights · right`, over the keys that are seen; `right` is as products of the form read it. `write` is given the first row of each
+    /// tile, the panel of columns, and the rows.
     pub fn weighted(
         self,
+        form: Form,
         weights: &[f32],
         right: &Rows,
         mut write: impl FnMut(usize, usize, &[[f32; WIDTH]]),
     ) {
-        let isa = Isa::here();
+        let isa = form.isa();
         let mut sums: Tile = [[0.0; WIDTH]; TILE];
+        let mut words = match form {
+            Form::F32 => None,
+            form => Some(Buffer::take(form.words(self.panels().len()) * TILE * WIDTH)),
+        };
         for row in (0..self.rows).step_by(TILE) {
             let keys = self.panels_of(row / TILE);
+            let (a, stride) = match &mut words {
+                None => (&weights[self.at(row, keys.start)..], self.stride() * WIDTH),
+                Some(words) => {
+                    let tile = |panel: usize| &weights[self.at(row, keys.start + panel)..][..TILE * WIDTH];
+                    let panels = words.chunks_exact_mut(TILE * WIDTH).take(form.words(keys.len()));
+                    for (index, out) in panels.enumerate() {
+                        form.write_columns(index, keys.len(), tile, out);
+                    }
+                    (&**words, TILE * WIDTH)
+                }
+            };
+            let steps = form.words(keys.len() * WIDTH);
             for panel in 0..right.panels() {
                 let run = Run {
-                    a: &weights[self.at(row, keys.start)..],
-                    stride: self.stride() * WIDTH,
-                    b: &right.panel(panel)[keys.start * WIDTH * WIDTH..],
-                    chunks: keys.len(),
-                    last: WIDTH,
+                    a,
+                    stride,
+                    b: &right.panel(panel)[form.words(keys.start * WIDTH) * WIDTH..],
+                    chunks: steps.div_ceil(WIDTH),
+                    last: steps - (steps.div_ceil(WIDTH) - 1) * WIDTH,
                 };
                 row_tile(isa, &[run], &mut sums);
                 write(row, panel, &sums[..TILE.min(self.rows - row)]);
@@ -128,18 +147,30 @@ impl Block {
         }
     }
 
-    /// `out += weightsᵀ · right`, of this block's rows of `right`: a row of `out` for each key.
-    pub fn add_transposed(self, weights: &[f32], right: &Rows, out: &mut Rows) {
-        let isa = Isa::here();
+    /// `out += weightsᵀ · right`, of this block's rows of `right`, which is as products of the form read it: a row of `out` for each key.
+    pub fn add_transposed(self, form: Form, weights: &[f32], right: &Rows, out: &mut Rows) {
+        let isa = form.isa();
+        let mut words = match form {
+            Form::F32 => None,
+            form => Some(Buffer::take(form.words(self.rows) * WIDTH)),
+        };
         for keys in self.panels() {
             let tiles = self.tiles_of(keys);
             let (row, end) = (tiles.start * TILE, (tiles.end * TILE).min(self.rows));
-            let a = &weights[self.at(row, keys)..];
+            let steps = form.words(end - row);
+            let a = match &mut words {
+                None => &weights[self.at(row, keys)..],
+                Some(words) => {
+                    let rows = &weights[self.at(row, keys)..][..(end - row) * WIDTH];
+                    form.write_rows(rows, &mut words[..steps * WIDTH]);
+                    &**words
+                }
+            };
             for panel in 0..right.panels() {
-                let b = &right.panel(panel)[(self.first + row) * WIDTH..];
+                let b = &right.panel(panel)[form.words(self.first + row) * WIDTH..];
                 let (rows, _) = out.panel_mut(panel)[keys * WIDTH * WIDTH..].as_chunks_mut::<WIDTH>();
                 if let Some(out) = rows.first_chunk_mut::<WIDTH>() {
-                    column_tile(isa, &[Run::single(a, b, end - row)], Start::Held, out);
+                    column_tile(isa, &[Run::single(a, b, steps)], Start::Held, out);
                 }
             }
         }

@@ -21,18 +21,21 @@ fn forward_head(inputs: &Inputs<'_>, kv_head: usize, (out, notes): (Output<f32>,
     let (width, tokens) = (inputs.heads.head_dim, inputs.tokens);
     let (query_stride, key_stride) = (inputs.query_stride(), inputs.key_stride());
     let key_at = inputs.key_at(kv_head);
-    let keys = Columns::of(&inputs.rotated(&inputs.key[key_at..], key_stride, 1.0));
+    let form = inputs.form;
+    let keys = Columns::of(&inputs.rotated(&inputs.key[key_at..], key_stride, 1.0)).over_columns(form);
     let values = Rows::copied(&inputs.value[key_at..], key_stride, (tokens, width));
+    let values = values.over_tokens(form).unwrap_or(values);
     let mut scores = Buffer::take(Block::scores_len(tokens));
     let mut block_notes = [Note::default(); BLOCK];
     for head in inputs.queries_of(kv_head) {
         let query_at = inputs.query_at(head);
         let queries = inputs.rotated(&inputs.query[query_at..], query_stride, inputs.scale);
+        let queries = queries.over_columns(form).unwrap_or(queries);
         for block in Block::all(tokens, inputs.window) {
             let block_notes = &mut block_notes[..block.rows()];
-            block.scores(&queries, &keys, &mut scores);
+            block.scores(form, &queries, &keys, &mut scores);
             exponentials(&mut scores, block, block_notes);
-            block.weighted(&scores, &values, |row, panel, sums| {
+            block.weighted(form, &scores, &values, |row, panel, sums| {
                 let columns = WIDTH.min(width - panel * WIDTH);
                 for (row, sums) in (row..).zip(sums) {
                     let at = query_at + (block.first() + row) * query_stride + panel * WIDTH;

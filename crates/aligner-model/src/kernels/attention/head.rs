@@ -2,7 +2,7 @@
 
 use super::super::buffers::Buffer;
 use super::super::matrix::Matrix;
-use super::super::panels::{Run, TILE, WIDTH, pack_panel};
+use super::super::panels::{Block, Factor, Form, Run, TILE, WIDTH, pack_panel};
 
 /// A row for each token, `[panels][rows][WIDTH]`; columns and rows are filled up with zeros, rows to whole tiles and whole panels of keys.
 #[derive(Debug)]
@@ -60,6 +60,33 @@ impl Rows {
         Self::of(x, stride, (tokens, columns), |_, x, row| row.copy_from_slice(x))
     }
 
+    fn block(&self) -> Block<'_> {
+        Block::new(&self.memory, self.rows, self.columns)
+    }
+
+    /// The left side of scores, as products read it; `None` where it is the rows as they are.
+    pub fn over_columns(&self, form: Form) -> Option<Self> {
+        self.made(self.block().over_columns(form))
+    }
+
+    /// The side of a sum over tokens, as products read it; `None` where it is the rows as they are.
+    pub fn over_tokens(&self, form: Form) -> Option<Self> {
+        self.made(self.block().over_rows(form))
+    }
+
+    fn made(&self, factor: Factor<'_>) -> Option<Self> {
+        let Factor::Made(made) = factor else {
+            return None;
+        };
+        let (rows, columns) = (made.block().rows(), made.block().columns());
+        Some(Self {
+            memory: made.into_memory(),
+            tokens: self.tokens,
+            rows,
+            columns,
+        })
+    }
+
     pub fn panels(&self) -> usize {
         self.columns.div_ceil(WIDTH)
     }
@@ -112,6 +139,18 @@ impl Columns {
             }
         }
         Self { memory, columns }
+    }
+
+    /// The right side of scores, as products read it.
+    pub fn over_columns(self, form: Form) -> Self {
+        let tokens = self.memory.len() / self.columns.max(1);
+        match Block::new(&self.memory, self.columns, tokens).over_rows(form) {
+            Factor::AsItIs(_) => self,
+            Factor::Made(made) => Self {
+                columns: made.block().rows(),
+                memory: made.into_memory(),
+            },
+        }
     }
 
     /// `[columns][WIDTH]`

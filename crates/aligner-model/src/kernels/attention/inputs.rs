@@ -4,6 +4,7 @@ use burn::backend::{Flex, tensor::FloatTensor};
 use rayon::prelude::*;
 
 use super::super::flex::{contiguous, elements};
+use super::super::panels::Form;
 use super::super::rotary::{rotate, rotate_back};
 use super::super::sequences::Sequences;
 use super::head::Rows;
@@ -49,6 +50,8 @@ pub(super) struct Inputs<'a> {
     pub heads: Heads,
     pub scale: f32,
     pub window: usize,
+    /// What products read.
+    pub form: Form,
 }
 
 impl Inputs<'_> {
@@ -119,6 +122,7 @@ pub(in super::super) struct Work<'a> {
     pub angles: (&'a [f32], &'a [f32]),
     pub sequences: &'a Sequences,
     pub settings: AttentionSettings,
+    pub form: Form,
 }
 
 impl<'a> Work<'a> {
@@ -151,6 +155,7 @@ impl<'a> Work<'a> {
                     heads: self.settings.heads,
                     scale: self.settings.scale as f32,
                     window: self.settings.window.unwrap_or(usize::MAX),
+                    form: self.form,
                 };
                 run(inputs, job % kv_heads);
             });

@@ -23,6 +23,7 @@ pub(super) use self::backward::{Given, backward};
 pub(super) use self::forward::forward;
 pub(super) use self::inputs::{Angles, Note, Work};
 use super::flex::{contiguous, elements, tensor};
+use super::panels::Form;
 use super::sequences::Sequences;
 use super::{reference, runs_fused};
 
@@ -123,6 +124,7 @@ fn work<'a>(
         angles: angles.elements(),
         sequences,
         settings: *settings,
+        form: Form::F32,
     }
 }
 

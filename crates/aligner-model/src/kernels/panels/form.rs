@@ -51,6 +51,29 @@ impl Form {
         }
     }
 
+    /// One of the [`words`](Self::words) of so many panels whose columns are summed over.
+    ///
+    /// # Shapes
+    /// - `panel`: gives `[rows][WIDTH]` for each number below `panels`
+    /// - `out`: `[rows][WIDTH]`
+    pub fn write_columns<'a>(
+        self,
+        index: usize,
+        panels: usize,
+        panel: impl Fn(usize) -> &'a [f32],
+        out: &mut [f32],
+    ) {
+        debug_assert!(index < self.words(panels), "a panel that is not there");
+        match self {
+            Self::F32 | Self::Rounded => self.write_rows(panel(index), out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Pairs => {
+                let right = (2 * index + 1 < panels).then(|| panel(2 * index + 1));
+                pairs::of_columns(panel(2 * index), right, out);
+            }
+        }
+    }
+
     /// Rows of a panel, which are summed over.
     ///
     /// # Shapes
@@ -90,17 +113,11 @@ impl<'a> Block<'a> {
         };
         let panels = panels_mut(made.memory(), self.rows(), form.words(self.columns()));
         for (index, out) in panels.enumerate() {
-            match form {
-                Form::F32 | Form::Rounded => form.write_rows(self.panel(index), out),
-                #[cfg(target_arch = "x86_64")]
-                Form::Pairs => {
-                    let right = (2 * index + 1 < self.panels()).then(|| self.panel(2 * index + 1));
-                    pairs::of_columns(self.panel(2 * index), right, out);
-                    // What fills up the panel may be anything, and times 0 is not always 0.
-                    if self.columns() % 2 == 1 && self.columns() / 2 / WIDTH == index {
-                        pairs::without_later(out, self.columns() / 2 % WIDTH);
-                    }
-                }
+            form.write_columns(index, self.panels(), |panel| self.panel(panel), out);
+            #[cfg(target_arch = "x86_64")]
+            if form == Form::Pairs && self.columns() % 2 == 1 && self.columns() / 2 / WIDTH == index {
+                // What fills up the panel may be anything, and times 0 is not always 0.
+                pairs::without_later(out, self.columns() / 2 % WIDTH);
             }
         }
         Factor::Made(made)
@@ -167,17 +184,32 @@ mod tests {
     use super::*;
 
     fn numbers(len: usize) -> Vec<f32> {
-        (0..len).map(|i| ((i * 37 + 11) % 1009) as f32 * 0.37 - 150.0).collect()
+        (0..len)
+            .map(|i| ((i * 37 + 11) % 1009) as f32 * 0.37 - 150.0)
+            .collect()
     }
 
     #[test]
     fn rounding_is_to_the_nearest_even() {
         let mut values = numbers(999);
-        values.extend([0.0, -0.0, 1.003_906_2, 1.011_718_8, f32::INFINITY, f32::MAX, -f32::MAX, 1e-30]);
+        values.extend([
+            0.0,
+            -0.0,
+            1.003_906_2,
+            1.011_718_8,
+            f32::INFINITY,
+            f32::MAX,
+            -f32::MAX,
+            1e-30,
+        ]);
         let mut out = vec![0.0; values.len()];
         round(&values, &mut out);
         for (value, out) in values.iter().zip(&out) {
-            assert_eq!(out.to_bits(), bf16::from_f32(*value).to_f32().to_bits(), "{value}");
+            assert_eq!(
+                out.to_bits(),
+                bf16::from_f32(*value).to_f32().to_bits(),
+                "{value}"
+            );
         }
         round(&[f32::NAN], &mut out[..1]);
         assert!(out[0].is_nan());
@@ -198,7 +230,16 @@ mod tests {
         }
         let form = Form::Pairs;
         let rounded = |value: f32| bf16::from_f32(value).to_f32();
-        for (rows, columns) in [(1, 1), (3, 31), (14, 32), (17, 33), (28, 63), (5, 64), (130, 65), (7, 130)] {
+        for (rows, columns) in [
+            (1, 1),
+            (3, 31),
+            (14, 32),
+            (17, 33),
+            (28, 63),
+            (5, 64),
+            (130, 65),
+            (7, 130),
+        ] {
             let values = numbers(rows * columns);
             let at = |row: usize, column: usize| match row < rows && column < columns {
                 true => rounded(values[row * columns + column]),
@@ -210,8 +251,14 @@ mod tests {
                 let range = grid.block(index);
                 let factor = panels.block(index).over_columns(form);
                 let block = factor.block();
-                assert_eq!((block.rows(), block.columns()), (range.len(), columns.div_ceil(2)));
-                for (row, column) in range.clone().flat_map(|row| (0..columns.div_ceil(2)).map(move |c| (row, c))) {
+                assert_eq!(
+                    (block.rows(), block.columns()),
+                    (range.len(), columns.div_ceil(2))
+                );
+                for (row, column) in range
+                    .clone()
+                    .flat_map(|row| (0..columns.div_ceil(2)).map(move |c| (row, c)))
+                {
                     let word = block.panel(column / WIDTH)[(row - range.start) * WIDTH + column % WIDTH];
                     let expected = [at(row, 2 * column), at(row, 2 * column + 1)];
                     assert_eq!(halves(word), expected, "{rows} {columns}: {row} {column}");
@@ -223,12 +270,22 @@ mod tests {
                 let own = panels.block(index).over_rows(form);
                 let words = range.len().div_ceil(2);
                 assert_eq!((own.block().rows(), by_rows.block(index).rows()), (words, words));
-                for (pair, column) in (0..words).flat_map(|pair| (0..columns).map(move |column| (pair, column))) {
+                for (pair, column) in
+                    (0..words).flat_map(|pair| (0..columns).map(move |column| (pair, column)))
+                {
                     let of = |block: Block<'_>| block.panel(column / WIDTH)[pair * WIDTH + column % WIDTH];
                     let row = range.start + 2 * pair;
-                    let second = if row + 1 < range.end { at(row + 1, column) } else { 0.0 };
+                    let second = if row + 1 < range.end {
+                        at(row + 1, column)
+                    } else {
+                        0.0
+                    };
                     let expected = [at(row, column), second];
-                    assert_eq!(halves(of(own.block())), expected, "{rows} {columns}: {row} {column}");
+                    assert_eq!(
+                        halves(of(own.block())),
+                        expected,
+                        "{rows} {columns}: {row} {column}"
+                    );
                     assert_eq!(of(own.block()).to_bits(), of(by_rows.block(index)).to_bits());
                 }
             }

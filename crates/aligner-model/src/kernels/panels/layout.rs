@@ -181,6 +181,10 @@ impl OwnBlock {
         &mut self.memory
     }
 
+    pub fn into_memory(self) -> Buffer {
+        self.memory
+    }
+
     pub fn block(&self) -> Block<'_> {
         Block {
             data: &self.memory,

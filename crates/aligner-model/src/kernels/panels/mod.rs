@@ -30,7 +30,7 @@ pub(super) use self::product::{
     Term, add_columns, column_sums, multiply, multiply_into, store_panel, store_rows, transposed_product,
 };
 
-pub(super) use self::tile::{Isa, Run, Start, column_tile, row_tile};
+pub(super) use self::tile::{Run, Start, column_tile, row_tile};
 
 /// Columns of a panel: two vectors of AVX-512, four of AVX2, eight of NEON.
 pub(super) const WIDTH: usize = 32;

@@ -2,8 +2,8 @@
 //! smallest normal number for 0.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_loadu_ps, _mm512_or_si512,
-    _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_si512,
+    __m512, __m512i, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_cvtneps_pbh, _mm512_loadu_ps,
+    _mm512_or_si512, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_si512,
 };
 
 use super::WIDTH;
@@ -48,7 +48,10 @@ pub(super) fn without_later(panel: &mut [f32], column: usize) {
 
 #[target_feature(enable = "avx512f,avx512bf16")]
 fn columns(left: &[f32], right: Option<&[f32]>, out: &mut [f32]) {
-    let (left, right) = (left.as_chunks::<WIDTH>().0, right.map(|right| right.as_chunks::<WIDTH>().0));
+    let (left, right) = (
+        left.as_chunks::<WIDTH>().0,
+        right.map(|right| right.as_chunks::<WIDTH>().0),
+    );
     for (index, (out, left)) in out.as_chunks_mut::<WIDTH>().0.iter_mut().zip(left).enumerate() {
         let right = match right {
             Some(right) => load(&right[index]),
@@ -95,7 +98,12 @@ fn above(first: __m512, second: __m512) -> __m512i {
 #[target_feature(enable = "avx512f")]
 fn load(row: &Row) -> [__m512; VECTORS] {
     // SAFETY: a row is two vectors long.
-    unsafe { [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))] }
+    unsafe {
+        [
+            _mm512_loadu_ps(row.as_ptr()),
+            _mm512_loadu_ps(row.as_ptr().add(16)),
+        ]
+    }
 }
 
 #[inline]

@@ -28,9 +28,9 @@ pub(in super::super) fn multiply(
     panel: usize,
     mut write: impl FnMut(usize, &mut [[f32; WIDTH]]),
 ) {
-    let (rows, form) = terms.first().map_or((0, Form::F32), |term| {
-        (term.block.rows(), term.weights.form())
-    });
+    let (rows, form) = terms
+        .first()
+        .map_or((0, Form::F32), |term| (term.block.rows(), term.weights.form()));
     for term in terms {
         assert_eq!(term.block.columns(), term.weights.words(), "inner dimensions");
         assert_eq!((term.block.rows(), term.weights.form()), (rows, form), "rows");

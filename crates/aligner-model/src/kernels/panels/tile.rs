@@ -169,7 +169,10 @@ type Parts<'a> = (
 #[cfg(target_arch = "x86_64")]
 fn parts(all: &mut [[f32; WIDTH]; WIDTH]) -> Parts<'_> {
     const { assert!(PARTS[0] + PARTS[1] + PARTS[2] == WIDTH) };
-    let (first, rest) = all.as_mut_slice().split_first_chunk_mut().expect("the first part");
+    let (first, rest) = all
+        .as_mut_slice()
+        .split_first_chunk_mut()
+        .expect("the first part");
     let (second, rest) = rest.split_first_chunk_mut().expect("the second part");
     (first, second, rest.first_chunk_mut().expect("the third part"))
 }

@@ -14,7 +14,8 @@ use super::super::flex::{elements, tensor};
 use super::super::matrix::Matrix;
 use super::super::output::Output;
 use super::super::panels::{
-    Block, Form, Grid, OwnBlock, Packed, Panels, Run, Start, Term, WIDTH, column_tile, multiply, multiply_into,
+    Block, Form, Grid, OwnBlock, Packed, Panels, Run, Start, Term, WIDTH, column_tile, multiply,
+    multiply_into,
 };
 use super::softmax::{Part, Whole};
 use super::{HeadLayout, Plan};
