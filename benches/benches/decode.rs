@@ -148,6 +148,7 @@ fn mlp_half(criterion: &mut Criterion) {
         activation: Gate::Silu,
         residual: true,
         recompute: false,
+        precision: kernels::Precision::F32,
     };
     for rows in [1usize, 12, 128] {
         group.throughput(Throughput::Elements(rows as u64));

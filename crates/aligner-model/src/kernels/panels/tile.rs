@@ -137,17 +137,19 @@ pub(in super::super) fn column_tile(
         match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => {
-                let (first, second, third) = parts(out);
-                bf16_11_columns(runs, 0, start, first);
-                bf16_11_columns(runs, PARTS[0], start, second);
-                bf16_10_columns(runs, PARTS[0] + PARTS[1], start, third);
+                if let Some((first, second, third)) = parts(out) {
+                    bf16_11_columns(runs, 0, start, first);
+                    bf16_11_columns(runs, PARTS[0], start, second);
+                    bf16_10_columns(runs, PARTS[0] + PARTS[1], start, third);
+                }
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
-                let (first, second, third) = parts(out);
-                avx512_11_columns(runs, 0, start, first);
-                avx512_11_columns(runs, PARTS[0], start, second);
-                avx512_10_columns(runs, PARTS[0] + PARTS[1], start, third);
+                if let Some((first, second, third)) = parts(out) {
+                    avx512_11_columns(runs, 0, start, first);
+                    avx512_11_columns(runs, PARTS[0], start, second);
+                    avx512_10_columns(runs, PARTS[0] + PARTS[1], start, third);
+                }
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::columns(runs, start, out),
@@ -166,15 +168,13 @@ type Parts<'a> = (
     &'a mut [[f32; WIDTH]; PARTS[2]],
 );
 
+/// `None` never: the parts are a panel's columns.
 #[cfg(target_arch = "x86_64")]
-fn parts(all: &mut [[f32; WIDTH]; WIDTH]) -> Parts<'_> {
+fn parts(all: &mut [[f32; WIDTH]; WIDTH]) -> Option<Parts<'_>> {
     const { assert!(PARTS[0] + PARTS[1] + PARTS[2] == WIDTH) };
-    let (first, rest) = all
-        .as_mut_slice()
-        .split_first_chunk_mut()
-        .expect("the first part");
-    let (second, rest) = rest.split_first_chunk_mut().expect("the second part");
-    (first, second, rest.first_chunk_mut().expect("the third part"))
+    let (first, rest) = all.as_mut_slice().split_first_chunk_mut()?;
+    let (second, rest) = rest.split_first_chunk_mut()?;
+    Some((first, second, rest.first_chunk_mut()?))
 }
 
 /// A stretch of a sum in AVX-512, by an instruction that multiplies and adds: for each row its number and those of its two sums among the operands.
