@@ -1,7 +1,8 @@
 //! What the machine can do, and how much of it a training step uses: `cargo bench -p aligner-bench --bench roofline`.
 //!
 //! Measured in one process, in turn, best of several: the largest matrix product of a layer into a warm buffer, a copy of more
-//! memory than the caches hold, and a training step of 4 × 512 tokens on SmolLM2-135M's shape whose last fifth carries loss.
+//! memory than the caches hold, and a training step of 4 × 512 tokens on SmolLM2-135M's shape whose last fifth carries loss; the step in
+//! mixed precision as well, where the processor multiplies numbers of bf16, which it does twice as many of at a time.
 
 #![allow(clippy::print_stdout)]
 
@@ -10,6 +11,7 @@ use std::time::Instant;
 
 use aligner_bench::{HIDDEN, INTERMEDIATE, VOCABULARY, keep_freed_memory, model, tokens};
 use aligner_data::{Batch, Cursor, Example};
+use aligner_model::Precision;
 use aligner_train::objective::Sft;
 use aligner_train::{AdamW, StepBatch, TrainConfig, TrainedModel, gradient_norm};
 use burn::tensor::Device;
@@ -78,7 +80,7 @@ fn copy_bytes() -> f64 {
 }
 
 /// Seconds of a whole step.
-fn step_seconds() -> f64 {
+fn step_seconds(precision: Precision) -> f64 {
     let ids = tokens(LENGTH);
     let batch = Batch::new((0..ROWS).map(|_| Example {
         ids: &ids,
@@ -94,7 +96,7 @@ fn step_seconds() -> f64 {
     };
     let mut optimizer = AdamW::new(TrainConfig::default().adamw());
     let mut trained = Some(TrainedModel::new(
-        model(&Device::flex().autodiff()),
+        model(&Device::flex().autodiff()).with_precision(precision),
         Arc::new(Sft),
     ));
     best(4, || {
@@ -111,7 +113,6 @@ fn step_seconds() -> f64 {
 fn main() {
     keep_freed_memory();
     let (flops, bytes) = (gemm_flops(), copy_bytes());
-    let seconds = step_seconds();
     let tokens = ROWS * LENGTH;
     let linear = 6 * LAYERS * LINEAR * tokens;
     // Scores and weighted values, forward, and twice that and the scores again backward, over half of all pairs.
@@ -120,14 +121,20 @@ fn main() {
     let work = (linear + attention + head) as f64;
     println!("matrix product   {:6.0} GFLOP/s", flops / 1e9);
     println!("memory copy      {:6.1} GB/s", bytes / 1e9);
-    println!(
-        "training step    {seconds:6.2} s, {:.0} tokens/s",
-        tokens as f64 / seconds
-    );
-    println!(
-        "of which needed  {:6.0} GFLOP, {:.0} GFLOP/s: {:.0} % of the matrix product's",
-        work / 1e9,
-        work / seconds / 1e9,
-        100.0 * work / seconds / flops
-    );
+    for precision in [Precision::F32, Precision::Bf16] {
+        if !precision.is_native() {
+            continue;
+        }
+        let seconds = step_seconds(precision);
+        println!(
+            "step in {precision:<8} {seconds:6.2} s, {:.0} tokens/s",
+            tokens as f64 / seconds
+        );
+        println!(
+            "of which needed  {:6.0} GFLOP, {:.0} GFLOP/s: {:.0} % of the matrix product's",
+            work / 1e9,
+            work / seconds / 1e9,
+            100.0 * work / seconds / flops
+        );
+    }
 }

@@ -170,7 +170,7 @@ impl Block {
                 let b = &right.panel(panel)[form.words(self.first + row) * WIDTH..];
                 let (rows, _) = out.panel_mut(panel)[keys * WIDTH * WIDTH..].as_chunks_mut::<WIDTH>();
                 if let Some(out) = rows.first_chunk_mut::<WIDTH>() {
-                    column_tile(isa, &[Run::single(a, b, steps)], Start::Held, out);
+                    column_tile(isa, &[Run::single(a, b, steps)], Start::Held, out, WIDTH);
                 }
             }
         }

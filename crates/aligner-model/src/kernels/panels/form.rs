@@ -6,11 +6,10 @@
 
 use super::super::math::vectorized;
 use super::super::precision::Precision;
-use super::WIDTH;
 use super::layout::{Block, OwnBlock, Panels, panels_mut};
-#[cfg(target_arch = "x86_64")]
-use super::pairs;
 use super::tile::Isa;
+#[cfg(target_arch = "x86_64")]
+use super::{WIDTH, pairs};
 
 /// What a product's words are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +179,7 @@ fn round(values: &[f32], out: &mut [f32]) {
 mod tests {
     use half::bf16;
 
+    #[cfg(target_arch = "x86_64")]
     use super::super::layout::Grid;
     use super::*;
 

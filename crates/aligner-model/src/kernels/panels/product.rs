@@ -111,13 +111,38 @@ pub(in super::super) fn transposed_product(form: Form, left: &Panels, right: &Pa
     );
     let (rows, columns) = (left.columns(), right.columns());
     let mut out = Vec::with_capacity(rows * columns);
-    out.spare_capacity_mut()[..rows * columns]
-        .par_chunks_mut((GROUP * WIDTH * columns).max(1))
+    let all = &mut out.spare_capacity_mut()[..rows * columns];
+    if columns <= WIDTH {
+        all.par_chunks_mut((WIDTH * columns).max(1))
+            .enumerate()
+            .for_each(|(panel, out)| thin_product(form.isa(), (left, right), panel, out));
+        // SAFETY: the chunks above are all of these elements, and `thin_product` writes all of each.
+        unsafe { out.set_len(rows * columns) };
+        return out;
+    }
+    all.par_chunks_mut((GROUP * WIDTH * columns).max(1))
         .enumerate()
         .for_each(|(group, out)| group_product(form.isa(), (left, right), group * GROUP, out));
     // SAFETY: the chunks above are all of these elements, and `group_product` writes all of each.
     unsafe { out.set_len(rows * columns) };
     out
+}
+
+/// The rows of the output that belong to a panel of the left side, where the right one is no wider than a panel: with the sides
+/// exchanged, sums of columns that are not there are left out, and the wide side is read in one stream.
+fn thin_product(isa: Isa, (left, right): (&Panels, &Panels), panel: usize, out: &mut [MaybeUninit<f32>]) {
+    let columns = right.columns();
+    let mut sums = [[0.0; WIDTH]; WIDTH];
+    let runs: Vec<_> = (0..left.grid().blocks())
+        .map(|block| {
+            let (a, b) = (right.block(block), left.block(block));
+            Run::single(a.panel(0), b.panel(panel), a.rows())
+        })
+        .collect();
+    column_tile(isa, &runs, Start::Zero, &mut sums, columns);
+    for (at, out) in out.iter_mut().enumerate() {
+        out.write(sums[at % columns][at / columns]);
+    }
 }
 
 /// The rows of the output that belong to [`GROUP`] panels of the left side.
@@ -133,7 +158,7 @@ fn group_product(isa: Isa, (left, right): (&Panels, &Panels), first: usize, out:
                 let (a, b) = (left.block(block), right.block(block));
                 Run::single(a.panel(first + index), b.panel(panel), a.rows())
             }));
-            column_tile(isa, &runs, Start::Zero, &mut sums);
+            column_tile(isa, &runs, Start::Zero, &mut sums, WIDTH);
             for (out, sums) in out.chunks_mut(columns).zip(&sums) {
                 let out = &mut out[panel * WIDTH..][..width];
                 match <&mut [MaybeUninit<f32>; WIDTH]>::try_from(&mut *out) {
@@ -230,7 +255,14 @@ mod tests {
 
     #[test]
     fn gradients_of_weights_of_any_shape_are_exact() {
-        let shapes = [[1, 1, 1], [5, 33, 40], [130, 70, 31], [500, 32, 64]];
+        let shapes = [
+            [1, 1, 1],
+            [5, 33, 40],
+            [130, 70, 31],
+            [300, 100, 16],
+            [40, 20, 32],
+            [500, 32, 64],
+        ];
         for (form, [rows, m, n]) in forms()
             .into_iter()
             .flat_map(|form| shapes.map(|shape| (form, shape)))

@@ -121,13 +121,16 @@ pub(in super::super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
     };
 }
 
-/// `out[i][j] = start + Σ a[k · WIDTH + i] · b[k][j]`, over all runs, which are single stretches.
+/// `out[i][j] = start + Σ a[k · WIDTH + i] · b[k][j]`, over all runs, which are single stretches, for `i` below `columns`; the rows behind
+/// may be computed or not.
 pub(in super::super) fn column_tile(
     isa: Isa,
     runs: &[Run<'_>],
     start: Start,
     out: &mut [[f32; WIDTH]; WIDTH],
+    columns: usize,
 ) {
+    assert!(columns <= WIDTH, "columns of a panel");
     for run in runs {
         assert_eq!(run.chunks, 1, "single stretches");
         run.check(run.last * WIDTH);
@@ -139,20 +142,28 @@ pub(in super::super) fn column_tile(
             Isa::Avx512Bf16 => {
                 if let Some((first, second, third)) = parts(out) {
                     bf16_11_columns(runs, 0, start, first);
-                    bf16_11_columns(runs, PARTS[0], start, second);
-                    bf16_10_columns(runs, PARTS[0] + PARTS[1], start, third);
+                    if columns > PARTS[0] {
+                        bf16_11_columns(runs, PARTS[0], start, second);
+                    }
+                    if columns > PARTS[0] + PARTS[1] {
+                        bf16_10_columns(runs, PARTS[0] + PARTS[1], start, third);
+                    }
                 }
             }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 if let Some((first, second, third)) = parts(out) {
                     avx512_11_columns(runs, 0, start, first);
-                    avx512_11_columns(runs, PARTS[0], start, second);
-                    avx512_10_columns(runs, PARTS[0] + PARTS[1], start, third);
+                    if columns > PARTS[0] {
+                        avx512_11_columns(runs, PARTS[0], start, second);
+                    }
+                    if columns > PARTS[0] + PARTS[1] {
+                        avx512_10_columns(runs, PARTS[0] + PARTS[1], start, third);
+                    }
                 }
             }
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => avx2::columns(runs, start, out),
+            Isa::Avx2 => avx2::columns(runs, start, &mut out[..columns]),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::columns(runs, start, out),
             Isa::Compiled => plain::<WIDTH, 1, WIDTH>(runs, start, out),

@@ -271,7 +271,7 @@ impl Sums {
                     weight.panel(index % columns),
                     logits.rows(),
                 );
-                column_tile(isa, &[run], Start::Held, out);
+                column_tile(isa, &[run], Start::Held, out, WIDTH);
             }
         }
     }

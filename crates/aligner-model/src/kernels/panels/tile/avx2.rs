@@ -32,11 +32,11 @@ pub(super) unsafe fn rows(runs: &[Run<'_>], out: &mut [[f32; WIDTH]; TILE]) {
     }
 }
 
-/// `out[i][j] = start + Σ a[k · WIDTH + i] · b[k][j]`, over runs of a single stretch.
+/// `out[i][j] = start + Σ a[k · WIDTH + i] · b[k][j]`, over runs of a single stretch; the rows of `out` are a panel's first columns.
 ///
 /// # Safety
 /// As [`rows`].
-pub(super) unsafe fn columns(runs: &[Run<'_>], start: Start, out: &mut [[f32; WIDTH]; WIDTH]) {
+pub(super) unsafe fn columns(runs: &[Run<'_>], start: Start, out: &mut [[f32; WIDTH]]) {
     if start == Start::Zero {
         out.fill([0.0; WIDTH]);
     }
