@@ -84,7 +84,9 @@ fn mixed_precision_is_recorded_planned_and_trained_in() {
     assert!(error.contains("f32, bf16"), "{error}");
     // Two devices of the CPU, and one that does not multiply this way.
     let two = TRAIN.replace("--accumulate 1", "--accumulate 2");
+    lab.ok(&format!("{two} --out runs/one --precision bf16"));
     lab.ok(&format!("{two} --out runs/two --precision bf16 --device cpu,cpu"));
+    assert_eq!(losses(&lab.path("runs/two")), losses(&lab.path("runs/one")));
     let error = lab.fails(2, &format!("{TRAIN} --out x --precision bf16 --device cuda"));
     assert!(error.contains("precision: bf16 is for the CPU"), "{error}");
 }
