@@ -89,6 +89,11 @@ fn mixed_precision_is_recorded_planned_and_trained_in() {
     assert_eq!(losses(&lab.path("runs/two")), losses(&lab.path("runs/one")));
     let error = lab.fails(2, &format!("{TRAIN} --out x --precision bf16 --device cuda"));
     assert!(error.contains("precision: bf16 is for the CPU"), "{error}");
+    let error = lab.fails(
+        2,
+        "plan --model base --max-length 256 --precision bf16 --device cuda",
+    );
+    assert!(error.contains("precision: bf16 is for the CPU"), "{error}");
 }
 
 #[test]

@@ -289,7 +289,7 @@ impl TrainConfig {
         Err(TrainError::config("accumulate", reason))
     }
 
-    fn check_precision(&self) -> Result<()> {
+    pub(crate) fn check_precision(&self) -> Result<()> {
         let on_cpu = self.devices()?.iter().all(|device| device == DeviceSpec::Cpu);
         if self.precision == Precision::F32 || on_cpu {
             return Ok(());

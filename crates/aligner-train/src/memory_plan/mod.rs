@@ -62,8 +62,9 @@ impl MemoryChoices {
     /// Those of a run, with the model that it trains: an adapter's base, where it goes on training one.
     ///
     /// # Errors
-    /// When the model's configuration, or the adapter's, cannot be read, or they do not go together.
+    /// When the model's configuration, or the adapter's, cannot be read, they do not go together, or the device knows no such precision.
     pub fn of(run: &TrainConfig) -> Result<(ModelConfig, Self)> {
+        run.check_precision()?;
         let start = Start::of(run)?;
         let lora = start
             .lora()
