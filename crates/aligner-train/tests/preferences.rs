@@ -15,7 +15,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use aligner_data::{AlignerManifest, ChatFormat, Tokenizer};
-use aligner_model::{ScoreKind, load_dir, load_score_dir};
+use aligner_model::{Precision, ScoreKind, load_dir, load_score_dir};
 use aligner_train::{
     LoraChoice, ObjectiveKind, PairMetrics, RunOptions, RunSize, Split, TrainConfig, TrainError,
     WarmupChoice, fine_tune, resume,
@@ -172,18 +172,23 @@ fn a_cost_model_learns_which_answers_are_harmful() {
 #[test]
 fn dpo_makes_the_preferred_answers_more_likely() {
     let lab = lab();
-    let outcome = run(&config(&lab, ObjectiveKind::Dpo, "run", 30));
-    let records = records(&outcome.run);
-    let first = records[0].pairs.unwrap();
-    assert_eq!(
-        first.pair_margin, 0.0,
-        "before the first step the model is its reference"
-    );
-    assert!((records[0].loss - std::f64::consts::LN_2).abs() < 1e-6);
-    let pairs = last_pairs(&outcome.run);
-    assert!(pairs.pair_accuracy > 0.9, "{pairs:?}");
-    load_dir(&outcome.model_dir, &Device::flex()).unwrap();
-    assert_eq!(AlignerManifest::read(&outcome.model_dir).unwrap(), None);
+    for precision in [Precision::F32, Precision::Bf16] {
+        let outcome = run(&TrainConfig {
+            precision,
+            ..config(&lab, ObjectiveKind::Dpo, &format!("{precision}"), 30)
+        });
+        let records = records(&outcome.run);
+        let first = records[0].pairs.unwrap();
+        assert_eq!(
+            first.pair_margin, 0.0,
+            "before the first step the model is its reference"
+        );
+        assert!((records[0].loss - std::f64::consts::LN_2).abs() < 1e-6);
+        let pairs = last_pairs(&outcome.run);
+        assert!(pairs.pair_accuracy > 0.9, "{precision}: {pairs:?}");
+        load_dir(&outcome.model_dir, &Device::flex()).unwrap();
+        assert_eq!(AlignerManifest::read(&outcome.model_dir).unwrap(), None);
+    }
 }
 
 #[test]

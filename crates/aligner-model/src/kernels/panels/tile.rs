@@ -109,9 +109,9 @@ pub(in super::super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => bf16_rows(runs, 0, Start::Zero, out),
+            Isa::Avx512Bf16 => avx512_bf16::rows(runs, 0, Start::Zero, out),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => avx512_rows(runs, 0, Start::Zero, out),
+            Isa::Avx512 => avx512::rows(runs, 0, Start::Zero, out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::rows(runs, out),
             #[cfg(target_arch = "aarch64")]
@@ -139,29 +139,9 @@ pub(in super::super) fn column_tile(
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Bf16 => {
-                if let Some((first, second, third)) = parts(out) {
-                    bf16_11_columns(runs, 0, start, first);
-                    if columns > PARTS[0] {
-                        bf16_11_columns(runs, PARTS[0], start, second);
-                    }
-                    if columns > PARTS[0] + PARTS[1] {
-                        bf16_10_columns(runs, PARTS[0] + PARTS[1], start, third);
-                    }
-                }
-            }
+            Isa::Avx512Bf16 => avx512_bf16::columns(runs, start, out, columns),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx512 => {
-                if let Some((first, second, third)) = parts(out) {
-                    avx512_11_columns(runs, 0, start, first);
-                    if columns > PARTS[0] {
-                        avx512_11_columns(runs, PARTS[0], start, second);
-                    }
-                    if columns > PARTS[0] + PARTS[1] {
-                        avx512_10_columns(runs, PARTS[0] + PARTS[1], start, third);
-                    }
-                }
-            }
+            Isa::Avx512 => avx512::columns(runs, start, out, columns),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => avx2::columns(runs, start, &mut out[..columns]),
             #[cfg(target_arch = "aarch64")]
@@ -226,9 +206,9 @@ macro_rules! stretch {
 macro_rules! avx512_sums {
     ($name:ident, $features:literal, $multiply:literal, $rows:literal, $row:literal, $step:literal; $($index:literal $low:literal $high:literal),+) => {
         /// # Safety
-        /// As [`plain`]; the machine has the instructions.
+        /// All elements that the runs name lie inside their slices, and the machine has the instructions.
         #[target_feature(enable = $features)]
-        unsafe fn $name(runs: &[Run<'_>], first: usize, start: Start, out: &mut [[f32; WIDTH]; $rows]) {
+        pub(super) unsafe fn $name(runs: &[Run<'_>], first: usize, start: Start, out: &mut [[f32; WIDTH]; $rows]) {
             use std::arch::x86_64::{_mm512_loadu_ps, _mm512_setzero_ps, _mm512_storeu_ps};
             const { assert!(WIDTH == 32, "the loop is written for two vectors of 64 bytes") };
             let mut sums = [[_mm512_setzero_ps(); 2]; $rows];
@@ -262,18 +242,50 @@ macro_rules! avx512_sums {
     };
 }
 
+/// The loops of AVX-512 by one instruction.
 #[cfg(target_arch = "x86_64")]
-avx512_sums!(avx512_rows, "avx512f", "vfmadd231ps", 14, 128, 4; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21, 11 22 23, 12 24 25, 13 26 27);
+macro_rules! avx512_loops {
+    ($module:ident, $features:literal, $multiply:literal) => {
+        mod $module {
+            use super::{PARTS, Run, Start, WIDTH, parts};
+
+            avx512_sums!(rows, $features, $multiply, 14, 128, 4; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21, 11 22 23, 12 24 25, 13 26 27);
+            avx512_sums!(eleven_columns, $features, $multiply, 11, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21);
+            avx512_sums!(ten_columns, $features, $multiply, 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19);
+
+            /// The first columns of a panel, and those of the part that the last of them is in.
+            ///
+            /// # Safety
+            /// As [`rows`].
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn columns(
+                runs: &[Run<'_>],
+                start: Start,
+                out: &mut [[f32; WIDTH]; WIDTH],
+                columns: usize,
+            ) {
+                let Some((first, second, third)) = parts(out) else {
+                    return;
+                };
+                // SAFETY: the caller's promise.
+                unsafe {
+                    eleven_columns(runs, 0, start, first);
+                    if columns > PARTS[0] {
+                        eleven_columns(runs, PARTS[0], start, second);
+                    }
+                    if columns > PARTS[0] + PARTS[1] {
+                        ten_columns(runs, PARTS[0] + PARTS[1], start, third);
+                    }
+                }
+            }
+        }
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
-avx512_sums!(avx512_11_columns, "avx512f", "vfmadd231ps", 11, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21);
+avx512_loops!(avx512, "avx512f", "vfmadd231ps");
 #[cfg(target_arch = "x86_64")]
-avx512_sums!(avx512_10_columns, "avx512f", "vfmadd231ps", 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19);
-#[cfg(target_arch = "x86_64")]
-avx512_sums!(bf16_rows, "avx512f,avx512bf16", "vdpbf16ps", 14, 128, 4; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21, 11 22 23, 12 24 25, 13 26 27);
-#[cfg(target_arch = "x86_64")]
-avx512_sums!(bf16_11_columns, "avx512f,avx512bf16", "vdpbf16ps", 11, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21);
-#[cfg(target_arch = "x86_64")]
-avx512_sums!(bf16_10_columns, "avx512f,avx512bf16", "vdpbf16ps", 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19);
+avx512_loops!(avx512_bf16, "avx512f,avx512bf16", "vdpbf16ps");
 
 /// The loops for the compiler to vectorise, three rows at a time: `out[i][j] = Σ a[i · ROW + k · STEP] · b[k][j]`.
 ///
