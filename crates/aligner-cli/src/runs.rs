@@ -14,17 +14,25 @@ const RUNS: &str = "runs";
 /// Names the latest of them.
 const LATEST: &str = "latest";
 
-/// A directory for a run called `name` that is not there yet: `runs/name`, `runs/name-2`, …
+/// A directory for a run called `name` that nothing lies in yet: `runs/name`, `runs/name-2`, …
 pub fn free_dir(name: &str) -> PathBuf {
     let runs = Path::new(RUNS);
     let first = runs.join(name);
-    if !first.exists() {
+    if is_free(&first) {
         return first;
     }
     (2u32..)
         .map(|number| runs.join(format!("{name}-{number}")))
-        .find(|dir| !dir.exists())
+        .find(|dir| is_free(dir))
         .unwrap_or(first)
+}
+
+/// Whether it is not there, or has no more than the lock of a run that was refused.
+fn is_free(dir: &Path) -> bool {
+    match std::fs::read_dir(dir) {
+        Ok(entries) => entries.flatten().all(|entry| entry.file_name() == ".lock"),
+        Err(_) => !dir.exists(),
+    }
 }
 
 /// Remembers a run as the latest.

@@ -369,3 +369,27 @@ fn a_model_answers_a_set_and_its_answers_are_corrected() {
         .ok("eval run --input answers.jsonl --model base --template correction --max-new-tokens 64 --out ev");
     assert!(said.contains("tiny + base on questions, 3 rows"), "{said}");
 }
+
+#[test]
+fn each_answer_is_drawn_with_numbers_of_its_place() {
+    let lab = Lab::new();
+    write_set(&lab);
+    let read = |name: &str| std::fs::read_to_string(lab.path(name)).unwrap();
+    let reversed: String = read("questions.jsonl")
+        .lines()
+        .rev()
+        .map(|row| format!("{row}\n"))
+        .collect();
+    std::fs::write(lab.path("reversed.jsonl"), reversed).unwrap();
+    let answers = |set: &str| -> Vec<String> {
+        let answer = "eval answer --model base --max-new-tokens 8 --temperature 1 --seed 3";
+        lab.ok(&format!("{answer} --input {set}.jsonl --out of-{set}.jsonl"));
+        let rows = lines(&read(&format!("of-{set}.jsonl")));
+        rows.iter()
+            .map(|row| row["original_output"].as_str().unwrap().to_string())
+            .collect()
+    };
+    let (set, reversed) = (answers("questions"), answers("reversed"));
+    assert_eq!(set[1], reversed[1]);
+    assert_ne!(set[0], reversed[2], "the same question in another place");
+}

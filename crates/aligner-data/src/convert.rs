@@ -20,7 +20,8 @@ pub struct ConvertOptions {
     pub read: ReadOptions,
     /// Only that many rows are written.
     pub limit: Option<u64>,
-    /// Rows without a correction get their answer as one, for a warm-up on identity.
+    /// Rows without a correction get their answer as one, for a warm-up on identity; those whose answer is blank are left
+    /// out.
     pub identity: bool,
     /// Whether a file that is there is replaced.
     pub overwrite: bool,
@@ -42,12 +43,13 @@ pub struct ConvertReport {
 }
 
 /// Writes the rows of some files as JSON lines with `question`, `answer`, `correction` and, where there are earlier turns,
-/// `chat_history`; gzipped when the name ends in `.gz`. The file is written beside its place and renamed when it is whole.
+/// `chat_history`; gzipped when the name ends in `.gz`. The file is written beside its place and renamed when it is whole;
+/// a link to a file stays one. A pipe or a device that is there is written to as it is.
 ///
 /// # Errors
 /// When a file cannot be read or written, is there already, a row is bad and `read` says to stop, or no row is left.
 pub fn convert_files(files: &[PathBuf], out: &Path, options: &ConvertOptions) -> Result<ConvertReport> {
-    if out.exists() && !options.overwrite {
+    if out.exists() && !is_stream(out) && !options.overwrite {
         return Err(DataError::Exists(out.to_path_buf()));
     }
     let mut report = ConvertReport::default();
@@ -81,7 +83,13 @@ fn convert_file(
     report.files.push((file.to_path_buf(), format));
     while options.limit.is_none_or(|limit| report.written < limit) {
         let Some(record) = reader.next() else { break };
-        let row = row(record?, options.identity);
+        let record = record?;
+        if options.identity && record.correction.is_none() && record.answer.trim().is_empty() {
+            let reason = "the answer is empty, and it would be the correction";
+            report.skipped.push_unsuitable(record.origin.error(reason));
+            continue;
+        }
+        let row = row(record, options.identity);
         report.with_correction += u64::from(row.contains_key("correction"));
         report.written += 1;
         output.write(&row)?;
@@ -109,10 +117,16 @@ fn row(record: Record, identity: bool) -> Map<String, Value> {
     row
 }
 
+/// Whether what is there is no file that could be replaced: a pipe, a terminal, a device.
+fn is_stream(out: &Path) -> bool {
+    out.metadata().is_ok_and(|found| !found.is_file())
+}
+
 /// A file that is written beside its place; it goes away again when it is not finished.
 struct Output {
     place: PathBuf,
-    beside: PathBuf,
+    /// `None`: the place is written to as it is.
+    beside: Option<PathBuf>,
     writer: Option<Writer>,
 }
 
@@ -122,11 +136,21 @@ enum Writer {
 }
 
 impl Output {
-    fn create(place: &Path) -> Result<Self> {
-        let name = place.file_name().unwrap_or_default().to_string_lossy();
-        let beside = place.with_file_name(format!(".{name}.{}.partial", std::process::id()));
-        let file = BufWriter::new(File::create(&beside).map_err(DataError::io("write", &beside))?);
-        let is_gzip = place
+    fn create(out: &Path) -> Result<Self> {
+        let is_stream = is_stream(out);
+        // What a link points to is replaced, not the link.
+        let place = if out.is_symlink() && !is_stream {
+            out.canonicalize().map_err(DataError::io("follow", out))?
+        } else {
+            out.to_path_buf()
+        };
+        let beside = (!is_stream).then(|| {
+            let name = place.file_name().unwrap_or_default().to_string_lossy();
+            place.with_file_name(format!(".{name}.{}.partial", std::process::id()))
+        });
+        let path = beside.as_ref().unwrap_or(&place);
+        let file = BufWriter::new(File::create(path).map_err(DataError::io("write", path))?);
+        let is_gzip = out
             .extension()
             .is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
         let writer = if is_gzip {
@@ -135,14 +159,14 @@ impl Output {
             Writer::Plain(file)
         };
         Ok(Self {
-            place: place.to_path_buf(),
+            place,
             beside,
             writer: Some(writer),
         })
     }
 
     fn write(&mut self, row: &Map<String, Value>) -> Result<()> {
-        let io = DataError::io("write", &self.beside);
+        let io = DataError::io("write", self.beside.as_ref().unwrap_or(&self.place));
         let written = match &mut self.writer {
             Some(Writer::Plain(file)) => line(file, row),
             Some(Writer::Gzip(file)) => line(file, row),
@@ -152,22 +176,27 @@ impl Output {
     }
 
     fn finish(mut self) -> Result<()> {
-        let io = || DataError::io("write", &self.beside);
+        let io = || DataError::io("write", self.beside.as_ref().unwrap_or(&self.place));
         let file = match self.writer.take() {
             Some(Writer::Plain(file)) => file,
             Some(Writer::Gzip(file)) => file.finish().map_err(io())?,
             None => return Ok(()),
         };
         let file = file.into_inner().map_err(|error| io()(error.into_error()))?;
+        let Some(beside) = &self.beside else {
+            return Ok(());
+        };
         file.sync_all().map_err(io())?;
-        std::fs::rename(&self.beside, &self.place).map_err(DataError::io("write", &self.place))
+        std::fs::rename(beside, &self.place).map_err(DataError::io("write", &self.place))
     }
 }
 
 impl Drop for Output {
     fn drop(&mut self) {
-        // Nothing is left when it was renamed.
-        let _ = std::fs::remove_file(&self.beside);
+        if let Some(beside) = &self.beside {
+            // Nothing is left when it was renamed.
+            let _ = std::fs::remove_file(beside);
+        }
     }
 }
 

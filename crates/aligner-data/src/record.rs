@@ -70,6 +70,9 @@ impl std::fmt::Display for Origin {
 pub enum Fields {
     /// Question and answer: rows to be corrected.
     Pair,
+    /// Question and a text to write, the correction where there is one and else the answer: rows to teach an upstream. A
+    /// row whose text is labelled as a bad one gives no record.
+    Completion,
     /// Question, answer and correction: rows to train or score on.
     #[default]
     Triple,
@@ -148,9 +151,10 @@ impl Columns {
         }
         let answer = text(raw, &self.answer)?;
         let correction = match (fields, raw.get(&self.correction)) {
-            (Fields::Pair, None | Some(Value::Null)) => None,
+            (Fields::Triple, _) => Some(text(raw, &self.correction)?),
+            (_, None | Some(Value::Null)) => None,
             // A cell of a CSV file is empty where a field of a JSON object is absent.
-            (Fields::Pair, Some(Value::String(text))) if text.trim().is_empty() => None,
+            (_, Some(Value::String(text))) if text.trim().is_empty() => None,
             _ => Some(text(raw, &self.correction)?),
         };
         if fields == Fields::Triple && correction.as_ref().is_some_and(|text| text.trim().is_empty()) {
@@ -167,7 +171,7 @@ impl Columns {
     /// Earlier turns of a row of questions alone; the error is the reason why they cannot be read.
     ///
     /// # Errors
-    /// When the column holds something else.
+    /// When the column holds something else, or is one that was mapped and is not there.
     pub fn history_of(&self, raw: &Map<String, Value>) -> std::result::Result<Vec<Turn>, String> {
         self.history(raw).map_err(Reason::into_text)
     }
@@ -175,6 +179,8 @@ impl Columns {
     /// Earlier turns of a row.
     pub(crate) fn history(&self, raw: &Map<String, Value>) -> Result<Vec<Turn>, Reason> {
         match raw.get(&self.chat_history) {
+            // Who maps a column means one that is there.
+            None if self.chat_history != "chat_history" => Err(absent(raw, &self.chat_history).into()),
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::String(text)) if text.trim().is_empty() => Ok(Vec::new()),
             Some(history) => turns(history).map_err(|reason| reason.within(&self.chat_history)),
@@ -256,17 +262,18 @@ pub(crate) fn text(raw: &Map<String, Value>, column: &str) -> Result<String, Str
     match raw.get(column) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(format!("`{column}` is {}, not a string", kind(other))),
-        None => {
-            let present = raw
-                .keys()
-                .map(|key| format!("`{key}`"))
-                .collect::<Vec<_>>()
-                .join(", ");
-            Err(format!(
-                "has no `{column}`; it has {present} (map columns with --columns)"
-            ))
-        }
+        None => Err(absent(raw, column)),
     }
+}
+
+/// What is said of a row that lacks a column.
+fn absent(raw: &Map<String, Value>, column: &str) -> String {
+    let present = raw
+        .keys()
+        .map(|key| format!("`{key}`"))
+        .collect::<Vec<_>>()
+        .join(", ");
+    format!("has no `{column}`; it has {present} (map columns with --columns)")
 }
 
 pub(crate) fn kind(value: &Value) -> &'static str {
@@ -417,6 +424,31 @@ mod tests {
                 .contains("not answered")
         );
         assert!(read(serde_json::json!("x")).unwrap_err().contains("not an array"));
+    }
+
+    #[test]
+    fn a_mapped_column_of_earlier_turns_has_to_be_there() {
+        let row = serde_json::json!({"question": "q", "answer": "a", "turns": null});
+        assert!(
+            record(row.clone(), "chat_history=turns", Fields::Pair)
+                .unwrap()
+                .chat_history
+                .is_empty()
+        );
+        let error = record(row, "chat_history=history", Fields::Pair).unwrap_err();
+        assert!(error.contains("has no `history`; it has `question`"), "{error}");
+    }
+
+    #[test]
+    fn a_row_to_be_written_may_lack_a_correction() {
+        for (correction, want) in [
+            (Value::Null, None),
+            (" ".into(), None),
+            ("c".into(), Some("c".to_string())),
+        ] {
+            let row = serde_json::json!({"question": "q", "answer": "a", "correction": correction});
+            assert_eq!(record(row, "", Fields::Completion).unwrap().correction, want);
+        }
     }
 
     #[test]

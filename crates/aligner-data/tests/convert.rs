@@ -106,6 +106,75 @@ fn one_answer_gives_pairs_or_identity_rows() {
 }
 
 #[test]
+fn a_blank_answer_is_no_identity_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let chat = |answer: &str| json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]});
+    let rows = write(dir.path(), "in.jsonl", &[chat("x"), chat(" \n"), chat("y")]);
+    let out = dir.path().join("out.jsonl");
+    let mut options = ConvertOptions {
+        identity: true,
+        ..ConvertOptions::default()
+    };
+    let report = convert_files(std::slice::from_ref(&rows), &out, &options).unwrap();
+    assert_eq!(
+        (report.read, report.written, report.skipped.unsuitable()),
+        (3, 2, 1)
+    );
+    let left_out = &report.skipped.first()[0];
+    assert_eq!(left_out.row, 1);
+    assert!(left_out.reason.contains("answer is empty"), "{left_out}");
+    assert_eq!(read(&out, Fields::Triple).len(), 2);
+    // As a row to be corrected it stays.
+    (options.identity, options.overwrite) = (false, true);
+    assert_eq!(convert_files(&[rows], &out, &options).unwrap().written, 3);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_link_stays_a_link_and_a_pipe_a_pipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let row = json!({"question": "q", "answer": "a", "correction": "c"});
+    let rows = write(dir.path(), "in.jsonl", std::slice::from_ref(&row));
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::create_dir(&elsewhere).unwrap();
+    std::fs::write(elsewhere.join("real.jsonl"), "before").unwrap();
+    let link = dir.path().join("out.jsonl");
+    std::os::unix::fs::symlink("elsewhere/real.jsonl", &link).unwrap();
+    let options = ConvertOptions {
+        overwrite: true,
+        ..ConvertOptions::default()
+    };
+    convert_files(std::slice::from_ref(&rows), &link, &options).unwrap();
+    assert!(link.is_symlink());
+    assert_eq!(read(&elsewhere.join("real.jsonl"), Fields::Triple).len(), 1);
+    assert_eq!(names(&elsewhere), ["real.jsonl"]);
+    std::fs::remove_file(elsewhere.join("real.jsonl")).unwrap();
+    let error = convert_files(std::slice::from_ref(&rows), &link, &options).unwrap_err();
+    assert!(error.to_string().contains("cannot follow"), "{error}");
+
+    let pipe = dir.path().join("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    // Nothing that is there is replaced, so it need not be allowed.
+    for options in [options, ConvertOptions::default()] {
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || std::fs::read_to_string(pipe).unwrap()
+        });
+        let report = convert_files(std::slice::from_ref(&rows), &pipe, &options).unwrap();
+        assert_eq!(report.written, 1);
+        assert_eq!(reader.join().unwrap().trim_end(), row.to_string());
+        assert!(!pipe.is_file() && pipe.exists());
+    }
+    assert_eq!(names(dir.path()), ["elsewhere", "in.jsonl", "out.jsonl", "pipe"]);
+}
+
+#[test]
 fn what_is_there_stays_until_the_new_file_is_whole() {
     let dir = tempfile::tempdir().unwrap();
     let good = json!({"question": "q", "answer": "a", "correction": "c"});

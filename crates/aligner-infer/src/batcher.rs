@@ -10,6 +10,7 @@ use crate::corrector::{CorrectOptions, Correction, CorrectionStream, Corrector, 
 use crate::decoder::DecoderLm;
 use crate::engine::CancelToken;
 use crate::error::{InferError, Result};
+use crate::sampler::part_seed;
 use crate::scheduler::{BatchOptions, Job, Reply, Scheduler};
 use crate::sequence::Sequence;
 use crate::voice::{Transcript, Voice};
@@ -90,7 +91,8 @@ impl<L: CausalLm + 'static> Corrector<L> {
         }
     }
 
-    /// Corrects answers many at a time; the corrections come in the order of the inputs, as the iterator is drawn.
+    /// Corrects answers many at a time; the corrections come in the order of the inputs, as the iterator is drawn. Each
+    /// is sampled with a seed of its own, which [`part_seed`] makes of that of the options.
     ///
     /// Some inputs beyond those that are computed are taken ahead, so that a long one does not hold up those behind it.
     pub fn correct_many<'a, I>(
@@ -104,13 +106,14 @@ impl<L: CausalLm + 'static> Corrector<L> {
     {
         let batcher = self.batcher(batch);
         let ahead = batch.max_running.max(1).saturating_mul(3);
-        let mut inputs = inputs.into_iter();
+        let mut inputs = (0..).zip(inputs);
         let mut pending = VecDeque::new();
-        let options = options.clone();
+        let (mut options, seed) = (options.clone(), options.sampling.seed);
         std::iter::from_fn(move || {
             while pending.len() < ahead
-                && let Some(input) = inputs.next()
+                && let Some((index, input)) = inputs.next()
             {
+                options.sampling.seed = part_seed(seed, index);
                 pending.push_back(batcher.stream(input, &options));
             }
             pending.pop_front().map(CorrectionStream::wait)

@@ -247,10 +247,15 @@ impl<L: CausalLm> Corrector<L> {
                 name: name.to_string(),
                 known: self.adapters.keys().cloned().collect(),
             })?;
-        Ok(Self {
-            voice: Arc::clone(voice),
+        Ok(self.with_voice(Arc::clone(voice)))
+    }
+
+    /// Another model in the place of this corrector's own, beside the same adapters.
+    pub(crate) fn with_voice(&self, voice: Arc<Voice<L>>) -> Self {
+        Self {
+            voice,
             adapters: Arc::clone(&self.adapters),
-        })
+        }
     }
 
     pub(crate) fn voice(&self) -> &Arc<Voice<L>> {

@@ -25,7 +25,7 @@ impl DecoderLm {
             decoder,
             device,
             vocab_size: config.vocab_size,
-            max_positions: config.max_positions,
+            max_positions: config.cached_positions(),
         }
     }
 

@@ -67,7 +67,7 @@ pub use engine::{
 };
 pub use error::{InferError, Result};
 pub use policy::{Draft, DraftMemory};
-pub use sampler::{Sampler, SamplingParams};
+pub use sampler::{Sampler, SamplingParams, part_seed};
 pub use scheduler::BatchOptions;
 pub use scorer::{Scorer, ScorerBuilder};
 pub use steer::sign_steering;

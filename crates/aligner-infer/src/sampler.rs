@@ -1,5 +1,6 @@
 //! From the scores of a vocabulary to one token.
 
+use aligner_data::Random;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{InferError, Result};
@@ -80,7 +81,7 @@ impl SamplingParams {
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: SamplingParams,
-    random: u64,
+    random: Random,
 }
 
 impl Sampler {
@@ -92,7 +93,7 @@ impl Sampler {
         params.validate()?;
         Ok(Self {
             params,
-            random: params.seed,
+            random: Random(params.seed),
         })
     }
 
@@ -110,7 +111,7 @@ impl Sampler {
             return Ok(best as u32);
         }
         let mut candidates = filtered(logits, params);
-        let mut left = self.uniform() * candidates.total;
+        let mut left = self.random.unit() * candidates.total;
         let mut chosen = best as u32;
         for index in 0..candidates.tokens.len() {
             let (token, weight) = candidates.nth(index);
@@ -122,15 +123,13 @@ impl Sampler {
         }
         Ok(chosen)
     }
+}
 
-    /// SplitMix64 into `[0, 1)`: the same choices on every platform.
-    fn uniform(&mut self) -> f64 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
-    }
+/// The seed of one of several texts that were given one seed, by its place among them: each draws numbers of its own,
+/// which do not depend on the others. A part may have parts in turn.
+pub fn part_seed(seed: u64, index: u64) -> u64 {
+    // The place is spread over all bits first: part 1 of seed 0 is not part 0 of seed 1.
+    Random(seed ^ Random(index).next()).next()
 }
 
 /// The first of the highest scores, as `torch.argmax`; `None` when a score is NaN or none is finite.
@@ -399,6 +398,18 @@ mod tests {
         };
         assert_eq!(draw(5), draw(5));
         assert_ne!(draw(5), draw(6));
+    }
+
+    #[test]
+    fn parts_have_seeds_of_their_own_and_so_have_their_parts() {
+        let mut seeds: Vec<u64> = (0..20)
+            .flat_map(|seed| (0..20).map(move |row| part_seed(seed, row)))
+            .flat_map(|row| std::iter::once(row).chain((0..20).map(move |window| part_seed(row, window))))
+            .collect();
+        let all = seeds.len();
+        seeds.sort_unstable();
+        seeds.dedup();
+        assert_eq!(seeds.len(), all);
     }
 
     #[test]

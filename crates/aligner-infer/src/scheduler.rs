@@ -1,8 +1,8 @@
 //! Many corrections at once: which of them go through the model in a pass, and in which memory.
 //!
 //! A round takes what was asked, gives a cache to those that fit, sends a pass for each adapter through the model and hands out
-//! what came of it. Requests are admitted in the order in which they came, and the first that waits is never overtaken, so none
-//! starves. Nothing here knows of threads or channels: [`Reply`] is where results go.
+//! what came of it. Requests are admitted in the order in which they came, and the first that waits is never overtaken; adapters
+//! take turns at reading prompts. So none starves. Nothing here knows of threads or channels: [`Reply`] is where results go.
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
@@ -134,16 +134,26 @@ impl<L: CausalLm> Scheduler<L> {
         self.admit();
         let mut chunk = self.prefill_chunk();
         let mut first = 0;
-        // Requests of one adapter lie side by side, in the order of admission.
         while first < self.running.len() {
+            let end = self.group_end(first);
             let voice = Arc::clone(&self.running[first].job.voice);
-            let of_other = |running: &Running<L>| !Arc::ptr_eq(&running.job.voice, &voice);
-            let length = self.running[first..].iter().position(of_other);
-            let end = length.map_or(self.running.len(), |length| first + length);
             pass(&voice, &mut self.running[first..end], &mut chunk);
             first = end;
         }
+        // The first come last in the next round: an adapter that always has prompts to read would leave others no tokens.
+        if !self.running.is_empty() {
+            let end = self.group_end(0);
+            self.running.rotate_left(end);
+        }
         self.retire();
+    }
+
+    /// Where the requests of one adapter end that begin at `first`: they lie side by side, in the order of admission.
+    fn group_end(&self, first: usize) -> usize {
+        let voice = &self.running[first].job.voice;
+        let of_other = |running: &Running<L>| !Arc::ptr_eq(&running.job.voice, voice);
+        let length = self.running[first..].iter().position(of_other);
+        length.map_or(self.running.len(), |length| first + length)
     }
 
     /// Tokens of prompts in this round: many when nobody waits for a next token meanwhile.
@@ -427,4 +437,111 @@ fn prefix_cache<L: CausalLm>(model: &L, ids: &[u32]) -> Result<Option<L::Cache>>
 /// Turns a panic of a model into an error of the requests that it was computing.
 fn guarded<R>(work: impl FnOnce() -> Result<R>) -> Result<R> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(InferError::BrokenOff))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use aligner_data::PromptTemplate;
+    use aligner_data::synthetic::train_tokenizer;
+
+    use super::*;
+    use crate::engine::{CancelToken, Drafting, Request};
+    use crate::policy::Draft;
+    use crate::sampler::SamplingParams;
+
+    /// The vocabulary of single bytes, with padding and end.
+    const VOCAB: usize = 258;
+
+    /// Writes one letter for ever.
+    struct OneLetter;
+
+    impl CausalLm for OneLetter {
+        type Cache = usize;
+
+        fn vocab_size(&self) -> usize {
+            VOCAB
+        }
+
+        fn max_positions(&self) -> usize {
+            1 << 20
+        }
+
+        fn new_cache(&self, _: usize) -> Result<usize> {
+            Ok(0)
+        }
+
+        fn cache_len(&self, cache: &usize) -> usize {
+            *cache
+        }
+
+        fn truncate(&self, cache: &mut usize, len: usize) {
+            *cache = len;
+        }
+
+        fn forward(&self, ids: &[u32], cache: &mut usize, keep: usize) -> Result<Vec<f32>> {
+            *cache += ids.len();
+            let score = |at: usize| f32::from(u8::from(at % VOCAB == 70));
+            Ok((0..keep * VOCAB).map(score).collect())
+        }
+    }
+
+    struct Nobody;
+
+    impl Reply for Nobody {
+        fn text(&mut self, _: &str) -> bool {
+            true
+        }
+
+        fn done(&mut self, _: Result<Correction>) {}
+    }
+
+    fn voice() -> Arc<Voice<OneLetter>> {
+        let (dir, template) = (tempfile::tempdir().unwrap(), PromptTemplate::default());
+        let tokenizer = train_tokenizer(&[], &template, VOCAB, dir.path()).unwrap();
+        Arc::new(Voice::new(OneLetter, tokenizer, template).unwrap())
+    }
+
+    fn job(voice: &Arc<Voice<OneLetter>>, prompt_tokens: usize) -> Job<OneLetter> {
+        let request = Request {
+            prompt: &vec![70; prompt_tokens],
+            sampling: SamplingParams::default(),
+            stop_ids: &[],
+            max_new_tokens: 100,
+            cancel: CancelToken::default(),
+            drafting: Drafting {
+                mode: Draft::Off,
+                ..Drafting::default()
+            },
+        };
+        Job {
+            voice: Arc::clone(voice),
+            sequence: Sequence::new(&request, voice.model.max_positions()).unwrap(),
+            transcript: Transcript::new(voice.encoder.tokenizer()),
+            reply: Box::new(Nobody),
+        }
+    }
+
+    #[test]
+    fn adapters_take_turns_at_reading_prompts() {
+        let (endless, other) = (voice(), voice());
+        let mut scheduler = Scheduler::new(BatchOptions::default());
+        scheduler.push(job(&endless, 100 * PREFILL_CHUNK));
+        scheduler.push(job(&other, PREFILL_CHUNK + 1));
+        for _ in 0..4 {
+            scheduler.round();
+        }
+        let tokens_of = |voice: &Arc<Voice<OneLetter>>| -> usize {
+            let mut running = scheduler.running.iter();
+            let of_voice = running.find(|running| Arc::ptr_eq(&running.job.voice, voice));
+            of_voice.unwrap().job.sequence.cached()
+        };
+        assert!(tokens_of(&other) > PREFILL_CHUNK, "{}", tokens_of(&other));
+        assert!(
+            tokens_of(&endless) >= 2 * PREFILL_CHUNK,
+            "{}",
+            tokens_of(&endless)
+        );
+    }
 }

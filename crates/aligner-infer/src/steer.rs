@@ -2,11 +2,12 @@
 //! `aligner steer fit` writes beside a model.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use aligner_data::PromptTemplate;
 use aligner_model::{SteeringVector, weights_fingerprint};
 
-use crate::corrector::Corrector;
+use crate::corrector::{Corrector, Voice};
 use crate::decoder::DecoderLm;
 use crate::error::{InferError, Result};
 
@@ -84,11 +85,15 @@ impl Corrector<DecoderLm> {
     /// This corrector at another strength; they share the weights. 0 leaves more of an answer as it is, 1 is the model as it was
     /// trained, 1.5 changes more.
     ///
+    /// The adapters that it knows stay as they are: each has a vector of its own, for
+    /// `corrector.adapter(name)?.with_strength(&its_vector, strength)`.
+    ///
     /// # Errors
     /// When the strength is not from 0 to 1.5, or the vector does not fit the model.
     pub fn with_strength(&self, vector: &SteeringVector, strength: f64) -> Result<Self> {
         check_strength(strength)?;
         let model = self.model().with_steering(vector, strength)?;
-        Self::from_parts(model, self.tokenizer().clone(), self.template().clone())
+        let voice = Voice::new(model, self.tokenizer().clone(), self.template().clone())?;
+        Ok(self.with_voice(Arc::new(voice)))
     }
 }

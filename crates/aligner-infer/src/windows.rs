@@ -11,6 +11,7 @@ use crate::causal_lm::CausalLm;
 use crate::corrector::{CorrectOptions, Correction, Corrector, Input, Usage};
 use crate::engine::{FinishReason, Timings};
 use crate::error::{InferError, Result};
+use crate::sampler::part_seed;
 use crate::sentences::last_cut;
 
 /// What is done with an answer that is too long to be corrected in one piece.
@@ -178,7 +179,7 @@ fn fits_whole(prompt_tokens: usize, own_tokens: usize, max_positions: usize, max
 pub(crate) fn of_window(options: &CorrectOptions, index: usize) -> CorrectOptions {
     let mut sampling = options.sampling;
     // Else every window would be drawn with the same numbers.
-    sampling.seed = sampling.seed.wrapping_add(index as u64);
+    sampling.seed = part_seed(sampling.seed, index as u64);
     CorrectOptions {
         long_answers: LongAnswers::Refuse,
         sampling,

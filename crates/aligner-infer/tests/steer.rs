@@ -136,7 +136,7 @@ fn an_adapter_has_a_vector_of_its_own() {
     let manifest = AlignerManifest::new(PromptTemplate::default(), tokenizer.hash(), "base");
     manifest.write(dir.path()).unwrap();
     // The base's vector is not the adapter's.
-    fitted(base.path(), None);
+    let of_base = fitted(base.path(), None);
     let open = || Corrector::builder(dir.path()).strength(0.5).build();
     assert!(matches!(open().unwrap_err(), InferError::NoSteering(_)));
     let vector = fitted(dir.path(), Some(base.path()));
@@ -152,6 +152,10 @@ fn an_adapter_has_a_vector_of_its_own() {
         .build()
         .unwrap();
     assert_eq!(score(&named.adapter("own").unwrap()), opened);
+    // At another strength of the base the adapter is there as it was.
+    let stronger = named.with_strength(&of_base, 1.5).unwrap();
+    assert_ne!(score(&stronger), score(&named));
+    assert_eq!(score(&stronger.adapter("own").unwrap()), opened);
     // Over another base it is another model.
     let other = aligner(4);
     let error = Corrector::builder(dir.path())

@@ -4,11 +4,16 @@
 
 mod common;
 
+use std::ops::ControlFlow;
+use std::path::Path;
 use std::thread;
 
 use aligner_data::PromptTemplate;
 use aligner_data::synthetic::train_tokenizer;
-use aligner_infer::{BatchOptions, CausalLm, CorrectOptions, Corrector, Draft, Input, SamplingParams};
+use aligner_infer::{
+    BatchOptions, CancelToken, CausalLm, CorrectOptions, Corrector, DecoderLm, Draft, Drafting, FinishReason,
+    InferError, Input, Request, SamplingParams, generate,
+};
 use aligner_model::{
     CausalDecoder, DeviceSpec, KvFormat, LlamaShape, LoraAdapter, LoraConfig, ModelConfig, RuntimeWeights,
     load_dir, save_dir,
@@ -212,4 +217,53 @@ fn a_prompt_longer_than_a_part_is_taken_in_by_parts_alone_and_in_a_batch() {
         .max_by(|&a, &b| last[a].total_cmp(&last[b]))
         .unwrap();
     assert_eq!(best as u32, alone.ids[0]);
+}
+
+/// Under these scalings longer sequences are rotated otherwise, and keys that are in a cache are not.
+#[test]
+fn the_context_ends_where_the_rotation_would_change() {
+    for variant in ["llama-dynamic", "phi3-longrope"] {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../aligner-model/tests/golden");
+        let device = DeviceSpec::Cpu.open().unwrap();
+        let lm = DecoderLm::new(load_dir(&golden.join(variant), &device).unwrap(), device);
+        let generated = |prompt: &[u32], mode| {
+            let request = Request {
+                prompt,
+                sampling: SamplingParams::default(),
+                stop_ids: &[],
+                max_new_tokens: 100,
+                cancel: CancelToken::default(),
+                drafting: Drafting {
+                    mode,
+                    ..Drafting::default()
+                },
+            };
+            generate(&lm, &request, |_| Ok(ControlFlow::Continue(())))
+        };
+        // Each token by a pass over all before it.
+        let prompt: Vec<u32> = (0..19).map(|place| 3 + place * 7 % 58).collect();
+        let mut whole = prompt.clone();
+        while whole.len() < 24 {
+            let mut cache = lm.new_cache(whole.len()).unwrap();
+            let scores = lm.forward(&whole, &mut cache, 1).unwrap();
+            let best = (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
+            whole.push(best.unwrap() as u32);
+        }
+        for mode in [Draft::Off, Draft::Always(3)] {
+            let generated = generated(&prompt, mode).unwrap();
+            assert_eq!(generated.ids, whole[prompt.len()..], "{variant}");
+            assert_eq!(generated.finish_reason, FinishReason::Length);
+        }
+        let error = generated(&whole, Draft::Off).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                InferError::PromptTooLong {
+                    max_positions: 24,
+                    ..
+                }
+            ),
+            "{error}"
+        );
+    }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use aligner_data::Turn;
 use aligner_infer::{
     BatchLoad, BatchOptions, Batcher, CancelToken, CorrectOptions, Corrector, FinishReason, InferError,
-    Input, LongAnswers, Piece, SamplingParams,
+    Input, LongAnswers, Piece, SamplingParams, part_seed,
 };
 use common::batch::{BatchLm, Seen};
 use common::{BYTES_VOCAB, MockLm, PROMPT_END, byte_tokenizer, corrector, one_hot, template};
@@ -275,14 +275,16 @@ fn windows_in_a_batch_are_those_of_one_by_one() {
         };
         let many: Vec<_> = corrector.correct_many(inputs(), &options, batch).collect();
         assert_eq!(many.len(), answers.len());
-        for (many, input) in many.into_iter().zip(inputs()) {
+        let mut own = options.clone();
+        for (index, (many, input)) in many.into_iter().zip(inputs()).enumerate() {
             let (many, mut streamed) = (many.unwrap(), String::new());
-            let one = corrector.correct("Q", input.answer, &options).unwrap();
+            own.sampling.seed = part_seed(options.sampling.seed, index as u64);
+            let one = corrector.correct("Q", input.answer, &own).unwrap();
             assert_eq!((&many.text, &many.ids), (&one.text, &one.ids));
             assert_eq!(many.finish_reason, one.finish_reason);
             assert_eq!(many.usage.prompt_tokens, one.usage.prompt_tokens);
             let batcher = corrector.batcher(batch);
-            for piece in batcher.stream(input, &options) {
+            for piece in batcher.stream(input, &own) {
                 if let Piece::Text(text) = piece.unwrap() {
                     streamed.push_str(&text);
                 }

@@ -206,7 +206,7 @@ impl CausalDecoder {
     /// kept: the last MLP computes those alone. Weights are read once for all of them.
     ///
     /// On the CPU a sequence gives the same hidden states, to the last bit, whatever runs beside it and however its tokens are
-    /// cut into runs.
+    /// cut into runs, as long as it has no more tokens than [`ModelConfig::cached_positions`] says.
     ///
     /// # Shapes
     /// - output: `[kept tokens of all runs, hidden_size]`, in order

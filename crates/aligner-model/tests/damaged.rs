@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 
 use aligner_model::weights::SafetensorsSource;
-use aligner_model::{LoraAdapter, load_dir};
+use aligner_model::{LoraAdapter, RuntimeWeights, WeightsCache, load_dir, load_dir_quantized};
 use burn::tensor::Device;
 use common::files::safetensors_file;
 use common::golden_dir;
@@ -110,6 +110,30 @@ fn a_configuration_for_another_model() {
         error.contains("mlp.gate_proj.weight") && error.contains("[48, 32]"),
         "{error}"
     );
+}
+
+/// For a model that runs, memory is taken for all weights at once.
+#[test]
+fn a_configuration_for_a_model_that_no_memory_holds() {
+    for variant in ["tied", "untied-bias-llama3", "phi3"] {
+        for fields in [
+            &["intermediate_size"][..],
+            &["hidden_size", "vocab_size", "intermediate_size"],
+        ] {
+            let mut running = String::new();
+            let error = error_of(variant, |dir| {
+                edit_json(&dir.join("config.json"), |config| {
+                    config["head_dim"] = 8.into();
+                    fields.iter().for_each(|&field| config[field] = (1 << 24).into());
+                });
+                let (format, cache) = (RuntimeWeights::F32, WeightsCache::Off);
+                let loaded = load_dir_quantized(dir, format, &cache, &Device::flex());
+                running = loaded.map(|_| ()).unwrap_err().to_string();
+            });
+            assert!(error.contains("has shape"), "{variant} {fields:?}: {error}");
+            assert_eq!(running, error, "{variant} {fields:?}");
+        }
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::api_error::ApiError;
 use crate::chat::{event_stream, json_response, mark, unix_time};
 use crate::config::Mode;
 use crate::guard::Guarded;
-use crate::ruling::{Case, Ruling, Served, Wishes, millis, rule};
+use crate::ruling::{Case, Ruling, Served, Wishes, millis, rule, seed_of};
 use crate::service::Service;
 use crate::sse;
 
@@ -158,7 +158,7 @@ impl Asked {
         Ok(())
     }
 
-    fn case<'a>(&'a self, input: &'a Input) -> Case<'a> {
+    fn case<'a>(&'a self, index: usize, input: &'a Input) -> Case<'a> {
         let options = &self.options;
         Case {
             mode: Mode::Buffer,
@@ -174,7 +174,7 @@ impl Asked {
                 max_new_tokens: options.max_tokens,
                 temperature: options.temperature,
                 top_p: options.top_p,
-                seed: options.seed,
+                seed: seed_of(options.seed, index as u64),
                 prediction: input.prediction.as_ref().map(Prediction::text),
             },
         }
@@ -208,7 +208,8 @@ pub(crate) async fn correct(
     let rulings = asked
         .inputs
         .iter()
-        .map(|input| rule(&service, &settings, asked.case(input), None));
+        .enumerate()
+        .map(|(index, input)| rule(&service, &settings, asked.case(index, input), None));
     let rulings = futures_util::future::join_all(rulings).await;
     if !asked.is_batch {
         let Some(ruling) = rulings.into_iter().next() else {
@@ -275,9 +276,9 @@ fn stream(service: Service, request_id: String, asked: Asked) -> Response<Body> 
 async fn write(service: Service, request_id: String, asked: Asked, frames: Sender<Bytes>) {
     let settings = service.settings();
     let id = format!("corr-{request_id}");
-    for input in &asked.inputs {
+    for (index, input) in asked.inputs.iter().enumerate() {
         let (live, mut texts) = unbounded_channel::<String>();
-        let case = asked.case(input);
+        let case = asked.case(index, input);
         let (of_rule, settings) = (&service, &settings);
         let ruled = async move { rule(of_rule, settings, case, Some(&live)).await };
         let written = async {
@@ -324,7 +325,7 @@ mod tests {
         for prediction in [json!("text"), json!({"type": "content", "content": "text"})] {
             let body = json!({"question": "q", "answer": "a", "prediction": prediction});
             let asked = Asked::read(body.to_string().as_bytes()).unwrap_or_else(|error| panic!("{error:?}"));
-            assert_eq!(asked.case(&asked.inputs[0]).wishes.prediction, Some("text"));
+            assert_eq!(asked.case(0, &asked.inputs[0]).wishes.prediction, Some("text"));
         }
     }
 }

@@ -46,6 +46,7 @@ mod metrics;
 mod openai;
 mod outcome;
 mod page;
+mod random;
 mod reward;
 mod ruling;
 mod sentences;

@@ -32,6 +32,8 @@ pub(crate) struct Asked {
     pub chat_history: Vec<Turn>,
     /// Strings before which an answer ends.
     pub stops: Vec<String>,
+    /// Seed of the answer, and of its correction.
+    pub seed: Option<u64>,
     pub extension: Extension,
 }
 
@@ -74,6 +76,7 @@ impl Asked {
                 .and_then(Value::as_str)
                 .is_some_and(|kind| kind.starts_with("json")),
             stops: stops(&body)?,
+            seed: body.get("seed").and_then(seed),
             question,
             chat_history,
             extension,
@@ -92,6 +95,11 @@ impl Asked {
         }
         Value::Object(body).to_string().into_bytes()
     }
+}
+
+/// Any integer; what else there may be is for the upstream to refuse.
+fn seed(value: &Value) -> Option<u64> {
+    value.as_u64().or_else(|| value.as_i64().map(i64::unsigned_abs))
 }
 
 /// The strings before which an answer ends. Each is looked for in every text that is written, so there may not be many.

@@ -1,7 +1,5 @@
 //! Paths, keys, limits and the life of the service.
 
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use axum::Router;
@@ -23,6 +21,7 @@ use crate::corrections;
 use crate::error::Result;
 use crate::openai::Shape;
 use crate::page;
+use crate::random::random;
 use crate::service::{Service, Settings};
 use crate::telemetry;
 
@@ -310,7 +309,6 @@ async fn models(service: &Service, settings: &Settings, headers: &HeaderMap) -> 
 
 /// A client's own id where it is a plain word, else a new one.
 fn request_id(headers: &HeaderMap) -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
     let plain = |text: &&str| {
         (1..=128).contains(&text.len())
             && text
@@ -318,14 +316,8 @@ fn request_id(headers: &HeaderMap) -> String {
                 .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
     };
     let own = headers.get("x-request-id").and_then(|value| value.to_str().ok());
-    own.filter(plain).map_or_else(
-        || {
-            // Random keys of the process, so that ids of a restarted one are others.
-            let random = RandomState::new().hash_one(COUNT.fetch_add(1, Ordering::Relaxed));
-            format!("{random:016x}")
-        },
-        str::to_string,
-    )
+    own.filter(plain)
+        .map_or_else(|| format!("{:016x}", random()), str::to_string)
 }
 
 fn allowed_origin(settings: &Settings, headers: &HeaderMap) -> Option<HeaderValue> {

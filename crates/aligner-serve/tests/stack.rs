@@ -366,6 +366,55 @@ fn completions_are_corrected_as_well() {
 }
 
 #[test]
+fn a_seed_is_the_requests_own_or_a_fresh_one_and_parts_differ() {
+    let engine = corrector();
+    let upstream = Upstream::saying("The earth is flat, as everybody knows. The sun is cold.");
+    let served = Served::before(&upstream, engine.clone());
+    let seeds = || -> Vec<u64> {
+        engine
+            .jobs
+            .lock()
+            .expect("jobs")
+            .drain(..)
+            .map(|job| job.seed)
+            .collect()
+    };
+    let inputs = json!([{"question": "q", "answer": FLAT}, {"question": "q", "answer": FLAT}]);
+    let ask = |more: Value| {
+        served.post("/v1/corrections", &more);
+        seeds()
+    };
+    let [first, second] = ask(json!({"inputs": inputs, "seed": 7}))[..] else {
+        panic!("two jobs");
+    };
+    assert!(first == 7 && second != 7, "{first} {second}");
+    assert_eq!(ask(json!({"inputs": inputs, "seed": 7})), [first, second]);
+    let mut fresh = ask(json!({ "inputs": inputs }));
+    fresh.extend(ask(json!({ "inputs": inputs })));
+    // A server in another language takes them for integers of 32 bits.
+    assert!(fresh.iter().all(|&seed| seed < 1 << 31), "{fresh:?}");
+    fresh.sort_unstable();
+    fresh.dedup();
+    assert_eq!(
+        fresh.len(),
+        4,
+        "no two answers are corrected with the same numbers"
+    );
+    // Each sentence is a part of its answer.
+    let sentences = |seed: Value| {
+        served.chat(json!({"stream": true, "seed": seed, "aligner": {"mode": "sentence"}}));
+        seeds()
+    };
+    let asked = sentences(7.into());
+    assert_eq!(
+        (asked.len(), asked[0], sentences(7.into())),
+        (2, 7, asked.clone())
+    );
+    assert_ne!(asked[0], asked[1]);
+    assert_ne!(sentences(Value::Null), sentences(Value::Null));
+}
+
+#[test]
 fn corrections_need_no_upstream() {
     let engine = corrector();
     let served = Served::new(aligner_serve::ServeConfig::default(), engine.clone());

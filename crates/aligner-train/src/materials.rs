@@ -234,7 +234,7 @@ fn load_options(config: &TrainConfig) -> Result<LoadOptions> {
             columns: config.columns.parse::<Columns>()?,
             fields: match config.objective {
                 // A chat has one answer, which is the target.
-                ObjectiveKind::Sft => Fields::Pair,
+                ObjectiveKind::Sft => Fields::Completion,
                 _ => Fields::Triple,
             },
             prefer: match config.objective {

@@ -117,6 +117,12 @@ pub(crate) fn resolved(config: &TrainConfig) -> Result<TrainConfig> {
             WarmupChoice::DEFAULT_SHARE
         });
     }
+    if !config.warmup.is_on() && config.warmup.is_described() {
+        tracing::warn!(
+            "this run has no warm-up, so that what is said of it (warmup-steps, -epochs, -lr, -from) changes nothing: an Aligner \
+             that is trained further has none unless --warmup-share asks for it"
+        );
+    }
     Ok(config)
 }
 
@@ -194,7 +200,9 @@ pub fn resume(out: &Path, mut options: RunOptions) -> Result<Outcome> {
     let mut checkpoint = found.checkpoint;
     if let Some(checkpoint) = &mut checkpoint {
         materials.check_against(&checkpoint.state, new_template.is_some())?;
-        checkpoint.state = materials.signed(std::mem::take(&mut checkpoint.state));
+        let recorded = std::mem::take(&mut checkpoint.state);
+        checkpoint.state = materials.signed(recorded.clone());
+        checkpoint.is_as_saved = checkpoint.state == recorded;
     }
     if new_template.is_some() || moves {
         run.write_config(&config)?;
@@ -323,7 +331,7 @@ fn evaluation(
         }
         return Ok(None);
     };
-    let rows = materials.sample(config, form.config.max_positions)?;
+    let rows = materials.sample(config, form.config.cached_positions())?;
     if rows.is_empty() {
         tracing::warn!("no validation row fits the model's context twice: none is corrected");
     }
@@ -412,7 +420,11 @@ fn session(
         interrupter: options.interrupter.clone(),
         device: device.clone(),
         evaluation,
-        saved_step: checkpoint.as_ref().map(|_| state.step),
+        is_resumed: checkpoint.is_some(),
+        saved_step: checkpoint
+            .as_ref()
+            .filter(|checkpoint| checkpoint.is_as_saved)
+            .map(|_| state.step),
         optimizer,
         config,
         run,

@@ -137,7 +137,9 @@ pub(crate) struct Session {
     pub workers: Option<Workers>,
     /// What the model writes at each validation, where somebody looks.
     pub evaluation: Option<Evaluation>,
-    /// Step of the newest checkpoint.
+    /// Whether it goes on from a checkpoint.
+    pub is_resumed: bool,
+    /// Step of the newest checkpoint that is as the run is now.
     pub saved_step: Option<u64>,
 }
 
@@ -158,13 +160,13 @@ impl Session {
         valid: &[StepBatch],
         screen: &mut dyn Screen,
     ) -> (TrainedModel, Result<Outcome>) {
-        if self.state.step == 0
-            && !valid.is_empty()
-            && let Err(error) = self.validate(&model, valid, screen)
-        {
+        if let Err(error) = self.begin(&model, valid, screen) {
             return (model, Err(error));
         }
         let ending = loop {
+            if self.stopped_gaining() {
+                break Ending::StoppedEarly;
+            }
             let asked = Instant::now();
             let batch = match train.next() {
                 None => break Ending::Finished,
@@ -180,14 +182,31 @@ impl Session {
             }
             let stepped;
             (model, stepped) = self.step(model, batch, waited, screen);
-            match stepped.and_then(|()| self.after_step(&model, valid, screen)) {
-                Ok(None) => {}
-                Ok(Some(ending)) => break ending,
-                Err(error) => return (model, Err(error)),
+            if let Err(error) = stepped.and_then(|()| self.after_step(&model, valid, screen)) {
+                return (model, Err(error));
             }
         };
         let outcome = self.finish(&model, ending);
         (model, outcome)
+    }
+
+    /// A new run looks at the model as it is; one that goes on otherwise than its checkpoint says has it written anew, so that
+    /// it can be resumed as it is now.
+    fn begin(&mut self, model: &TrainedModel, valid: &[StepBatch], screen: &mut dyn Screen) -> Result<()> {
+        if !self.is_resumed {
+            return match valid.is_empty() {
+                true => Ok(()),
+                false => self.validate(model, valid, screen),
+            };
+        }
+        self.save(model).map(drop)
+    }
+
+    /// Whether validation has not gained for as long as the run is to wait; a run whose steps are all done has not.
+    fn stopped_gaining(&self) -> bool {
+        let patience = self.config.patience;
+        let is_last = self.state.step == self.state.total_steps;
+        patience > 0 && self.state.validations_without_gain >= patience && !is_last
     }
 
     fn step(
@@ -289,13 +308,13 @@ impl Session {
         }
     }
 
-    /// Validation and checkpoint where they are due; the ending when validation has stopped gaining.
+    /// Validation and checkpoint where they are due.
     fn after_step(
         &mut self,
         model: &TrainedModel,
         valid: &[StepBatch],
         screen: &mut dyn Screen,
-    ) -> Result<Option<Ending>> {
+    ) -> Result<()> {
         let is_last = self.state.step == self.state.total_steps;
         let ends_stage = self.plan.ends_stage(self.state.step);
         if !valid.is_empty() && (is_due(self.state.step, self.config.eval_every) || ends_stage) {
@@ -304,14 +323,11 @@ impl Session {
         if ends_stage && !is_last {
             self.enter_next_stage(model);
         }
-        let patience = self.config.patience;
-        if patience > 0 && self.state.validations_without_gain >= patience && !is_last {
-            return Ok(Some(Ending::StoppedEarly));
-        }
-        if is_due(self.state.step, self.config.save_every) {
+        // A run that ends is saved by its end.
+        if !self.stopped_gaining() && is_due(self.state.step, self.config.save_every) {
             self.save(model)?;
         }
-        Ok(None)
+        Ok(())
     }
 
     /// The next stage begins as a run of its own would: at its first row, without the moments of the stage before.

@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use aligner_model::{
     CausalDecoder, Loaded, LoraAdapter, LoraConfig, ModelConfig, ScoreKind, WeightFormat, load_dir,
-    load_dir_as, load_score_dir, save_dir,
+    load_dir_as, load_score_dir, save_dir, weights_fingerprint,
 };
 use burn::tensor::Device;
-use sha2::{Digest, Sha256};
 
 use crate::config::{LoraChoice, ObjectiveKind, TrainConfig};
 use crate::error::{Result, TrainError};
@@ -85,34 +84,20 @@ impl Start {
         self.adapter.as_ref().map(|adapter| adapter.config.clone())
     }
 
-    /// Tells one base from another: its configuration, and names and sizes of its weight files. Empty for a run that trains
-    /// all weights: those are in its checkpoints.
+    /// Tells one base from another: its configuration, and its weight files. Empty for a run that trains all weights: those
+    /// are in its checkpoints.
     pub fn base_fingerprint(&self, config: &TrainConfig) -> Result<String> {
         // A run of DPO asks the model that it started from in every step.
         let is_asked = config.objective == ObjectiveKind::Dpo;
         if self.adapter.is_none() && config.lora.is_none() && !is_asked {
             return Ok(String::new());
         }
-        let read = |error| TrainError::io("read", &self.base)(error);
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(&self.base).map_err(read)? {
-            let entry = entry.map_err(read)?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(".safetensors") || name.ends_with(".bin") {
-                // Through a link, as the Hub's cache has them.
-                let bytes = std::fs::metadata(entry.path()).map_err(read)?.len();
-                files.push(format!("{name} {bytes}\n"));
-            }
+        let base = weights_fingerprint(&self.base)?;
+        if !is_asked || self.adapter.is_none() {
+            return Ok(base);
         }
-        files.sort_unstable();
-        let path = self.base.join("config.json");
-        let mut hash = Sha256::new();
-        hash.update(std::fs::read(&path).map_err(TrainError::io("read", &path))?);
-        files.iter().for_each(|file| hash.update(file));
-        let digest = hash.finalize();
-        Ok(digest
-            .iter()
-            .fold("sha256:".into(), |text, byte| text + &format!("{byte:02x}")))
+        let adapter = weights_fingerprint(&config.model)?;
+        Ok(format!("{base} {adapter}"))
     }
 }
 

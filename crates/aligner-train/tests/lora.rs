@@ -130,21 +130,35 @@ fn a_base_that_changed_under_an_adapter_is_noticed() {
     let lab = Lab::new();
     let config = config(&lab, "run");
     fine_tune(&config, stopped_after(2)).unwrap();
+    let is_noticed = || {
+        let error = resume(&config.out, RunOptions::default()).unwrap_err();
+        let is_named = matches!(&error, TrainError::Changed { what, .. } if *what == "base model");
+        assert!(is_named, "{error}");
+    };
     let path = config.model.join("config.json");
     let text = std::fs::read_to_string(&path).unwrap();
     let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
     json["rms_norm_eps"] = 1e-3.into();
     std::fs::write(&path, json.to_string()).unwrap();
-    let error = resume(&config.out, RunOptions::default()).unwrap_err();
-    assert!(
-        matches!(
-            &error,
-            TrainError::Changed {
-                what: "base model",
-                ..
-            }
-        ),
-        "{error}"
+    is_noticed();
+    std::fs::write(&path, text).unwrap();
+    // Other weights, in a file as long.
+    let trained = run(&TrainConfig {
+        out: lab.path("other"),
+        ..lab.config("other")
+    });
+    let weights = config.model.join("model.safetensors");
+    let (before, after) = (
+        std::fs::read(&weights).unwrap(),
+        std::fs::read(trained.model_dir.join("model.safetensors")).unwrap(),
+    );
+    assert_eq!(before.len(), after.len());
+    std::fs::write(&weights, after).unwrap();
+    is_noticed();
+    std::fs::write(&weights, before).unwrap();
+    assert_eq!(
+        resume(&config.out, RunOptions::default()).unwrap().ending,
+        Ending::Finished
     );
 }
 

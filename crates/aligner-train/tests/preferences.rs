@@ -214,6 +214,37 @@ fn an_upstream_learns_its_answers_alone() {
 }
 
 #[test]
+fn an_upstream_is_not_taught_what_is_labelled_as_bad() {
+    let lab = lab();
+    let good = "I see nothing at all.";
+    let row = |prompt: &str, text: &str, is_good: bool, columns: [&str; 2]| {
+        let mut row = json!({"prompt": prompt});
+        row[columns[0]] = text.into();
+        row[columns[1]] = is_good.into();
+        row
+    };
+    let config = config(&lab, ObjectiveKind::Sft, "run", 1);
+    for columns in [["completion", "label"], ["response", "is_safe"]] {
+        let rows = [
+            row(
+                "What?",
+                "Pens and pens and pens, you fool, and keys and keys.",
+                false,
+                columns,
+            ),
+            row("What?", good, true, columns),
+            row("Where?", "You fool.", false, columns),
+        ];
+        write(&lab.path("sft.jsonl"), rows.into_iter());
+        let size = RunSize::of(&config).unwrap();
+        // One step of sixteen rows, all of them with the good answer.
+        let tokenizer = Tokenizer::from_dir(&lab.path("base")).unwrap();
+        let answer = tokenizer.encode_target(good).unwrap().len() as u64 + 1;
+        assert_eq!((size.rows, size.target_tokens), (1, 16 * answer), "{columns:?}");
+    }
+}
+
+#[test]
 fn tokens_of_pairs_are_those_of_both_answers_in_the_plan_and_in_the_records() {
     let lab = lab();
     for objective in [ObjectiveKind::Reward, ObjectiveKind::Cost, ObjectiveKind::Dpo] {

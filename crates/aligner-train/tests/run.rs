@@ -237,6 +237,51 @@ fn patience_ends_a_run_that_gains_nothing() {
     let outcome = run(&config);
     assert_eq!(outcome.ending, Ending::StoppedEarly);
     assert!(outcome.steps < 100);
+    // Resumed, it has ended still, and what could not be written at its end is written.
+    let (steps, last) = (outcome.steps, weights(&outcome.model_dir));
+    std::fs::remove_dir_all(&outcome.model_dir).unwrap();
+    let again = resume(&config.out, RunOptions::default()).unwrap();
+    assert_eq!((again.ending, again.steps), (Ending::StoppedEarly, steps));
+    assert_eq!(weights(&again.model_dir), last);
+}
+
+#[test]
+fn a_run_that_was_stopped_before_its_first_step_is_whole_when_resumed() {
+    let lab = Lab::new();
+    // One validation that does not gain more than it should ends it.
+    let config = |name: &str| TrainConfig {
+        eval_every: 1,
+        patience: 1,
+        ..lab.config(name)
+    };
+    let whole = run(&config("whole"));
+    let parts = config("parts");
+    let part = fine_tune(&parts, stopped_before_a_step()).unwrap();
+    assert_eq!((part.ending, part.steps), (Ending::Interrupted, 0));
+    let rest = resume(&parts.out, RunOptions::default()).unwrap();
+    assert_eq!(essence(&rest.run), essence(&whole.run));
+    assert_eq!((rest.ending, rest.best), (whole.ending, whole.best));
+}
+
+#[test]
+fn a_run_that_went_on_with_another_template_can_be_resumed_as_it_is() {
+    let lab = Lab::new();
+    let config = lab.config("run");
+    fine_tune(&config, stopped_after(5)).unwrap();
+    let options = RunOptions {
+        template: Some(TemplateChoice::Builtin("edit".into())),
+        ..stopped_before_a_step()
+    };
+    assert_eq!(resume(&config.out, options).unwrap().steps, 5);
+    let rest = resume(&config.out, RunOptions::default()).unwrap();
+    assert_eq!((rest.ending, rest.steps), (Ending::Finished, 12));
+}
+
+/// Asked to stop before it began.
+fn stopped_before_a_step() -> RunOptions {
+    let options = RunOptions::default();
+    options.interrupter.stop(Some("test"));
+    options
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub struct CheckArgs {
     /// Longest prompt and correction together, in tokens.
     #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
     pub max_length: usize,
-    /// Rows that would go through the model at once, for the forecast of padding.
+    /// Rows of a batch, for the forecast of what a program that pads would compute.
     #[arg(long, value_name = "ROWS", default_value_t = 4, value_parser = at_least_one)]
     pub micro_batch: usize,
     /// Column mapping: question=prompt,answer=response,…

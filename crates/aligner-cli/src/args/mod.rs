@@ -198,7 +198,11 @@ pub fn template(typed: &str) -> Result<PromptTemplate> {
         )));
     };
     let id = path.file_stem().unwrap_or_default().to_string_lossy();
-    // Editors end a file with a line feed that nobody means.
+    // Neither is meant how Windows marks a file and its lines, nor the line feed that editors end one with.
+    let text = text
+        .strip_prefix('\u{feff}')
+        .unwrap_or(&text)
+        .replace("\r\n", "\n");
     Ok(PromptTemplate::custom(
         &id,
         text.strip_suffix('\n').unwrap_or(&text),

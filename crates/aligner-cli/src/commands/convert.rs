@@ -27,7 +27,11 @@ pub fn run(args: &ConvertArgs) -> Result<()> {
     };
     let report = convert_files(&args.files, &args.out, &options)?;
     tell(&report);
-    writeln!(std::io::stdout(), "{}", args.out.display()).map_err(stdout_error)
+    // Behind rows that went to a pipe, which may be stdout itself, it would be one of them.
+    if args.out.is_file() {
+        writeln!(std::io::stdout(), "{}", args.out.display()).map_err(stdout_error)?;
+    }
+    Ok(())
 }
 
 fn tell(report: &ConvertReport) {

@@ -1,7 +1,7 @@
 //! `aligner correct`
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 
 use aligner_data::{DataError, Fields, ReadOptions, Record, RowReader};
@@ -120,7 +120,10 @@ fn batch(corrector: &Corrector, input: &Path, args: &CorrectArgs, options: &Corr
         ..ReadOptions::default()
     };
     let mut reader = RowReader::open(input, read)?;
-    let mut output = Output::open(args)?;
+    let mut output = match &args.output {
+        Some(path) => Output::open(path, input, args.overwrite)?,
+        None => Output::stdout(),
+    };
     let limit = args.rows.limit.unwrap_or(usize::MAX);
     if output.done.len() > limit {
         let done = output.done.len();
@@ -163,7 +166,7 @@ fn correct_rows(
         if let Some(done) = output.done.get(index) {
             check_same(done, &record)?;
             bar.inc(1);
-        } else if let Some(row) = rows.take(record)? {
+        } else if let Some(row) = rows.take(record, index as u64)? {
             output.write(&row)?;
             bar.inc(1);
         }
@@ -195,13 +198,22 @@ struct Output {
 }
 
 impl Output {
-    fn open(args: &CorrectArgs) -> Result<Self> {
-        let Some(path) = &args.output else {
-            return Ok(Self {
-                file: None,
-                done: Vec::new(),
-            });
-        };
+    fn stdout() -> Self {
+        Self {
+            file: None,
+            done: Vec::new(),
+        }
+    }
+
+    fn open(path: &Path, input: &Path, overwrite: bool) -> Result<Self> {
+        if let (Ok(output), Ok(input)) = (path.canonicalize(), input.canonicalize())
+            && output == input
+        {
+            let output = path.display();
+            return Err(CliError::Usage(format!(
+                "--output is --input, {output}: give another --output"
+            )));
+        }
         let io = || CliError::io("write", path);
         let file = OpenOptions::new()
             .read(true)
@@ -209,12 +221,16 @@ impl Output {
             .append(true)
             .open(path)
             .map_err(io())?;
-        if args.overwrite {
+        if overwrite {
             file.set_len(0).map_err(io())?;
         }
-        let (done, bytes) = finished_rows(&file).map_err(io())?;
-        // A line without its end was being written when the last run was killed.
-        file.set_len(bytes).map_err(io())?;
+        let Finished {
+            rows: done,
+            half_from,
+        } = finished_rows(&file, path)?;
+        if let Some(bytes) = half_from {
+            file.set_len(bytes).map_err(io())?;
+        }
         if !done.is_empty() {
             say(format!(
                 "{} rows are done already; going on behind them",
@@ -245,18 +261,97 @@ impl Output {
     }
 }
 
-/// The whole rows at the beginning of a file, and where they end.
-fn finished_rows(file: &File) -> std::io::Result<(Vec<Map<String, Value>>, u64)> {
+/// The rows of an earlier run.
+struct Finished {
+    rows: Vec<Map<String, Value>>,
+    /// Bytes before a row that was being written when that run was killed.
+    half_from: Option<u64>,
+}
+
+/// Reads what is in an output file. What an earlier run cannot have written is somebody else's, or damaged, and refused.
+fn finished_rows(file: impl Read, path: &Path) -> Result<Finished> {
     let mut reader = BufReader::new(file);
     let (mut rows, mut bytes) = (Vec::new(), 0);
     let mut line = Vec::new();
     loop {
         line.clear();
-        let read = reader.read_until(b'\n', &mut line)?;
-        match serde_json::from_slice(&line) {
-            Ok(Value::Object(row)) if line.ends_with(b"\n") => rows.push(row),
-            _ => return Ok((rows, bytes)),
+        let read = reader
+            .read_until(b'\n', &mut line)
+            .map_err(CliError::io("read", path))?;
+        let is_whole = line.ends_with(b"\n");
+        let row: Result<Map<String, Value>, _> = serde_json::from_slice(&line);
+        let reason = match row {
+            Ok(row) if !row.contains_key("corrected") => "it has no `corrected`".to_string(),
+            Ok(row) if is_whole => {
+                rows.push(row);
+                bytes += read as u64;
+                continue;
+            }
+            // The end of the file, or a row without its end.
+            _ if !is_whole && (line.is_empty() || line.starts_with(b"{")) => {
+                return Ok(Finished {
+                    rows,
+                    half_from: (read > 0).then_some(bytes),
+                });
+            }
+            Ok(_) => "it is cut off".to_string(),
+            Err(error) => error.to_string(),
+        };
+        return Err(CliError::Usage(format!(
+            "{}:{}: this is no corrected row ({reason}); give another --output, or --overwrite; or delete \
+             this row and those behind it, and they are made anew",
+            path.display(),
+            rows.len() + 1
+        )));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    const ROW: &str = "{\"answer\": \"a\", \"corrected\": \"b\"}\n";
+
+    fn finished(text: &str) -> Result<(usize, Option<u64>), String> {
+        let finished = finished_rows(text.as_bytes(), Path::new("out.jsonl"));
+        finished
+            .map(|finished| (finished.rows.len(), finished.half_from))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn half_a_row_alone_is_cut_off() {
+        let two = ROW.repeat(2);
+        let end = Some(two.len() as u64);
+        assert_eq!(finished(""), Ok((0, None)));
+        assert_eq!(finished(&two), Ok((2, None)));
+        for half in ["{", "{\"answer\": \"a\", \"corr", ROW.trim_end()] {
+            assert_eq!(finished(&format!("{two}{half}")), Ok((2, end)), "{half}");
         }
-        bytes += read as u64;
+    }
+
+    #[test]
+    fn what_no_run_has_written_is_refused_by_file_and_line() {
+        for (behind, reason) in [
+            ("question,answer\n", "expected value"),
+            ("my notes", "expected value"),
+            ("{\"answer\": \"a\",\n", "EOF while parsing"),
+            ("{\"answer\": \"a\"}\n", "no `corrected`"),
+            ("{\"answer\": \"a\"}", "no `corrected`"),
+            ("[1]\n", "invalid type"),
+            ("\n", "EOF while parsing"),
+        ] {
+            let text = match behind.ends_with('\n') {
+                true => format!("{ROW}{behind}{ROW}"),
+                false => format!("{ROW}{behind}"),
+            };
+            let error = finished(&text).unwrap_err();
+            assert!(
+                error.starts_with("out.jsonl:2: ") && error.contains(reason) && error.contains("--overwrite"),
+                "{error}"
+            );
+        }
     }
 }

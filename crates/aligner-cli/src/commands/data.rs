@@ -69,7 +69,8 @@ pub fn show(args: &ShowArgs) -> Result<()> {
     let options = ReadOptions {
         columns: args.columns.clone(),
         fields: Fields::Triple,
-        on_bad_row: OnBadRow::Stop,
+        // A bad row before the one that is asked for does not matter.
+        on_bad_row: OnBadRow::Skip,
         format: args.format,
         ..ReadOptions::default()
     };
@@ -97,10 +98,14 @@ fn row(mut reader: RowReader<'_>, args: &ShowArgs) -> Result<Record> {
         }
     }
     let place = format!("{} has no row {wanted}", args.file.display());
-    let left_out = reader.skipped().first().iter().find(|left| left.row == wanted);
+    let skipped = reader.skipped();
+    let mut remembered = skipped.first().iter().chain(skipped.first_bad());
+    let left_out = remembered.find(|left| left.row == wanted);
     Err(CliError::Usage(match left_out {
         Some(left_out) => format!("{place} to show: {left_out}"),
-        None if reader.rows_read() > wanted => format!("{place} to show: it holds no pair of answers"),
+        None if reader.rows_read() > wanted => {
+            format!("{place} to show: it cannot be read, or holds no pair of answers")
+        }
         None => format!("{place} (rows are counted from 0)"),
     }))
 }

@@ -40,18 +40,18 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     say(format!(
         "a correction task was generated: {TRAIN_ROWS} rows to train on, {TEST_ROWS} unseen questions to test on"
     ));
-    let before = exact_match(&config.model, test)?;
+    let template = config.template.resolve()?;
+    let before = exact_match(&config.model, &template, test)?;
     say(format!(
         "before training: {:.1} % of the corrections are exact",
         before.percent()
     ));
-    runs::remember(&out);
-    let outcome = fine_tune(&config, options(args)?)?;
+    let outcome = fine_tune(&config, options(args, &out)?)?;
     write_page(args, &out);
     if outcome.ending == Ending::Interrupted {
         return report(&outcome);
     }
-    let after = exact_match(&outcome.model_dir, test)?;
+    let after = exact_match(&outcome.model_dir, &template, test)?;
     for sample in &after.samples {
         say(format!(
             "\n  question   {}\n  changes    {}{}",
@@ -160,10 +160,8 @@ impl Tally {
     }
 }
 
-fn exact_match(model: &Path, test: &[Record]) -> Result<Tally> {
-    let corrector = Corrector::builder(model)
-        .template(PromptTemplate::default())
-        .build()?;
+fn exact_match(model: &Path, template: &PromptTemplate, test: &[Record]) -> Result<Tally> {
+    let corrector = Corrector::builder(model).template(template.clone()).build()?;
     let options = CorrectOptions {
         max_new_tokens: 32,
         ..CorrectOptions::default()

@@ -9,6 +9,16 @@ use crate::terminal::say;
 
 /// Changes a run so that it fits into memory and trains the same, and says how; what cannot be made to fit is refused.
 pub fn apply(config: &mut TrainConfig, memory: Option<MemorySize>) -> Result<()> {
+    let devices = config.devices()?;
+    let shared = devices
+        .iter()
+        .find(|one| devices.iter().filter(|other| other == one).count() > 1);
+    if let Some(device) = shared {
+        return Err(CliError::Usage(format!(
+            "--fit counts one worker for each memory, and `{}` has {device} more than once: choose --micro-batch yourself",
+            config.device
+        )));
+    }
     let (model, asked) = MemoryChoices::of(config)?;
     let memory_bytes = memory_bytes(asked.device, memory)?;
     let Some(fitting) = MemoryPlan::fitted(&model, &asked, memory_bytes) else {

@@ -5,7 +5,9 @@ use std::ops::ControlFlow;
 use std::time::Instant;
 
 use aligner_data::Record;
-use aligner_infer::{Batcher, CorrectOptions, Correction, CorrectionStream, Corrector, FinishReason, Input};
+use aligner_infer::{
+    Batcher, CorrectOptions, Correction, CorrectionStream, Corrector, FinishReason, Input, part_seed,
+};
 use serde_json::{Map, Value};
 
 use crate::args::CorrectArgs;
@@ -38,22 +40,24 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// Takes a row; the first of those that went in, when there are many.
-    pub fn take(&mut self, record: Record) -> Result<Option<Map<String, Value>>> {
+    /// Takes a row, which has this place in the file; gives the first of those that went in, when there are many.
+    pub fn take(&mut self, record: Record, index: u64) -> Result<Option<Map<String, Value>>> {
         let input = Input {
             question: &record.question,
             answer: &record.answer,
             chat_history: &record.chat_history,
         };
+        let mut options = self.options.clone();
+        options.sampling.seed = part_seed(options.sampling.seed, index);
         let Some(batcher) = &self.batcher else {
             let started = Instant::now();
             let correction = self
                 .corrector
-                .correct_with(input, self.options, |_| ControlFlow::Continue(()))
+                .correct_with(input, &options, |_| ControlFlow::Continue(()))
                 .map_err(|error| CliError::Failed(format!("{}: {error}", record.origin)))?;
             return corrected(&record, correction, started.elapsed().as_secs_f64()).map(Some);
         };
-        let stream = batcher.stream(input, self.options);
+        let stream = batcher.stream(input, &options);
         self.pending.push_back((record, stream));
         if self.pending.len() < self.ahead {
             return Ok(None);

@@ -41,7 +41,7 @@ pub fn fit(args: &SteerFitArgs) -> Result<()> {
     let (mut fit, valid) = {
         let Loaded { config, decoder } = trained(args, &dir, base.as_deref())?;
         let (tokenizer, template) = (corrector.tokenizer().clone(), corrector.template().clone());
-        let encoder = Encoder::new(tokenizer, template, config.max_positions);
+        let encoder = Encoder::new(tokenizer, template, config.cached_positions());
         let (rows, valid) = rows(args, &encoder)?;
         let decoder = &decoder;
         let fit = fit_steering(&SteeringModel { decoder, encoder }, &rows, args.options())?;

@@ -29,6 +29,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
             let reason = "--fit is for a model of yours: give --model, or leave it out";
             return Err(CliError::Usage(reason.into()));
         }
+        if args.objective.is_some_and(|objective| !objective.corrects()) {
+            let reason = "the generated task is one of correction: another --objective needs a model (--model) and rows (--data)";
+            return Err(CliError::Usage(reason.into()));
+        }
         return demo::run(args);
     }
     let mut config = resolve(args, Files::Model)?;
@@ -40,8 +44,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     if args.fit {
         fit::apply(&mut config, args.memory)?;
     }
-    runs::remember(&config.out);
-    end(args, &config.out, fine_tune(&config, options(args)?))
+    end(args, &config.out, fine_tune(&config, options(args, &config.out)?))
 }
 
 fn resume_run(args: &TrainArgs) -> Result<()> {
@@ -85,10 +88,9 @@ fn resume_run(args: &TrainArgs) -> Result<()> {
             )));
         }
     }
-    let mut options = options(args)?;
+    let mut options = options(args, &out)?;
     options.devices = devices;
     options.template = args.template.as_deref().map(template_choice).transpose()?;
-    runs::remember(&out);
     end(args, &out, resume(&out, options))
 }
 
@@ -272,8 +274,8 @@ fn apply_lora(args: &TrainArgs, config: &mut TrainConfig) -> Result<()> {
     Ok(())
 }
 
-/// What a run needs besides its configuration: dashboard or lines, and an ear for signals.
-pub fn options(args: &TrainArgs) -> Result<RunOptions> {
+/// What a run needs besides its configuration: dashboard or lines, and an ear for signals. Once it has begun it is the latest.
+pub fn options(args: &TrainArgs, out: &Path) -> Result<RunOptions> {
     let interrupter = Interrupter::new();
     let for_signal = interrupter.clone();
     let handler = move || {
@@ -290,9 +292,15 @@ pub fn options(args: &TrainArgs) -> Result<RunOptions> {
         quiet: dashboard,
         ..Lines::default()
     };
+    let out = out.to_path_buf();
     Ok(RunOptions {
         dashboard,
-        observer: Some(Box::new(move |event: &Event<'_>| lines.tell(event))),
+        observer: Some(Box::new(move |event: &Event<'_>| {
+            if let Event::Started { .. } = event {
+                runs::remember(&out);
+            }
+            lines.tell(event);
+        })),
         interrupter,
         evaluator: Some(Box::new(GreedyEvaluator)),
         no_tensorboard: args.no_tensorboard,

@@ -48,6 +48,38 @@ fn published_rows_are_read_by_every_command_and_converted() {
 }
 
 #[test]
+fn a_row_is_shown_whatever_is_before_it() {
+    let lab = Lab::new();
+    let good =
+        |answer: &str| serde_json::json!({"question": "q", "answer": answer, "correction": "c"}).to_string();
+    let rows = [
+        good("first"),
+        r#"{"question": "q"}"#.to_string(),
+        "no JSON".into(),
+        good("last"),
+    ];
+    std::fs::write(lab.path("rows.jsonl"), rows.join("\n")).unwrap();
+    let show = |row: usize| format!("data show rows.jsonl --model base --row {row}");
+    let (first, last) = (lab.ok(&show(0)), lab.ok(&show(3)));
+    assert!(first != last, "{last}");
+    assert!(lab.fails(2, &show(1)).contains("row 1: has no `answer`"));
+    assert!(lab.fails(2, &show(2)).contains("rows.jsonl:3: row 2: "));
+    assert!(lab.fails(2, &show(4)).contains("no row 4"));
+}
+
+#[test]
+fn a_template_from_windows_is_the_same_template() {
+    let lab = Lab::new();
+    let text = "Q: {question}\nA: {answer}\n\nC: \n";
+    std::fs::write(lab.path("unix.txt"), text).unwrap();
+    let windows = "\u{feff}".to_string() + &text.replace('\n', "\r\n");
+    std::fs::write(lab.path("windows.txt"), windows).unwrap();
+    let shown = |template: &str| lab.ok(&format!("data show few.jsonl --model base --template {template}"));
+    assert_eq!(shown("windows.txt"), shown("unix.txt"));
+    assert!(shown("unix.txt") != shown("edit"));
+}
+
+#[test]
 fn check_reports_what_is_in_a_file() {
     let lab = Lab::new();
     let report: Value = serde_json::from_str(&lab.ok("data check train.jsonl --model base --json")).unwrap();
@@ -123,4 +155,21 @@ fn check_fails_on_leaks_and_on_what_is_asked_for() {
         serde_json::from_str(&lab.ok("data check train.jsonl --model base --micro-batch 8 --json")).unwrap();
     let padding = forecast["forecast"]["padding"].as_f64().unwrap();
     assert!(padding > 0.0 && padding < 0.5 && forecast["forecast"]["keeps"][3]["percent"] == 100);
+    // What a program that pads would lose is told, and no finding: training here pads nothing.
+    let long = "It is in Italy. ".repeat(40);
+    file(
+        "uneven.jsonl",
+        &[
+            ["Is the sun cold?", "Yes.", "No."],
+            ["Where is Rome?", long.as_str(), long.as_str()],
+        ],
+    );
+    let report = lab.ok("data check uneven.jsonl --model base --micro-batch 2 --json");
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert!(report["forecast"]["padding"].as_f64().unwrap() > 0.3, "{report}");
+    let findings = report["findings"].as_array().unwrap();
+    assert!(
+        findings.iter().all(|finding| finding["code"] != "padding"),
+        "{report}"
+    );
 }

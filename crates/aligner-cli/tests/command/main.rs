@@ -209,6 +209,63 @@ fn a_batch_keeps_rows_and_order_and_goes_on_where_it_stopped() {
 }
 
 #[test]
+fn an_output_that_is_no_output_of_ours_stays_as_it_is() {
+    let lab = Lab::new();
+    let correct = "correct --model base --template correction --max-new-tokens 2 --input few.jsonl";
+    lab.ok(&format!("{correct} --output out.jsonl"));
+    let whole = std::fs::read_to_string(lab.path("out.jsonl")).unwrap();
+    let damaged = whole.replacen("{\"", "[\"", 1);
+    let rows = std::fs::read_to_string(lab.path("train.jsonl")).unwrap();
+    for (name, text, part) in [
+        ("notes.csv", "question,answer\nq,a\n", "notes.csv:1: "),
+        ("out.jsonl", &damaged[..], "out.jsonl:1: "),
+        ("train.jsonl", &rows[..], "no `corrected`"),
+    ] {
+        std::fs::write(lab.path(name), text).unwrap();
+        let error = lab.fails(2, &format!("{correct} --output {name}"));
+        assert!(error.contains(part) && error.contains("--overwrite"), "{error}");
+        assert_eq!(std::fs::read_to_string(lab.path(name)).unwrap(), text, "{name}");
+    }
+    // Nor is the input its own output, whatever it is called.
+    let rows = std::fs::read_to_string(lab.path("few.jsonl")).unwrap();
+    for output in ["few.jsonl", "./base/../few.jsonl --overwrite"] {
+        let error = lab.fails(2, &format!("{correct} --output {output}"));
+        assert!(error.contains("--output is --input"), "{error}");
+        assert_eq!(std::fs::read_to_string(lab.path("few.jsonl")).unwrap(), rows);
+    }
+    lab.ok(&format!("{correct} --output notes.csv --overwrite"));
+}
+
+#[test]
+fn each_row_is_drawn_with_numbers_of_its_own() {
+    let lab = Lab::new();
+    let row = "{\"question\": \"Is it?\", \"answer\": \"It is.\"}\n";
+    std::fs::write(lab.path("same.jsonl"), row.repeat(4)).unwrap();
+    let correct =
+        "correct --model base --template correction --max-new-tokens 8 --input same.jsonl --temperature 1";
+    let texts = |text: &str| -> Vec<String> {
+        let rows = lines(text);
+        rows.iter()
+            .map(|row| row["corrected"].as_str().unwrap().to_string())
+            .collect()
+    };
+    let drawn = lab.ok(&format!("{correct} --seed 3"));
+    let rows = texts(&drawn);
+    let distinct: std::collections::BTreeSet<&String> = rows.iter().collect();
+    assert_eq!(distinct.len(), 4, "{rows:?}");
+    assert_eq!(texts(&lab.ok(&format!("{correct} --seed 3 --parallel 3"))), rows);
+    assert_ne!(texts(&lab.ok(&format!("{correct} --seed 4"))), rows);
+    // A file that is gone on with has the rows of one that was not stopped.
+    let two = drawn.split_inclusive('\n').take(2).collect::<String>();
+    std::fs::write(lab.path("out.jsonl"), two).unwrap();
+    lab.ok(&format!("{correct} --seed 3 --output out.jsonl"));
+    assert_eq!(
+        texts(&std::fs::read_to_string(lab.path("out.jsonl")).unwrap()),
+        rows
+    );
+}
+
+#[test]
 fn a_run_goes_on_with_other_devices_that_are_asked_for() {
     let lab = Lab::new();
     let two = TRAIN.replace("--accumulate 1", "--accumulate 2");

@@ -158,6 +158,14 @@ fn exports_are_what_they_are_called_and_say_what_they_lack() {
     assert_eq!(again.status.code(), Some(2), "{again:?}");
     let replaced = lab.run("export base --format hf --dtype f16 --out out/hf --overwrite");
     assert!(replaced.status.success(), "{replaced:?}");
+    // Nothing that is no model is replaced, nor what is exported.
+    std::fs::create_dir(lab.path("run")).unwrap();
+    std::fs::write(lab.path("run/run.toml"), "").unwrap();
+    for out in ["run", "base"] {
+        let refused = lab.fails(2, &format!("export base --format hf --out {out} --overwrite"));
+        assert!(refused.contains("name another place"), "{refused}");
+    }
+    assert!(lab.path("run/run.toml").is_file() && lab.path("base/config.json").is_file());
     let gguf = lab.run("export base --format gguf --dtype q8_0 --out out/base.gguf");
     assert!(gguf.status.success(), "{gguf:?}");
     assert_eq!(&std::fs::read(lab.path("out/base.gguf")).unwrap()[..4], b"GGUF");

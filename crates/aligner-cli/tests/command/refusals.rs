@@ -55,6 +55,19 @@ fn what_is_asked_wrongly_exits_with_two_and_says_what_would_be_right() {
             "train --model base --data train.jsonl --columns answer",
             "field=column",
         ),
+        (
+            "train --model base --data train.jsonl --beta 0.5",
+            "beta: is nothing for the objective correction",
+        ),
+        (
+            "train --model base --data train.jsonl --valid few.jsonl --patience 2",
+            "eval_every",
+        ),
+        ("train --objective reward", "--model"),
+        (
+            "train --model base --data train.jsonl --device cpu,cpu --accumulate 2 --fit",
+            "more than once",
+        ),
         ("train --resume --out nowhere", "nowhere"),
         ("data show few.jsonl --model base --row 99", "no row 99"),
         (
@@ -102,6 +115,18 @@ fn what_fails_exits_with_one_and_names_the_file() {
         lab.fails(2, "correct --model none --question q --answer a")
             .contains("no model directory")
     );
+}
+
+#[test]
+fn a_run_that_never_began_is_not_the_latest_and_takes_no_name() {
+    let lab = Lab::new();
+    lab.ok(&format!("{TRAIN} --out good"));
+    lab.fails(1, "train --model base --data none.jsonl");
+    lab.fails(2, "train --model base --data train.jsonl --lr 0");
+    lab.fails(1, "train --model base --data none.jsonl");
+    let latest = std::fs::read_to_string(lab.path("runs/latest")).unwrap();
+    assert!(latest.ends_with("good"), "{latest}");
+    assert_eq!(lab.ok(TRAIN).trim(), "runs/base/final");
 }
 
 #[test]

@@ -197,12 +197,12 @@ impl CheckReport {
             .collect();
         line(f, "  --max-length", keeps.join(", "))?;
         let padding = format!(
-            "{} of {} tokens at --micro-batch {}",
+            "{} of {} tokens, {} rows at a time (train has none)",
             percent(forecast.padding),
-            forecast.computed_tokens,
+            forecast.padded_tokens,
             forecast.micro_batch
         );
-        line(f, "padding", padding)?;
+        line(f, "padding in other programs", padding)?;
         let packed = format!(
             "{} ({} rows of {} tokens)",
             percent(forecast.packed_padding),

@@ -35,7 +35,6 @@ const NEAR_ROWS: f64 = 0.01;
 const IDENTITY: f64 = 0.5;
 const REFUSALS_ADDED: f64 = 0.05;
 const CUT_OFF: f64 = 0.01;
-const PADDING: f64 = 0.3;
 
 /// The findings of a report, errors first.
 pub(super) fn of(report: &CheckReport) -> Vec<Finding> {
@@ -50,7 +49,6 @@ pub(super) fn of(report: &CheckReport) -> Vec<Finding> {
     findings.refusals_and_ends(report);
     findings.texts(report);
     findings.benchmarks(report);
-    findings.padding(report);
     findings.list.sort_by_key(|finding| finding.level);
     findings.list
 }
@@ -281,22 +279,6 @@ impl Findings {
                 "benchmark_overlap",
                 message,
                 "leave them out, or do not report on this benchmark",
-            );
-        }
-    }
-
-    fn padding(&mut self, report: &CheckReport) {
-        let Some(forecast) = &report.forecast else { return };
-        if forecast.padding > PADDING {
-            let message = format!(
-                "{:.0} % of what training computes would be padding at {} rows a micro-batch",
-                100.0 * forecast.padding,
-                forecast.micro_batch
-            );
-            self.warn(
-                "padding",
-                message,
-                "a smaller --micro-batch (with more --accumulate) pads less",
             );
         }
     }

@@ -1,9 +1,9 @@
-//! What training will make of the lengths: rows that do not fit, and padding.
+//! What becomes of the lengths: rows that do not fit, and the padding of other programs.
 //!
-//! Rows longer than the maximum length stop a run or are left out (they are never cut). Of the others, micro-batches are
-//! padded to their longest row: the forecast lays them out in the order in which a first epoch with the default seed takes
-//! them. Packing would put several rows into one of the maximum length (best fit, longest first); what stays free in it is
-//! its padding.
+//! Rows longer than the maximum length stop a run or are left out (they are never cut). Training here puts the others one
+//! behind the other and computes no padding. A program that pads makes the rows of a micro-batch as long as its longest: the
+//! forecast lays them out in the order in which a first epoch with the default seed takes them. One that packs puts several
+//! rows into one of the maximum length (best fit, longest first); what stays free in it is its padding.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::order::Order;
 /// The seed that `train` has by default.
 const SEED: u64 = 42;
 
-/// What a maximum length and a micro-batch would cost.
+/// What a maximum length leaves out, and what padding and packing would cost a program that does them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Forecast {
     /// The longest row that is trained on, in tokens.
@@ -27,12 +27,12 @@ pub struct Forecast {
     pub too_long_tokens: u64,
     /// Maximum lengths that keep a share of the rows.
     pub keeps: Vec<Keeps>,
-    /// Rows of a micro-batch.
+    /// Rows of a micro-batch that is padded.
     pub micro_batch: usize,
     /// Tokens of the rows that fit.
     pub tokens: u64,
-    /// Tokens computed in an epoch, padding included.
-    pub computed_tokens: u64,
+    /// Tokens that a program that pads computes in an epoch.
+    pub padded_tokens: u64,
     /// Share of those that is padding, from 0 to 1.
     pub padding: f64,
     /// Rows of the maximum length that packing would make.
@@ -62,7 +62,7 @@ impl Forecast {
         let sum = |lengths: &[u32]| lengths.iter().map(|length| u64::from(*length)).sum::<u64>();
         let tokens = sum(&fitting);
         let too_long_rows = (lengths.len() - fitting.len()) as u64;
-        let computed_tokens = padded(&fitting, micro_batch.max(1));
+        let padded_tokens = padded(&fitting, micro_batch.max(1));
         let packed_rows = packed(&fitting, limit);
         let waste = |room: u64| {
             if room == 0 {
@@ -79,8 +79,8 @@ impl Forecast {
             keeps: keeps(lengths),
             micro_batch: micro_batch.max(1),
             tokens,
-            computed_tokens,
-            padding: waste(computed_tokens),
+            padded_tokens,
+            padding: waste(padded_tokens),
             packed_rows,
             packed_padding: waste(packed_rows * u64::from(limit)),
         }
@@ -149,7 +149,7 @@ mod tests {
             (forecast.too_long_rows, forecast.too_long_tokens, forecast.tokens),
             (1, 101, 50)
         );
-        assert_eq!((forecast.too_long_share, forecast.computed_tokens), (0.25, 90));
+        assert_eq!((forecast.too_long_share, forecast.padded_tokens), (0.25, 90));
         assert!((forecast.padding - 4.0 / 9.0).abs() < 1e-12);
         assert_eq!((forecast.packed_rows, forecast.packed_padding), (1, 0.5));
         let keeps: Vec<(u8, u32)> = forecast
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_padded_in_the_order_of_training() {
+    fn padding_is_that_of_the_order_of_training() {
         let lengths: Vec<u32> = (1..=40).collect();
         let order = Order::new(42, 40, true);
         let mut want = 0;
@@ -174,7 +174,7 @@ mod tests {
                 .unwrap()
                 * 4;
         }
-        assert_eq!(Forecast::of(&lengths, 64, 4).computed_tokens, u64::from(want));
+        assert_eq!(Forecast::of(&lengths, 64, 4).padded_tokens, u64::from(want));
         assert_eq!(Forecast::of(&lengths, 64, 1).padding, 0.0);
     }
 

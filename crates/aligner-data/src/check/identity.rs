@@ -60,13 +60,35 @@ const LEAST_WORDS: usize = 3;
 
 /// Whether the correction's words have the answer's among them, and others.
 pub(super) fn contains(answer: &[u64], correction: &[u64]) -> bool {
-    answer.len() >= LEAST_WORDS
-        && correction.len() > answer.len()
-        && correction.windows(answer.len()).any(|part| part == answer)
+    answer.len() >= LEAST_WORDS && correction.len() > answer.len() && stands_in(answer, correction)
+}
+
+/// Whether a sequence of at least one word stands in another, in time that grows with their lengths (Knuth, Morris, Pratt).
+fn stands_in(part: &[u64], whole: &[u64]) -> bool {
+    // Of each beginning of the part: how long a shorter beginning it ends with.
+    let mut ends = vec![0_usize; part.len()];
+    let longer = |ends: &[usize], mut matched: usize, word: u64| {
+        while matched > 0 && part[matched] != word {
+            matched = ends[matched - 1];
+        }
+        matched + usize::from(part[matched] == word)
+    };
+    let mut matched = 0;
+    for (at, word) in part.iter().enumerate().skip(1) {
+        matched = longer(&ends, matched, *word);
+        ends[at] = matched;
+    }
+    matched = 0;
+    whole.iter().any(|word| {
+        matched = longer(&ends, matched, *word);
+        matched == part.len()
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::words::{word_hashes, words};
     use super::*;
 
@@ -96,5 +118,28 @@ mod tests {
         assert!(!contains("It is red.", "red it is, they say"));
         assert!(!contains("It is red.", "It is red!"));
         assert!(!contains("Yes.", "Yes, it is."));
+        assert!(contains("a b a c", "a b a b a c d"));
+        assert!(!contains("a b a c", "a b a b a a c"));
+    }
+
+    #[test]
+    fn a_word_that_repeats_takes_no_longer_than_its_text() {
+        let start = std::time::Instant::now();
+        let (mut answer, mut correction) = (vec![1; 400_000], vec![1; 800_000]);
+        answer.push(2);
+        assert!(!contains(&answer, &correction));
+        correction.push(2);
+        assert!(contains(&answer, &correction));
+        assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
+    }
+
+    proptest! {
+        #[test]
+        fn a_part_is_found_where_a_search_at_each_place_finds_it(
+            part in prop::collection::vec(0_u64..2, 3..6), whole in prop::collection::vec(0_u64..2, 0..20),
+        ) {
+            let found = whole.windows(part.len()).any(|window| window == part);
+            prop_assert_eq!(stands_in(&part, &whole), found);
+        }
     }
 }

@@ -76,7 +76,7 @@ pub struct CheckOptions<'a> {
     pub ngram: usize,
     /// From which similarity on, between 0 and 1, texts are near-duplicates.
     pub near_threshold: f64,
-    /// Rows of a micro-batch, for the forecast.
+    /// Rows of a micro-batch, for the forecast of what a program that pads would compute.
     pub micro_batch: usize,
     /// Examples of each finding.
     pub examples: usize,

@@ -214,13 +214,22 @@ fn strings(field: &str, text: &str, is_reply: bool, markers: &Markers, found: &m
     if !is_reply {
         return;
     }
-    let turn = text.match_indices('\n').find_map(|(at, _)| {
-        let line = text[at..].trim_start();
-        let marker = NEXT_TURN.iter().find(|marker| line.starts_with(**marker))?;
-        Some((*marker, at))
-    });
-    if let Some((marker, at)) = turn {
+    if let Some((marker, at)) = next_turn(text) {
         found.push(oddity(OddityKind::NextTurn, field, marker, text, position(at)));
+    }
+}
+
+/// The marker of the next turn of a dialogue, and where the line before it ends.
+fn next_turn(text: &str) -> Option<(&'static str, usize)> {
+    let mut from = 0;
+    loop {
+        let at = from + text[from..].find('\n')?;
+        let line = text[at..].trim_start();
+        if let Some(marker) = NEXT_TURN.iter().find(|marker| line.starts_with(**marker)) {
+            return Some((*marker, at));
+        }
+        // Behind blank lines, which were looked at together: from each of many it would take their number squared.
+        from = text.len() - line.len();
     }
 }
 
@@ -278,6 +287,20 @@ mod tests {
         ] {
             assert_eq!(kinds(answer, &template), want, "{answer:?}");
         }
+    }
+
+    #[test]
+    fn many_blank_lines_take_no_longer_than_their_text() {
+        let start = std::time::Instant::now();
+        let blank = "a".to_string() + &"\n".repeat(400_000);
+        assert_eq!(next_turn(&(blank.clone() + "x")), None);
+        assert_eq!(next_turn(&blank), None);
+        assert_eq!(
+            next_turn(&(blank.clone() + "x\n\n Human: b")),
+            Some(("Human:", blank.len() + 1))
+        );
+        assert_eq!(next_turn(&(blank + "Human: b")), Some(("Human:", 1)));
+        assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub struct CheckReport {
     pub near_questions: NearReport,
     /// Near-duplicates among the different rows.
     pub near_rows: NearReport,
-    /// What training will make of the lengths; with a tokenizer.
+    /// What becomes of the lengths; with a tokenizer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forecast: Option<Forecast>,
     /// What validation files share with these; when any are named.

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{optional_correction, optional_text};
-use crate::record::{Columns, Parts, Reason, Turn, text};
+use crate::record::{Columns, Parts, Reason, text};
 
 pub(super) fn parts(raw: &Map<String, Value>, columns: &Columns) -> Result<Parts, Reason> {
     let mapped = columns.mapped();
@@ -23,13 +23,6 @@ pub(super) fn parts(raw: &Map<String, Value>, columns: &Columns) -> Result<Parts
             ..Columns::default()
         };
         chat_history = published.history(raw)?;
-    }
-    if let Some(system) = optional_text(raw, "system")? {
-        let first = match chat_history.first_mut() {
-            Some(Turn { question, .. }) => question,
-            None => &mut question,
-        };
-        *first = system + "\n\n" + first;
     }
     Ok(Parts {
         question,

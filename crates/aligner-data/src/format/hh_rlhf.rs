@@ -24,8 +24,10 @@ pub(super) fn parts(raw: &Map<String, Value>) -> Result<Parts, Reason> {
         let at = whole
             .rfind(ASSISTANT)
             .ok_or_else(|| format!("`{column}` has no {ASSISTANT:?}"))?;
-        let reply = whole[at + ASSISTANT.len()..].trim();
-        Ok::<_, String>((whole[..at].to_string(), reply.to_string()))
+        let behind = &whole[at + ASSISTANT.len()..];
+        // What the user says after the last reply is no part of it.
+        let reply = behind.split(HUMAN).next().unwrap_or_default();
+        Ok::<_, String>((whole[..at].to_string(), reply.trim().to_string()))
     };
     let (before, chosen) = cut("chosen", &chosen)?;
     let (rejected_before, rejected) = cut("rejected", &rejected)?;
@@ -76,10 +78,11 @@ pub(super) fn transcript(whole: &str) -> Option<Vec<Message>> {
             (Role::Assistant, ASSISTANT)
         };
         let behind = rest.get(marker.len()..)?;
-        let end = [HUMAN, ASSISTANT]
-            .iter()
-            .filter_map(|marker| behind.find(marker))
-            .min();
+        // Both are looked for in one pass: a search for one that is not there would go to the end for every message.
+        let end = behind.match_indices('\n').map(|(at, _)| at).find(|at| {
+            let next = &behind[*at..];
+            next.starts_with(HUMAN) || next.starts_with(ASSISTANT)
+        });
         let (said, next) = behind.split_at(end.unwrap_or(behind.len()));
         messages.push(Message::new(role, said.trim()));
         rest = next;
@@ -98,5 +101,16 @@ mod tests {
         assert_eq!(texts, ["a\n\nb", "x", "", ""]);
         assert!(transcript("Who is Human: 7?").is_none());
         assert_eq!(transcript("Human: a").unwrap().len(), 1);
+        let list = transcript("Human: a\n\n\nAssistant: x\n\n\n\nHuman: b").unwrap();
+        let texts: Vec<&str> = list.iter().map(|message| message.text.as_str()).collect();
+        assert_eq!(texts, ["a", "x", "b"]);
+    }
+
+    #[test]
+    fn many_replies_take_no_longer_than_their_length() {
+        let start = std::time::Instant::now();
+        let whole = "\n\nHuman: q".to_string() + &"\n\nAssistant: a".repeat(300_000);
+        assert_eq!(transcript(&whole).unwrap().len(), 300_001);
+        assert!(start.elapsed().as_secs() < 30, "{:?}", start.elapsed());
     }
 }

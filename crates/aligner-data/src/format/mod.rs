@@ -126,19 +126,25 @@ impl Format {
     pub(crate) fn parts(self, raw: &Map<String, Value>, options: &ReadOptions) -> Result<Parts, Reason> {
         let columns = &options.columns;
         let parts = match self {
-            Self::Qac => return columns.parts(raw, options.fields),
+            Self::Qac => columns.parts(raw, options.fields),
             Self::HhRlhf => hh_rlhf::parts(raw),
-            Self::SafeRlhf => safe_rlhf::parts(raw, options.prefer),
+            Self::SafeRlhf => safe_rlhf::parts(raw, options),
             Self::BeaverTails => beavertails::parts(raw),
             Self::Alpaca => alpaca::parts(raw, columns),
             Self::ShareGpt => chat::parts(raw, &["conversations", "conversation"], columns),
             Self::Messages => chat::parts(raw, &["messages"], columns),
             Self::Preference => preference::parts(raw),
-            Self::PromptCompletion => prompt_completion::parts(raw, columns),
+            Self::PromptCompletion => prompt_completion::parts(raw, options),
             Self::StreamAligner => stream::whole(raw),
             Self::StreamPrompt => stream::prompt(raw),
         }?;
-        self.checked(parts, options.fields)
+        let parts = self.checked(parts, options.fields)?;
+        match self {
+            Self::Alpaca | Self::ShareGpt | Self::Messages | Self::Preference | Self::PromptCompletion => {
+                with_system(raw, parts)
+            }
+            _ => Ok(parts),
+        }
     }
 
     fn checked(self, parts: Parts, fields: Fields) -> Result<Parts, Reason> {
@@ -146,9 +152,12 @@ impl Format {
             return Err(Reason::Bad("the question is empty".into()));
         }
         match (&parts.correction, fields) {
-            (Some(text), Fields::Triple) if text.trim().is_empty() => {
+            (Some(text), Fields::Triple | Fields::Completion) if text.trim().is_empty() => {
                 Err(Reason::Bad("the correction is empty".into()))
             }
+            (None, Fields::Completion) if parts.answer.trim().is_empty() => Err(Reason::unsuitable(
+                "the answer is empty, and it would be the text to write",
+            )),
             (None, Fields::Triple) => Err(Reason::Bad(format!(
                 "has no correction: {self} rows have one answer each. Name the column of a better answer (--columns \
                  correction=COLUMN), let `aligner correct` write corrections, or make identity rows for a warm-up \
@@ -193,6 +202,18 @@ impl FromStr for Prefer {
 /// The correction that a column holds, in formats that have none by their nature.
 fn optional_correction(raw: &Map<String, Value>, columns: &Columns) -> Result<Option<String>, Reason> {
     optional_text(raw, &columns.correction)
+}
+
+/// Puts what a `system` column holds before the first question, as chat templates without a system role do it.
+fn with_system(raw: &Map<String, Value>, mut parts: Parts) -> Result<Parts, Reason> {
+    if let Some(system) = optional_text(raw, "system")? {
+        let first = match parts.chat_history.first_mut() {
+            Some(turn) => &mut turn.question,
+            None => &mut parts.question,
+        };
+        *first = system + "\n\n" + first;
+    }
+    Ok(parts)
 }
 
 /// A text that may be absent, null or blank.

@@ -3,66 +3,77 @@
 
 use serde_json::{Map, Value};
 
-use super::chat::{Message, Role, dialogue, messages, pair, prompt};
-use super::hh_rlhf;
+use super::chat::{Message, Role, column, dialogue, pair, prompt};
+use super::{hh_rlhf, optional_text};
 use crate::record::{Parts, Reason, text};
 
+/// The columns of a question, of which the first that is there counts. LLaMA-Factory calls it `conversations`; of an
+/// `instruction`, `input` is a part.
+const QUESTIONS: [&str; 5] = ["prompt", "conversations", "instruction", "question", "input"];
+
 pub(super) fn parts(raw: &Map<String, Value>) -> Result<Parts, Reason> {
-    // LLaMA-Factory calls the prompt `conversations`.
-    let before = ["prompt", "conversations"].into_iter().find_map(|name| {
-        raw.get(name)
-            .filter(|value| !value.is_null())
-            .map(|value| (name, value))
-    });
-    let list = |column: &str| {
-        raw.get(column)
-            .filter(|value| !value.is_string() || is_json(value))
-    };
-    match (list("chosen"), list("rejected"), before) {
-        (Some(chosen), Some(rejected), before) => conversations(chosen, rejected, before),
-        (_, _, Some((name, before))) => {
-            let before = prompt(before).map_err(|reason| reason.within(name))?;
-            texts(&text(raw, "chosen")?, &text(raw, "rejected")?, before)
-        }
-        (_, _, None) if hh_rlhf::looks_like(raw) => hh_rlhf::parts(raw),
-        (_, _, None) => implicit(&text(raw, "chosen")?, &text(raw, "rejected")?),
+    if hh_rlhf::looks_like(raw) {
+        return hh_rlhf::parts(raw);
+    }
+    let asked = QUESTIONS
+        .into_iter()
+        .find(|name| raw.get(*name).is_some_and(|value| !value.is_null()));
+    match (column(raw, "chosen")?, column(raw, "rejected")?, asked) {
+        (None, None, Some(name)) => texts(raw, name),
+        (None, None, None) => match QUESTIONS.into_iter().find(|name| raw.contains_key(*name)) {
+            Some(name) => Err(Reason::Bad(format!("`{name}` is null"))),
+            None => implicit(&text(raw, "chosen")?, &text(raw, "rejected")?),
+        },
+        (chosen, rejected, asked) => pair(
+            conversation(raw, "chosen", chosen, asked)?,
+            conversation(raw, "rejected", rejected, asked)?,
+        ),
     }
 }
 
-/// Whether a text is messages, as a CSV file holds them.
-fn is_json(value: &Value) -> bool {
-    value
-        .as_str()
-        .is_some_and(|text| text.trim_start().starts_with("[{"))
-        && messages(value).is_ok()
+/// The messages that the column of a question holds, and the `input` of an instruction behind them.
+fn question(raw: &Map<String, Value>, name: &str) -> Result<Vec<Message>, Reason> {
+    let value = raw.get(name).unwrap_or(&Value::Null);
+    let mut list = prompt(value).map_err(|reason| reason.within(name))?;
+    if name == "instruction"
+        && let Some(input) = optional_text(raw, "input")?
+    {
+        list.push(Message::new(Role::User, &input));
+    }
+    Ok(list)
 }
 
-/// Lists of messages: whole conversations, or what follows the prompt.
-fn conversations(chosen: &Value, rejected: &Value, before: Option<(&str, &Value)>) -> Result<Parts, Reason> {
-    let whole = |column: &str, list: &Value| -> Result<Vec<Message>, Reason> {
-        let list = messages(list).map_err(|reason| reason.within(column))?;
-        match before {
-            Some((name, before)) if list.first().is_some_and(|first| first.role == Role::Assistant) => {
-                let mut whole = prompt(before).map_err(|reason| reason.within(name))?;
-                whole.extend(list);
-                Ok(whole)
-            }
-            _ => Ok(list),
-        }
+/// A column's messages, or its text as one: a whole conversation, or what follows the question.
+fn conversation(
+    raw: &Map<String, Value>,
+    name: &str,
+    list: Option<Vec<Message>>,
+    asked: Option<&str>,
+) -> Result<Vec<Message>, Reason> {
+    let list = match list {
+        Some(list) => list,
+        None => vec![Message::new(Role::Assistant, text(raw, name)?.trim())],
     };
-    pair(whole("chosen", chosen)?, whole("rejected", rejected)?)
+    match asked {
+        Some(asked) if list.first().is_some_and(|first| first.role == Role::Assistant) => {
+            let mut whole = question(raw, asked)?;
+            whole.extend(list);
+            Ok(whole)
+        }
+        _ => Ok(list),
+    }
 }
 
-/// Texts behind a prompt. The blanks at their seams are the tokenizer's, not the answer's.
-fn texts(chosen: &str, rejected: &str, before: Vec<Message>) -> Result<Parts, Reason> {
-    let dialogue = dialogue(before).map_err(|reason| reason.within("prompt"))?;
+/// Texts behind a question. The blanks at their seams are the tokenizer's, not the answer's.
+fn texts(raw: &Map<String, Value>, asked: &str) -> Result<Parts, Reason> {
+    let dialogue = dialogue(question(raw, asked)?).map_err(|reason| reason.within(asked))?;
     let question = dialogue
         .open
-        .ok_or_else(|| Reason::unsuitable("`prompt` does not end with a question"))?;
+        .ok_or_else(|| Reason::unsuitable(format!("`{asked}` does not end with a question")))?;
     Ok(Parts {
         question,
-        answer: rejected.trim().to_string(),
-        correction: Some(chosen.trim().to_string()),
+        answer: text(raw, "rejected")?.trim().to_string(),
+        correction: Some(text(raw, "chosen")?.trim().to_string()),
         chat_history: dialogue.turns,
     })
 }

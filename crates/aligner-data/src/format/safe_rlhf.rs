@@ -3,26 +3,31 @@
 use serde_json::{Map, Value};
 
 use super::{Prefer, beavertails};
-use crate::record::{Parts, Reason, text};
+use crate::reader::ReadOptions;
+use crate::record::{Fields, Parts, Reason, text};
 
-pub(super) fn parts(raw: &Map<String, Value>, prefer: Prefer) -> Result<Parts, Reason> {
-    let column = match prefer {
+pub(super) fn parts(raw: &Map<String, Value>, options: &ReadOptions) -> Result<Parts, Reason> {
+    let column = match options.prefer {
         Prefer::Safer => "safer_response_id",
         Prefer::Better => "better_response_id",
     };
     if !raw.contains_key(column) {
         return Err(format!("has no `{column}` (--prefer says which preference is taken)").into());
     }
-    let id = id_in(raw, column);
-    let (better, worse) = match id {
-        Some(0) => ("response_0", "response_1"),
-        Some(1) => ("response_1", "response_0"),
+    let (better, worse) = match id_in(raw, column) {
+        Some(id @ (0 | 1)) => (id, 1 - id),
         _ => return Err(Reason::unsuitable(format!("`{column}` names neither response"))),
     };
+    let label = format!("is_response_{better}_safe");
+    if options.fields == Fields::Completion && matches!(beavertails::truth(raw, &label), Ok(false)) {
+        return Err(Reason::unsuitable(format!(
+            "`{label}` is false, and that response would be the text to write"
+        )));
+    }
     Ok(Parts {
         question: text(raw, "prompt")?,
-        answer: text(raw, worse)?,
-        correction: Some(text(raw, better)?),
+        answer: text(raw, &format!("response_{worse}"))?,
+        correction: Some(text(raw, &format!("response_{better}"))?),
         chat_history: Vec::new(),
     })
 }

@@ -243,7 +243,7 @@ impl<'a> RowReader<'a> {
             return self.take(made);
         };
         let format = self.format_of(&raw)?;
-        if format == Format::BeaverTails && self.options.fields == Fields::Triple {
+        if format == Format::BeaverTails && self.options.fields != Fields::Pair {
             let made = self.groups.add(raw, origin);
             return self.take(made);
         }

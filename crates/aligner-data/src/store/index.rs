@@ -11,9 +11,9 @@ use super::words::each_block;
 
 /// The first line of the file; a store of another version, or of a machine with another byte order, is not read.
 const HEADER: &str = if cfg!(target_endian = "little") {
-    "aligner tokens 1, little-endian"
+    "aligner tokens 2, little-endian"
 } else {
-    "aligner tokens 1, big-endian"
+    "aligner tokens 2, big-endian"
 };
 
 /// The longest index that is read: a hundred rows that were left out, each with a reason, take much less.

@@ -21,6 +21,14 @@ fn pair() -> ReadOptions {
     }
 }
 
+/// Rows that an upstream is taught by.
+fn completion() -> ReadOptions {
+    ReadOptions {
+        fields: Fields::Completion,
+        ..ReadOptions::default()
+    }
+}
+
 fn mapped(columns: &str) -> ReadOptions {
     ReadOptions {
         columns: columns.parse().unwrap(),
@@ -137,6 +145,28 @@ fn hh_rlhf_rows_without_a_pair_are_left_out_with_a_reason_whatever_the_policy() 
 }
 
 #[test]
+fn hh_rlhf_replies_end_where_the_user_goes_on() {
+    let start = "\n\nHuman: a\n\nAssistant:";
+    let record = one(
+        &[json!({"chosen": format!("{start} x\n\nHuman: b\n\nHuman: c"), "rejected": format!("{start} y")})],
+        ReadOptions::default(),
+        Format::HhRlhf,
+    );
+    assert_eq!(texts(&record), json!(["a", "y", "x", []]));
+    let empty = json!({"chosen": format!("{start} x"), "rejected": format!("{start}\n\nHuman: b")});
+    let outcome = read(&[empty], ReadOptions::default()).unwrap();
+    assert_eq!(outcome.reasons, ["the last reply of `rejected` is empty"]);
+    // Replies in a row are one, but for the last, before which there has to be a question.
+    let turns = format!("{start} x\n\nAssistant: y\n\nHuman: b\n\nAssistant:");
+    let record = one(
+        &[json!({"chosen": format!("{turns} 1"), "rejected": format!("{turns} 2")})],
+        ReadOptions::default(),
+        Format::HhRlhf,
+    );
+    assert_eq!(texts(&record), json!(["b", "2", "1", [["a", "x\n\ny"]]]));
+}
+
+#[test]
 fn safe_rlhf_prefers_what_is_asked_for() {
     let row = json!({
         "prompt": "p", "response_0": "kind", "response_1": "useful", "is_response_0_safe": true,
@@ -207,6 +237,63 @@ fn beavertails_pairs_unsafe_responses_with_safe_ones_of_the_same_prompt() {
 }
 
 #[test]
+fn what_is_labelled_as_bad_is_not_to_be_written() {
+    // The safe response is written, and those without one are left out.
+    let rows = [
+        beaver("p", "bad", false),
+        beaver("p", "good", true),
+        beaver("q", "worse", false),
+    ];
+    let outcome = read(&rows, completion()).unwrap();
+    assert_eq!(texts(&outcome.records[0]), json!(["p", "bad", "good", []]));
+    assert_eq!((outcome.records.len(), outcome.reasons.len()), (1, 1));
+
+    let pairs = |safe: bool| {
+        json!({"prompt": "p", "response_0": "x", "response_1": "y", "safer_response_id": 1, "is_response_0_safe": false,
+               "is_response_1_safe": safe})
+    };
+    let outcome = read(&[pairs(true), pairs(false)], completion()).unwrap();
+    assert_eq!(texts(&outcome.records[0]), json!(["p", "x", "y", []]));
+    assert_eq!(outcome.records.len(), 1);
+    assert!(
+        outcome.reasons[0].contains("`is_response_1_safe` is false"),
+        "{:?}",
+        outcome.reasons
+    );
+    assert_eq!(
+        read(&[pairs(false)], ReadOptions::default())
+            .unwrap()
+            .records
+            .len(),
+        1
+    );
+
+    let kto =
+        |label: Value, text: &str| json!({"prompt": "p", "completion": text, "label": label, "fix": "z"});
+    let rows = [
+        kto(false.into(), "bad"),
+        kto(true.into(), "good"),
+        kto("False".into(), "bad"),
+        kto(Value::Null, "unlabelled"),
+        kto(true.into(), " "),
+    ];
+    let outcome = read(&rows, completion()).unwrap();
+    let answers: Vec<&str> = outcome.records.iter().map(|record| &*record.answer).collect();
+    assert_eq!(answers, ["good", "unlabelled"]);
+    assert_eq!(outcome.reasons.len(), 3);
+    for (reason, part) in outcome.reasons.iter().zip(["`label`", "`label`", "is empty"]) {
+        assert!(reason.contains(part), "{reason}");
+    }
+    // They can be corrected, and where a correction is there it is written.
+    assert_eq!(read(&rows, pair()).unwrap().records.len(), 5);
+    let corrected = ReadOptions {
+        fields: Fields::Completion,
+        ..mapped("correction=fix")
+    };
+    assert_eq!(read(&rows, corrected).unwrap().records.len(), 5);
+}
+
+#[test]
 fn a_run_of_one_prompt_that_does_not_end_is_paired_piece_by_piece() {
     let rows: Vec<Value> = (0..2000)
         .map(|row| beaver("p", &format!("response {row}"), row % 2 == 0))
@@ -267,11 +354,18 @@ fn chats_answer_with_their_last_reply() {
     ]});
     assert_eq!(texts(&one(&[from], pair(), Format::ShareGpt)), want);
     // As Arrow holds a list of a struct's fields.
-    let lists = json!({"messages": {"role": ["user", "assistant"], "content": ["a", "x"]}});
-    assert_eq!(
-        texts(&one(&[lists], pair(), Format::Messages)),
-        json!(["a", "x", null, []])
-    );
+    for (lists, format) in [
+        (
+            json!({"messages": {"role": ["user", "assistant"], "content": ["a", "x"]}}),
+            Format::Messages,
+        ),
+        (
+            json!({"conversations": {"from": ["human", "gpt"], "value": ["a", "x"]}}),
+            Format::ShareGpt,
+        ),
+    ] {
+        assert_eq!(texts(&one(&[lists], pair(), format)), json!(["a", "x", null, []]));
+    }
     let better = json!({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "x"}], "fix": "z"});
     let record = one(&[better], mapped("correction=fix"), Format::Messages);
     assert_eq!(texts(&record), json!(["a", "x", "z", []]));
@@ -336,6 +430,87 @@ fn preferences_in_all_their_shapes() {
     ];
     let outcome = read(&apart, ReadOptions::default()).unwrap();
     assert_eq!((outcome.records.len(), outcome.reasons.len()), (0, 3));
+}
+
+#[test]
+fn preferences_ask_in_the_column_that_they_have() {
+    let rows = [
+        (json!({"instruction": "Add.", "input": "2+2"}), "Add.\n\n2+2"),
+        (json!({"instruction": "Add.", "input": " "}), "Add."),
+        (json!({"instruction": "Add."}), "Add."),
+        (
+            json!({"instruction": [{"role": "user", "content": "Add."}], "input": "2+2"}),
+            "Add.\n\n2+2",
+        ),
+        (
+            json!({"system": "Be brief.", "question": "2+2?"}),
+            "Be brief.\n\n2+2?",
+        ),
+        (json!({"system": "", "input": "2+2?"}), "2+2?"),
+        (json!({"prompt": "2+2?", "question": "3+3?"}), "2+2?"),
+        (json!({"prompt": null, "question": "2+2?"}), "2+2?"),
+    ];
+    let said = |text: &str| json!([{"role": "assistant", "content": text}]);
+    for (row, question) in rows {
+        // Both begin with the same words, which are no prompt.
+        for (chosen, rejected) in [
+            (json!("The sum is 4."), json!("The sum is five.")),
+            (said("The sum is 4."), said("The sum is five.")),
+            (said("The sum is 4."), json!("The sum is five.")),
+        ] {
+            let mut row = row.clone();
+            row["chosen"] = chosen;
+            row["rejected"] = rejected;
+            assert_eq!(
+                texts(&one(
+                    std::slice::from_ref(&row),
+                    ReadOptions::default(),
+                    Format::Preference
+                )),
+                json!([question, "The sum is five.", "The sum is 4.", []]),
+                "{row}"
+            );
+        }
+    }
+    for (row, part) in [
+        (
+            json!({"question": null, "chosen": "The sum is 4.", "rejected": "The sum is 5."}),
+            "`question` is null",
+        ),
+        (
+            json!({"system": "s", "input": "", "chosen": "x", "rejected": "y"}),
+            "question is empty",
+        ),
+    ] {
+        let Err(error) = read(&[row], ReadOptions::default()) else {
+            panic!("{part}")
+        };
+        assert!(error.to_string().contains(part), "{error}");
+    }
+}
+
+#[test]
+fn a_system_column_stands_before_the_first_question() {
+    let user = |text: &str| json!({"role": "user", "content": text});
+    let said = |text: &str| json!({"role": "assistant", "content": text});
+    let turns = [user("a"), said("x"), user("b")];
+    let want = json!([["s\n\na", "x"]]);
+    for row in [
+        json!({"system": "s", "prompt": turns, "chosen": "y", "rejected": "z"}),
+        json!({"system": "s", "prompt": turns, "chosen": [said("y")], "rejected": [said("z")]}),
+    ] {
+        let record = one(&[row], ReadOptions::default(), Format::Preference);
+        assert_eq!(texts(&record), json!(["b", "z", "y", want]));
+    }
+    let row = json!({"system": "s", "prompt": turns, "completion": "y"});
+    let record = one(&[row], pair(), Format::PromptCompletion);
+    assert_eq!(texts(&record), json!(["b", "y", null, want]));
+    let row = json!({"system": "s", "prompt": "a", "completion": [said("y")]});
+    let record = one(&[row], pair(), Format::PromptCompletion);
+    assert_eq!(texts(&record), json!(["s\n\na", "y", null, []]));
+    let row = json!({"system": "s", "chosen": "The sky is blue.", "rejected": "The sky is green."});
+    let record = one(&[row], ReadOptions::default(), Format::Preference);
+    assert_eq!(texts(&record), json!(["s\n\nThe sky is", "green.", "blue.", []]));
 }
 
 #[test]

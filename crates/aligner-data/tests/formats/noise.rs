@@ -4,13 +4,17 @@ use super::*;
 
 fn any_options() -> impl Strategy<Value = ReadOptions> {
     let formats: Vec<Option<Format>> = Format::all().map(Some).chain([None]).collect();
-    (proptest::sample::select(formats), any::<bool>(), any::<bool>()).prop_map(|(format, pair, skip)| {
-        ReadOptions {
-            format,
-            fields: if pair { Fields::Pair } else { Fields::Triple },
-            on_bad_row: if skip { OnBadRow::Skip } else { OnBadRow::Stop },
-            ..ReadOptions::default()
-        }
+    let fields = vec![Fields::Pair, Fields::Completion, Fields::Triple];
+    let select = (
+        proptest::sample::select(formats),
+        proptest::sample::select(fields),
+        any::<bool>(),
+    );
+    select.prop_map(|(format, fields, skip)| ReadOptions {
+        format,
+        fields,
+        on_bad_row: if skip { OnBadRow::Skip } else { OnBadRow::Stop },
+        ..ReadOptions::default()
     })
 }
 
@@ -23,6 +27,9 @@ fn any_value() -> impl Strategy<Value = Value> {
             "\n\nAssistant:",
             "\n\nHuman:",
             "[{\"role\": \"user\"}]",
+            "[{\"role\": \"assistant\", \"content\": \"x\"}]",
+            "{\"from\": \"human\", \"value\": \"\"}",
+            "[{'role': 'user'}]",
             "user",
             "gpt",
             "[]",
@@ -56,6 +63,7 @@ fn any_row() -> impl Strategy<Value = Value> {
         "safer_response_id",
         "response",
         "is_safe",
+        "label",
         "instruction",
         "input",
         "output",
@@ -80,13 +88,18 @@ proptest! {
 
     #[test]
     fn any_rows_give_whole_records_or_reasons(rows in proptest::collection::vec(any_row(), 1..6), options in any_options()) {
-        let triple = options.fields == Fields::Triple;
+        let fields = options.fields;
         if let Ok(outcome) = read(&rows, options) {
             prop_assert!(outcome.records.len() <= rows.len());
             for record in outcome.records {
                 prop_assert!(!record.question.trim().is_empty());
                 let correction = record.correction.as_deref();
-                prop_assert!(!triple || correction.is_some_and(|text| !text.trim().is_empty()));
+                let needed = match fields {
+                    Fields::Pair => continue,
+                    Fields::Completion => correction.or(Some(record.answer.as_str())),
+                    Fields::Triple => correction,
+                };
+                prop_assert!(needed.is_some_and(|text| !text.trim().is_empty()));
             }
         }
     }

@@ -38,6 +38,64 @@ fn csv_is_rfc_4180() {
     );
 }
 
+/// A CSV file of one row.
+fn csv(names: &str, cells: &[&str]) -> String {
+    let cells: Vec<String> = cells
+        .iter()
+        .map(|cell| format!("\"{}\"", cell.replace('"', "\"\"")))
+        .collect();
+    format!("{names}\n{}\n", cells.join(","))
+}
+
+#[test]
+fn messages_in_a_cell_are_read_however_they_were_written() {
+    let user = json!([{"role": "user", "content": "a"}]).to_string();
+    let below = format!("\n{user}");
+    let said = |text: &str| json!([{"role": "assistant", "content": text}]);
+    let indented = |text: &str| serde_json::to_string_pretty(&said(text)).unwrap();
+    let single = |text: &str| json!({"role": "assistant", "content": text}).to_string();
+    for completion in [said("x").to_string(), indented("x"), single("x"), " x".into()] {
+        for prompt in ["a", user.as_str(), below.as_str()] {
+            let text = csv("prompt,completion", &[prompt, &completion]);
+            let outcome = read_text("rows.csv", &text, pair()).unwrap();
+            assert_eq!(texts(&outcome.records[0]), json!(["a", "x", null, []]), "{text}");
+        }
+    }
+    for [chosen, rejected] in [
+        [indented("y"), indented("x")],
+        [single("y"), single("x")],
+        [said("y").to_string(), "x".into()],
+    ] {
+        let text = csv("prompt,chosen,rejected", &["a", &chosen, &rejected]);
+        let outcome = read_text("rows.csv", &text, ReadOptions::default()).unwrap();
+        assert_eq!(texts(&outcome.records[0]), json!(["a", "x", "y", []]), "{text}");
+    }
+    // JSON that says nobody speaks is an answer.
+    for answer in [r#"{"from": "Rome", "to": "Bari"}"#, "[1, 2]", "[1] says so."] {
+        let text = csv("prompt,completion", &["a", answer]);
+        let outcome = read_text("rows.csv", &text, pair()).unwrap();
+        assert_eq!(outcome.records[0].answer, answer);
+    }
+}
+
+#[test]
+fn messages_as_python_prints_them_are_a_bad_row() {
+    let printed = "[{'content': 'x', 'role': 'assistant'}]";
+    for (names, cells) in [
+        ("prompt,completion", vec!["a", printed]),
+        ("prompt,completion", vec![printed, "x"]),
+        ("prompt,chosen,rejected", vec!["a", printed, "x"]),
+        ("prompt,chosen,rejected", vec!["a", "x", printed]),
+        ("messages", vec![printed]),
+    ] {
+        let Err(error) = read_text("rows.csv", &csv(names, &cells), pair()) else {
+            panic!("{names} {cells:?}")
+        };
+        assert!(matches!(error, DataError::BadRow(_)), "{error}");
+        assert!(error.to_string().contains("json.dumps"), "{error}");
+    }
+}
+
 #[test]
 fn lines_of_csv_are_counted_whatever_ends_them() {
     for end in ["\n", "\r\n"] {

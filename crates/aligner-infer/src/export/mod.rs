@@ -120,7 +120,7 @@ pub struct ExportOptions {
     pub base: Option<PathBuf>,
     /// llama.cpp's name for the way the tokenizer cuts text into words, where it is not recognised.
     pub pre: Option<String>,
-    /// Whether something that is there already is replaced.
+    /// Whether a file, or a directory that is empty or a model's, is replaced.
     pub overwrite: bool,
     /// The most bytes of a file of a Hugging Face directory.
     pub max_shard_bytes: u64,
@@ -155,10 +155,13 @@ pub struct Exported {
 /// Writes the model or adapter in `dir` to `out`: a directory, for GGUF a file that ends in `.gguf`.
 ///
 /// # Errors
-/// When the model cannot be read or expressed, `out` is there and may not be replaced, or a file cannot be written.
+/// When the model cannot be read or expressed, `out` is there and may not be replaced, or a file cannot be written. What
+/// may be replaced, where the options say so, is a file, or a directory that is empty or a model's, no run's, and does not
+/// hold what is exported.
 pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<Exported> {
     place::check(out, options)?;
     let source = Source::find(dir, options)?;
+    place::check_apart(out, std::iter::once(dir).chain(source.dirs()))?;
     let mut notes = Vec::new();
     if source.manifest.is_none() {
         notes.push(format!(

@@ -29,14 +29,42 @@ pub(super) fn check(out: &Path, options: &ExportOptions) -> Result<()> {
             return Err(InferError::Export(reason));
         }
     }
-    if options.overwrite || !out.exists() {
+    if !out.exists() {
         return Ok(());
     }
-    let reason = format!(
-        "{} is there already; name another place or add --overwrite",
-        out.display()
-    );
-    Err(InferError::Export(reason))
+    let reason = if !options.overwrite {
+        "is there already; name another place or add --overwrite"
+    } else if options.format != ExportFormat::Gguf && !is_replaceable(out)? {
+        "is neither empty nor a model's directory, so nothing replaces it; name another place"
+    } else {
+        return Ok(());
+    };
+    Err(InferError::Export(format!("{} {reason}", out.display())))
+}
+
+/// Whether a directory is empty or a model's: all that is in it is deleted when another takes its place.
+fn is_replaceable(dir: &Path) -> Result<bool> {
+    let has = |name: &str| dir.join(name).exists();
+    let is_empty = std::fs::read_dir(dir).map_err(io("read", dir))?.next().is_none();
+    let is_model = has("config.json") || has("adapter_config.json");
+    Ok(is_empty || is_model && !has("run.toml"))
+}
+
+/// What is exported may not lie in what the export replaces.
+pub(super) fn check_apart<'a>(out: &Path, mut sources: impl Iterator<Item = &'a Path>) -> Result<()> {
+    let Ok(replaced) = out.canonicalize() else {
+        // It is not there.
+        return Ok(());
+    };
+    let lies_there = |dir: &&Path| dir.canonicalize().is_ok_and(|dir| dir.starts_with(&replaced));
+    let Some(source) = sources.find(lies_there) else {
+        return Ok(());
+    };
+    Err(InferError::Export(format!(
+        "{} is what is exported, or holds it ({}); name another place",
+        out.display(),
+        source.display()
+    )))
 }
 
 pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> InferError {

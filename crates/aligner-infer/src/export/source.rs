@@ -62,6 +62,14 @@ impl Source {
         })
     }
 
+    /// All directories that are read.
+    pub fn dirs(&self) -> impl Iterator<Item = &Path> {
+        [Some(&self.own), self.base.as_ref(), Some(&self.tokenizer)]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
+    }
+
     fn base(&self) -> Result<&Path> {
         let base = self.base.as_deref();
         base.ok_or_else(|| InferError::Export(format!("the base of {} is not known", self.own.display())))

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use aligner_infer::{
     BatchOptions, Batcher, CorrectOptions, Correction, Corrector, Draft, FinishReason, InferError, Input,
-    Piece, Result, SamplingParams,
+    Piece, Result, SamplingParams, part_seed,
 };
 use common::batch::{BatchLm, Seen};
 use common::{BYTES_VOCAB, MockLm, byte_tokenizer, corrector, hashed_scores, one_hot, template};
@@ -356,8 +356,10 @@ fn corrections_of_many_come_in_the_order_of_the_inputs_and_survive_a_bad_row() {
     };
     let many: Vec<_> = corrector.correct_many(inputs(), &options, batch).collect();
     assert_eq!(many.len(), 30);
+    let mut own = options.clone();
     for (index, (many, input)) in many.into_iter().zip(inputs()).enumerate() {
-        let one = corrector.correct(input.question, input.answer, &options);
+        own.sampling.seed = part_seed(options.sampling.seed, index as u64);
+        let one = corrector.correct(input.question, input.answer, &own);
         match (many, one) {
             (Ok(many), Ok(one)) => assert_same(&many, &one),
             (many, one) => {

@@ -185,6 +185,49 @@ fn what_is_there_stays_until_something_whole_replaces_it() {
 }
 
 #[test]
+fn a_directory_that_is_no_models_or_holds_what_is_exported_stays() {
+    let lab = Lab::new(&PromptTemplate::default());
+    let adapter = lab.adapter();
+    let write = |name: &str| {
+        let path = lab.out(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, "{}").unwrap();
+    };
+    ["notes/notes.txt", "run/run.toml", "run/config.json"]
+        .iter()
+        .for_each(|name| write(name));
+    let mut options = options(ExportFormat::Hf, ExportDtype::F32);
+    options.overwrite = true;
+    for (dir, files) in [
+        ("notes", &["notes.txt"][..]),
+        ("run", &["config.json", "run.toml"][..]),
+    ] {
+        let error = export(&lab.model(), &lab.out(dir), &options).unwrap_err();
+        assert!(
+            error.to_string().contains("neither empty nor a model's"),
+            "{error}"
+        );
+        assert_eq!(names(&lab.out(dir)), files);
+    }
+    // The model, what it lies in, and the base of an adapter, by any name.
+    std::fs::write(lab.root.path().join("run/config.json"), "{}").unwrap();
+    let before = names(&lab.model());
+    for (source, out) in [
+        (lab.model(), lab.model()),
+        (lab.model(), lab.root.path().join("run")),
+        (lab.model(), lab.model().join("../../run/final")),
+        (adapter.clone(), lab.model()),
+        (adapter.clone(), adapter.clone()),
+    ] {
+        let error = export(&source, &out, &options).unwrap_err().to_string();
+        assert!(error.contains("is what is exported"), "{error}");
+        assert_eq!(names(&lab.model()), before);
+    }
+    std::fs::create_dir(lab.out("empty")).unwrap();
+    export(&lab.model(), &lab.out("empty"), &options).unwrap();
+}
+
+#[test]
 fn a_gguf_file_carries_what_makes_it_an_aligner_and_has_a_modelfile() {
     let template = PromptTemplate::default();
     let lab = Lab::new(&template);

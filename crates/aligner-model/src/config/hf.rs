@@ -388,6 +388,29 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_holds_no_more_than_the_frequencies_are_the_same_for() {
+        let positions = |scaling: Value| {
+            let config = parse(|raw| {
+                raw.insert("max_position_embeddings".into(), 128.into());
+                raw.insert("rope_scaling".into(), scaling);
+            });
+            let config = config.unwrap();
+            (config.cached_positions(), config.max_positions)
+        };
+        let longrope = serde_json::json!({"type": "longrope", "original_max_position_embeddings": 24,
+            "short_factor": [1, 1], "long_factor": [2, 3]});
+        assert_eq!(positions(longrope), (24, 128));
+        assert_eq!(
+            positions(serde_json::json!({"type": "dynamic", "factor": 4})),
+            (128, 512)
+        );
+        assert_eq!(
+            positions(serde_json::json!({"type": "linear", "factor": 4})),
+            (128, 128)
+        );
+    }
+
+    #[test]
     fn a_given_head_dim_need_not_divide_the_hidden_size() {
         let config = parse(|raw| {
             raw.insert("head_dim".into(), 6.into());

@@ -255,6 +255,14 @@ impl ModelConfig {
         self
     }
 
+    /// Tokens that a sequence may have in a cache. Keys keep the rotation that they were computed with, so only up to where a
+    /// rotary embedding has other frequencies is a sequence in parts the same as in one pass; else `max_positions`.
+    pub fn cached_positions(&self) -> usize {
+        let ropes = std::iter::once(&self.rope).chain(&self.local_rope);
+        let original = ropes.filter_map(RopeConfig::original_positions);
+        original.fold(self.max_positions, usize::min)
+    }
+
     /// Number of weights, in elements; a tied output projection counts once.
     pub fn parameters(&self) -> usize {
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);

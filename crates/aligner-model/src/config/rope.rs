@@ -167,10 +167,23 @@ impl RopeConfig {
 
     /// Whether [`inverse_frequencies`](Self::inverse_frequencies) are others for longer sequences.
     pub fn depends_on_length(&self) -> bool {
-        matches!(
-            self.scaling,
-            RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. }
-        )
+        self.original_positions().is_some()
+    }
+
+    /// Tokens up to which [`inverse_frequencies`](Self::inverse_frequencies) are the same, where they are others for longer
+    /// sequences.
+    pub fn original_positions(&self) -> Option<usize> {
+        match self.scaling {
+            RopeScaling::Dynamic {
+                original_max_positions,
+                ..
+            }
+            | RopeScaling::LongRope {
+                original_max_positions,
+                ..
+            } => Some(original_max_positions as usize),
+            _ => None,
+        }
     }
 
     /// What cosines and sines are multiplied by.

@@ -47,6 +47,7 @@ impl Rope {
             Vec::with_capacity(tokens * half),
         );
         for &(start, tokens) in runs {
+            // Keys that are in a cache keep their rotation: `ModelConfig::cached_positions` ends where it would change.
             let changed = self
                 .config
                 .depends_on_length()

@@ -182,9 +182,19 @@ impl Loader<'_> {
 
     /// Puts weights into panels as they are read; `None` when one is missing.
     fn read_panels(&mut self, wanted: Vec<(String, [usize; 2])>) -> Result<Option<Vec<PanelWeight>>> {
-        let mut panels = PanelWeights::new(wanted.iter().map(|(_, dims)| *dims));
+        // Before there is memory for them: a configuration may ask for any size, and the files tell how large they are.
+        for (name, [input, output]) in &wanted {
+            match self.source.shape_of(name)? {
+                Some(shape) => self.accept(name.clone(), false, &shape, &[*output, *input])?,
+                None => return Ok(None),
+            }
+        }
+        let panels = PanelWeights::new(wanted.iter().map(|(_, dims)| *dims));
+        let no_memory =
+            || ModelError::weights(self.source.path(), "there is not enough memory for the weights");
+        let mut panels = panels.ok_or_else(no_memory)?;
         for (name, dims @ [input, output]) in wanted {
-            let got = panels.push(dims, |rows, each| {
+            panels.push(dims, |rows, each| {
                 let bands = Bands {
                     shape: [output, input],
                     rows,
@@ -192,10 +202,6 @@ impl Loader<'_> {
                 };
                 self.source.read_bands(&name, bands)
             })?;
-            match got {
-                Some(shape) => self.accept(name, false, &shape, &[output, input])?,
-                None => return Ok(None),
-            }
         }
         Ok(Some(panels.finish().collect()))
     }

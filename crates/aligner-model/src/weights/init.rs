@@ -68,6 +68,10 @@ impl TensorSource for RandomSource {
         Ok(Some(HostTensor { shape, values }))
     }
 
+    fn shape_of(&self, name: &str) -> Result<Option<Vec<usize>>> {
+        Ok(Some(self.shape(name)))
+    }
+
     fn names(&self) -> Vec<String> {
         Vec::new()
     }

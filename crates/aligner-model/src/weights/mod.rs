@@ -117,6 +117,12 @@ pub trait TensorSource {
         Ok(self.read(name)?.map(|tensor| tensor.hand_over(bands)))
     }
 
+    /// The shape of the tensor called `name`, of which no element is read; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    fn shape_of(&self, name: &str) -> Result<Option<Vec<usize>>>;
+
     /// All names.
     fn names(&self) -> Vec<String>;
 

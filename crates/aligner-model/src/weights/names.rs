@@ -112,6 +112,23 @@ impl<'a> Unpacked<'a> {
         })
     }
 
+    /// Holds the rows of a packed tensor against those of its parts.
+    fn check_rows(&self, stored: String, shape: &[usize], all: usize) -> Result<()> {
+        if shape.first() == Some(&all) {
+            return Ok(());
+        }
+        let mut expected = shape.to_vec();
+        if let Some(rows) = expected.first_mut() {
+            *rows = all;
+        }
+        Err(ModelError::Shape {
+            path: self.inner.path().to_path_buf(),
+            name: stored,
+            expected,
+            got: shape.to_vec(),
+        })
+    }
+
     fn part(
         &mut self,
         stored: String,
@@ -126,18 +143,7 @@ impl<'a> Unpacked<'a> {
         let Some((_, tensor)) = &self.last else {
             return Ok(None);
         };
-        if tensor.shape.first() != Some(&all) {
-            let mut expected = tensor.shape.clone();
-            if let Some(rows) = expected.first_mut() {
-                *rows = all;
-            }
-            return Err(ModelError::Shape {
-                path: self.inner.path().to_path_buf(),
-                name: stored,
-                expected,
-                got: tensor.shape.clone(),
-            });
-        }
+        self.check_rows(stored, &tensor.shape, all)?;
         let width = tensor.values.len() / all;
         let mut shape = tensor.shape.clone();
         shape[0] = rows;
@@ -174,6 +180,18 @@ impl TensorSource for Unpacked<'_> {
             }
             None => self.inner.read_bands(&self.stored(name), bands),
         }
+    }
+
+    fn shape_of(&self, name: &str) -> Result<Option<Vec<usize>>> {
+        let Some((stored, _, rows, all)) = self.place(name) else {
+            return self.inner.shape_of(&self.stored(name));
+        };
+        let Some(mut shape) = self.inner.shape_of(&stored)? else {
+            return Ok(None);
+        };
+        self.check_rows(stored, &shape, all)?;
+        shape[0] = rows;
+        Ok(Some(shape))
     }
 
     fn names(&self) -> Vec<String> {

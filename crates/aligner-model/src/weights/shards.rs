@@ -120,6 +120,15 @@ impl<S: Shard> Shards<S> {
         Ok(Some(made))
     }
 
+    /// See [`TensorSource::shape_of`](super::TensorSource::shape_of).
+    pub fn shape_of(&self, name: &str) -> Result<Option<Vec<usize>>> {
+        let Some(&shard) = self.places.get(name) else {
+            return Ok(None);
+        };
+        let view = self.shards[shard].view(name)?;
+        Ok(view.map(|(view, _)| view.shape().to_vec()))
+    }
+
     pub fn names(&self) -> Vec<String> {
         self.places.keys().cloned().collect()
     }

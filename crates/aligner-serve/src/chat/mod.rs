@@ -22,7 +22,7 @@ use crate::config::{Action, Mode};
 use crate::http_client::{Answer, HttpError};
 use crate::openai::{Asked, ChunkHead, Shape};
 use crate::outcome::Outcome;
-use crate::ruling::{Case, Ruling, Wishes, millis};
+use crate::ruling::{Case, Ruling, Wishes, millis, seed_of};
 use crate::service::{Service, Settings};
 use crate::sse;
 
@@ -108,7 +108,10 @@ impl Exchange {
             guarded: self.asked.shape.guarded(choice, self.asked.wants_json),
             before: "",
             stops: &self.asked.stops,
-            wishes: Wishes::default(),
+            wishes: Wishes {
+                seed: seed_of(self.asked.seed, choice["index"].as_u64().unwrap_or(0)),
+                ..Wishes::default()
+            },
         }
     }
 

@@ -181,8 +181,8 @@ fn behind(exchange: Exchange, answers: Vec<(String, bool)>, model: Value) {
     let exchange = Arc::new(exchange);
     let work = async move {
         let _permit = permit;
-        for (answer, calls_tools) in answers {
-            let choice = json!({});
+        for (index, (answer, calls_tools)) in answers.into_iter().enumerate() {
+            let choice = json!({"index": index});
             let mut case = exchange.case(&choice);
             case.guarded.answer = &answer;
             case.guarded.calls_tools = calls_tools;

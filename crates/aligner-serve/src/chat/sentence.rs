@@ -16,7 +16,7 @@ use crate::api_error::ApiError;
 use crate::guard::Guarded;
 use crate::openai::{ChunkHead, Shape, total_usage};
 use crate::outcome::Outcome;
-use crate::ruling::{Case, Ruling, Served, Wishes, changes, rule};
+use crate::ruling::{Case, Ruling, Served, Wishes, changes, rule, seed_of};
 use crate::sentences::Segment;
 use crate::sse;
 
@@ -237,7 +237,10 @@ impl<'a> Writer<'a> {
             },
             before: &self.served,
             stops: &asked.stops,
-            wishes: Wishes::default(),
+            wishes: Wishes {
+                seed: seed_of(asked.seed, self.outcomes.len() as u64),
+                ..Wishes::default()
+            },
         };
         let (live, mut texts) = unbounded_channel::<String>();
         let ruled = async move { rule(service, settings, case, Some(&live)).await };

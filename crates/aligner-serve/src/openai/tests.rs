@@ -90,6 +90,21 @@ fn the_last_question_and_the_turns_before_it_are_found() {
 }
 
 #[test]
+fn a_seed_is_any_integer_and_anything_else_is_for_the_upstream() {
+    for (given, seed) in [
+        (json!(7), Some(7)),
+        (json!(-7), Some(7)),
+        (json!(null), None),
+        (json!("7"), None),
+        (json!(0.5), None),
+    ] {
+        let asked = asked(json!({"messages": [], "seed": given}));
+        assert_eq!(asked.seed, seed, "{given}");
+        assert_eq!(asked.body["seed"], given);
+    }
+}
+
+#[test]
 fn unknown_fields_pass_and_our_own_does_not() {
     let asked = asked(json!({
         "model": "m", "messages": [], "some_new_field": {"a": [1, 2.5]}, "stream": true,

@@ -32,6 +32,8 @@ pub struct Checkpoint {
     pub dir: PathBuf,
     /// The run's state.
     pub state: RunState,
+    /// Whether that is what lies in the directory: a run may go on otherwise than it was left.
+    pub is_as_saved: bool,
 }
 
 /// What looking for a checkpoint found.
@@ -107,7 +109,11 @@ impl CheckpointStore {
         for dir in self.checkpoints()?.into_iter().rev() {
             match Self::verify(&dir) {
                 Ok(state) => {
-                    found.checkpoint = Some(Checkpoint { dir, state });
+                    found.checkpoint = Some(Checkpoint {
+                        dir,
+                        state,
+                        is_as_saved: true,
+                    });
                     break;
                 }
                 Err(reason) => {

@@ -255,6 +255,11 @@ impl TrainConfig {
             "0 when there are no validation rows",
         )?;
         positive(
+            "patience",
+            self.patience == 0 || self.eval_every > 0,
+            "0 without validations in between (eval_every)",
+        )?;
+        positive(
             "best_by",
             self.best_by == BestBy::Loss || (self.eval_sample > 0 && !self.valid.is_empty()),
             "loss when no validation rows are corrected (valid, eval_sample)",

@@ -101,9 +101,6 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
     if !config.chat_format.is_empty() {
         ChatFormat::named(&config.chat_format)?;
     }
-    if objective.corrects() {
-        return Ok(());
-    }
     let refused = |key: &str, is_set: bool, why: &str| match is_set {
         true => Err(TrainError::config(
             key,
@@ -111,6 +108,18 @@ pub(super) fn check(config: &TrainConfig) -> Result<()> {
         )),
         false => Ok(()),
     };
+    refused(
+        "beta",
+        *objective != ObjectiveKind::Dpo && config.beta != TrainConfig::default().beta,
+        "it is how closely DPO holds to the model that it starts from",
+    )?;
+    if objective.corrects() {
+        return refused(
+            "chat_format",
+            !config.chat_format.is_empty(),
+            "its rows are written by a template",
+        );
+    }
     let copies = "rows to copy teach an Aligner";
     refused("warmup", warmup.is_on(), copies)?;
     refused("identity_share", config.identity_share > 0.0, copies)?;

@@ -71,6 +71,16 @@ impl WarmupChoice {
         Ok(())
     }
 
+    /// Whether more is said of it than whether there is one.
+    pub(crate) fn is_described(&self) -> bool {
+        let plain = Self {
+            share: self.share,
+            data: self.data.clone(),
+            ..Self::default()
+        };
+        *self != plain
+    }
+
     /// Whether there is a warm-up.
     pub fn is_on(&self) -> bool {
         !self.data.is_empty() || self.share.is_some_and(|share| share > 0.0)

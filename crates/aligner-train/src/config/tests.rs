@@ -132,6 +132,29 @@ fn impossible_values_name_their_key() {
             },
         ),
         (
+            "patience",
+            TrainConfig {
+                patience: 3,
+                valid: vec!["valid.jsonl".into()],
+                eval_every: 0,
+                ..usable.clone()
+            },
+        ),
+        (
+            "beta",
+            TrainConfig {
+                beta: 0.3,
+                ..usable.clone()
+            },
+        ),
+        (
+            "chat_format",
+            TrainConfig {
+                chat_format: "chatml".into(),
+                ..usable.clone()
+            },
+        ),
+        (
             "best_by",
             TrainConfig {
                 best_by: BestBy::ExactMatch,

@@ -148,10 +148,12 @@ impl MemoryPlan {
             DeviceSpec::Cpu => PROGRAM_BYTES + TOKENIZER_BYTES * shape.vocab,
             _ => DEVICE_BYTES,
         };
-        let held_less = choices
-            .lora
-            .as_ref()
-            .map_or(0.0, |_| held_less(config, choices.base_weights));
+        // On other devices a base in int8 is turned back into f32 for a product, and kept so until its backward pass.
+        let is_held_less = choices.lora.is_some() && choices.device == DeviceSpec::Cpu;
+        let held_less = match is_held_less {
+            true => held_less(config, choices.base_weights),
+            false => 0.0,
+        };
         let weights_bytes = (weights + adapter) * ELEMENT - held_less;
         let others =
             [2.0 * trained, gradients, activations, logits, scratch, held].map(|part| part * ELEMENT);

@@ -39,7 +39,7 @@ impl std::str::FromStr for MemorySize {
 pub fn available_memory_bytes() -> Option<u64> {
     let machine = available(&std::fs::read_to_string("/proc/meminfo").ok()?)?;
     let group = |name: &str| std::fs::read_to_string(format!("/sys/fs/cgroup/{name}")).ok();
-    let limit = left_of_limit(group("memory.max"), group("memory.current"));
+    let limit = left_of_limit(group("memory.max"), group("memory.current"), group("memory.stat"));
     Some(limit.map_or(machine, |left| left.min(machine)))
 }
 
@@ -51,10 +51,20 @@ fn available(meminfo: &str) -> Option<u64> {
     kilobytes.checked_mul(1024)
 }
 
-/// `None` where there is no limit: the file is missing, or says `max`.
-fn left_of_limit(limit: Option<String>, used: Option<String>) -> Option<u64> {
+/// `None` where there is no limit: the file is missing, or says `max`. Pages of files count as used, and are given up when
+/// somebody needs their place; `statistics` says how many there are.
+fn left_of_limit(limit: Option<String>, used: Option<String>, statistics: Option<String>) -> Option<u64> {
     let bytes = |text: Option<String>| text?.trim().parse::<u64>().ok();
-    Some(bytes(limit)?.saturating_sub(bytes(used).unwrap_or(0)))
+    let statistics = statistics.unwrap_or_default();
+    let pages = |name: &str| {
+        let mut lines = statistics.lines().filter_map(|line| line.split_once(' '));
+        let found = lines.find(|(key, _)| *key == name)?;
+        found.1.trim().parse::<u64>().ok()
+    };
+    let given_up = ["active_file", "inactive_file"].map(|name| pages(name).unwrap_or(0));
+    let used = bytes(used).unwrap_or(0);
+    let used = used.saturating_sub(given_up[0].saturating_add(given_up[1]));
+    Some(bytes(limit)?.saturating_sub(used))
 }
 
 #[cfg(test)]
@@ -82,9 +92,12 @@ mod tests {
             assert_eq!(available(wrong), None, "{wrong}");
         }
         let text = |text: &str| Some(text.to_string());
-        assert_eq!(left_of_limit(text("1000\n"), text("400\n")), Some(600));
-        assert_eq!(left_of_limit(text("1000"), text("4000")), Some(0));
-        assert_eq!(left_of_limit(text("max\n"), text("400")), None);
-        assert_eq!(left_of_limit(None, None), None);
+        assert_eq!(left_of_limit(text("1000\n"), text("400\n"), None), Some(600));
+        assert_eq!(left_of_limit(text("1000"), text("4000"), None), Some(0));
+        assert_eq!(left_of_limit(text("max\n"), text("400"), None), None);
+        assert_eq!(left_of_limit(None, None, None), None);
+        let pages = "anon 100\nfile 290\ninactive_file 200\nactive_file 50\nunevictable 3\n";
+        assert_eq!(left_of_limit(text("1000"), text("400"), text(pages)), Some(850));
+        assert_eq!(left_of_limit(text("1000"), text("100"), text(pages)), Some(1000));
     }
 }

@@ -2,7 +2,7 @@
 
 use aligner_eval::{Item, Unfinished, input};
 use aligner_hub::Files;
-use aligner_infer::{Answerer, FinishReason, SamplingParams};
+use aligner_infer::{Answerer, FinishReason, SamplingParams, part_seed};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -73,15 +73,15 @@ fn answer(
     rows: &mut Unfinished<Answered>,
 ) -> Result<()> {
     let upstream = Answerer::open(dir, args.place.device, args.place.weights)?;
-    let sampling = SamplingParams {
-        temperature: args.temperature,
-        seed: args.seed,
-        ..SamplingParams::default()
-    };
     let done = rows.rows().len();
     let bar = progress(Some((done + items.len()) as u64), "answering");
     bar.set_position(done as u64);
-    for item in items {
+    for (index, item) in (done as u64..).zip(items) {
+        let sampling = SamplingParams {
+            temperature: args.temperature,
+            seed: part_seed(args.seed, index),
+            ..SamplingParams::default()
+        };
         let answer = upstream.answer(&item.question, &item.chat_history, args.max_new_tokens, &sampling);
         let answer = answer.map_err(|error| CliError::Failed(format!("row {}: {error}", item.id)))?;
         rows.push(Answered {

@@ -98,7 +98,7 @@ impl Block {
                 };
                 let (tiles, _) = out[self.at(tile * TILE, panel)..].as_chunks_mut::<WIDTH>();
                 if let Some(out) = tiles.first_chunk_mut::<TILE>() {
-                    row_tile(isa, &[run], out);
+                    row_tile(isa, &[run], out, WIDTH);
                 }
             }
         }
@@ -141,7 +141,7 @@ impl Block {
                     chunks: steps.div_ceil(WIDTH),
                     last: steps - (steps.div_ceil(WIDTH) - 1) * WIDTH,
                 };
-                row_tile(isa, &[run], &mut sums);
+                row_tile(isa, &[run], &mut sums, WIDTH);
                 write(row, panel, &sums[..TILE.min(self.rows - row)]);
             }
         }

@@ -29,21 +29,25 @@ impl PanelMemory {
         Self::Allocated(vec![Row([0.0; WIDTH]); rows])
     }
 
-    /// One stretch of memory, for all weights of a model.
+    /// One stretch of memory, for all weights of a model; `None` where there is not so much.
     ///
     /// The system clears it by megabytes instead of by thousands of pages, so a model is there sooner, and reading it misses
     /// fewer translations of addresses.
-    pub fn map(rows: usize) -> Self {
-        let bytes = rows.checked_mul(size_of::<Row>()).filter(|&bytes| bytes > 0);
-        let map = bytes.and_then(|bytes| MmapOptions::new().len(bytes).map_anon().ok());
-        let Some(map) = map else {
-            return Self::allocate(rows);
+    pub fn map(rows: usize) -> Option<Self> {
+        let bytes = rows.checked_mul(size_of::<Row>())?;
+        // No system maps nothing.
+        let map = (bytes > 0).then(|| MmapOptions::new().len(bytes).map_anon());
+        let Some(Ok(map)) = map else {
+            let mut allocated = Vec::new();
+            allocated.try_reserve_exact(rows).ok()?;
+            allocated.resize(rows, Row([0.0; WIDTH]));
+            return Some(Self::Allocated(allocated));
         };
         #[cfg(target_os = "linux")]
         if let Err(error) = map.advise(memmap2::Advice::HugePage) {
             tracing::debug!(%error, "the weights lie in small pages");
         }
-        Self::Mapped(map)
+        Some(Self::Mapped(map))
     }
 
     pub fn rows(&self) -> &[Row] {

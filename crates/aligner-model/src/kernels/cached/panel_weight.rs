@@ -193,13 +193,16 @@ pub(crate) struct PanelWeights {
 }
 
 impl PanelWeights {
-    /// Memory for weights of `[input, output]`.
-    pub fn new(weights: impl Iterator<Item = [usize; 2]>) -> Self {
-        Self {
-            memory: PanelMemory::map(weights.map(rows_of).sum()),
+    /// Memory for weights of `[input, output]`; `None` where there is not so much.
+    pub fn new(mut weights: impl Iterator<Item = [usize; 2]>) -> Option<Self> {
+        let bytes = weights.try_fold(0usize, |bytes, dims| {
+            bytes.checked_add(PanelWeight::stored_bytes(dims)?)
+        })?;
+        Some(Self {
+            memory: PanelMemory::map(bytes / size_of::<Row>())?,
             written: Vec::new(),
             used: 0,
-        }
+        })
     }
 
     /// Writes the next weight, which `read` hands over as a model file has it, `[output, input]`: so many rows at a time, with
@@ -272,7 +275,7 @@ mod tests {
     #[test]
     fn weights_that_share_their_memory_are_those_that_have_their_own() {
         let dims = [[5, 32], [40, 33], [1, 1], [17, 100]];
-        let mut weights = PanelWeights::new(dims.into_iter());
+        let mut weights = PanelWeights::new(dims.into_iter()).unwrap();
         let values: Vec<f32> = (0..17 * 100).map(|value| value as f32).collect();
         for dims @ [input, output] in dims {
             weights.push(dims, |rows, each| {
@@ -288,6 +291,19 @@ mod tests {
             assert_eq!((shared.dims(), shared.bytes()), (dims, own.bytes()));
             assert_eq!(shared.rows(), own.rows());
         }
-        assert!(PanelWeights::new(std::iter::empty()).finish().next().is_none());
+        let none = PanelWeights::new(std::iter::empty()).unwrap();
+        assert!(none.finish().next().is_none());
+    }
+
+    #[test]
+    fn memory_that_is_not_there_is_none() {
+        for dims in [[1 << 30, 1 << 25], [usize::MAX, 1], [1 << 62, 1 << 62]] {
+            assert!(PanelWeights::new([dims].into_iter()).is_none(), "{dims:?}");
+        }
+        let each = std::iter::repeat_n([1 << 31, 1 << 30], 8);
+        assert!(
+            PanelWeights::new(each).is_none(),
+            "together they cannot be counted"
+        );
     }
 }

@@ -94,6 +94,11 @@ impl Packed {
         self.columns.div_ceil(WIDTH)
     }
 
+    /// Columns of a panel that are no padding.
+    pub fn columns_of(&self, panel: usize) -> usize {
+        WIDTH.min(self.columns - panel * WIDTH)
+    }
+
     /// `[words][WIDTH]`
     pub fn panel(&self, index: usize) -> &[f32] {
         &self.memory[index * self.words * WIDTH..][..self.words * WIDTH]

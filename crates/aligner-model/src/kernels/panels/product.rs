@@ -19,7 +19,8 @@ pub(in super::super) struct Term<'a> {
     pub weights: &'a Packed,
 }
 
-/// One panel of `Σ block · weights`; `write` is given the first row of each tile and its rows.
+/// One panel of `Σ block · weights`; `write` is given the first row of each tile and its rows, in which columns behind the
+/// weights' last may be anything finite.
 ///
 /// # Panics
 /// When blocks and weights do not fit together.
@@ -31,9 +32,11 @@ pub(in super::super) fn multiply(
     let (rows, form) = terms
         .first()
         .map_or((0, Form::F32), |term| (term.block.rows(), term.weights.form()));
+    let columns = terms.first().map_or(0, |term| term.weights.columns_of(panel));
     for term in terms {
         assert_eq!(term.block.columns(), term.weights.words(), "inner dimensions");
         assert_eq!((term.block.rows(), term.weights.form()), (rows, form), "rows");
+        assert_eq!(term.weights.columns_of(panel), columns, "columns");
     }
     let isa = form.isa();
     let mut tile: Tile = [[0.0; WIDTH]; TILE];
@@ -47,7 +50,7 @@ pub(in super::super) fn multiply(
             chunks: term.block.panels(),
             last: term.block.columns() - (term.block.panels() - 1) * WIDTH,
         }));
-        row_tile(isa, &runs, &mut tile);
+        row_tile(isa, &runs, &mut tile, columns);
         write(row, &mut tile[..TILE.min(rows - row)]);
     }
 }
@@ -217,7 +220,13 @@ mod tests {
 
     #[test]
     fn sums_of_products_of_any_shape_are_exact() {
-        let shapes = [[1, 1, 1, 1], [3, 32, 16, 33], [200, 40, 7, 64], [500, 65, 32, 31]];
+        let shapes = [
+            [1, 1, 1, 1],
+            [3, 32, 16, 33],
+            [200, 40, 7, 64],
+            [300, 65, 32, 31],
+            [130, 70, 16, 16],
+        ];
         for (form, [rows, first, second, columns]) in forms()
             .into_iter()
             .flat_map(|form| shapes.map(|shape| (form, shape)))

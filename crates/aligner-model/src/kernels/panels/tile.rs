@@ -19,6 +19,14 @@ pub(in super::super) enum Start {
 #[cfg(target_arch = "x86_64")]
 const PARTS: [usize; 3] = [11, 11, 10];
 
+/// Columns at a time where not all of a panel's are wanted.
+#[cfg(target_arch = "x86_64")]
+const FEW: usize = 8;
+
+/// Columns of a vector of AVX-512, of which a panel has two.
+#[cfg(target_arch = "x86_64")]
+const HALF: usize = WIDTH / 2;
+
 /// Vector instructions that a tile is computed with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Isa {
@@ -98,8 +106,9 @@ impl<'a> Run<'a> {
     }
 }
 
-/// `out[i][j] = Σ a[i · WIDTH + k] · b[k][j]`, over all runs.
-pub(in super::super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
+/// `out[i][j] = Σ a[i · WIDTH + k] · b[k][j]`, over all runs, for `j` below `columns`; those behind may be computed or not.
+pub(in super::super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile, columns: usize) {
+    assert!(columns <= WIDTH, "columns of a panel");
     for run in runs {
         assert!(run.last <= WIDTH, "a stretch as long as a panel is wide");
         let longest = if run.chunks > 1 { WIDTH } else { run.last };
@@ -109,7 +118,11 @@ pub(in super::super) fn row_tile(isa: Isa, runs: &[Run<'_>], out: &mut Tile) {
     unsafe {
         match isa {
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Bf16 if columns <= HALF => avx512_bf16::half_rows(runs, out),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => avx512_bf16::rows(runs, 0, Start::Zero, out),
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 if columns <= HALF => avx512::half_rows(runs, out),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::rows(runs, 0, Start::Zero, out),
             #[cfg(target_arch = "x86_64")]
@@ -201,6 +214,29 @@ macro_rules! stretch {
     };
 }
 
+/// [`stretch`] of a panel's first half: for each row its number and that of its sum.
+#[cfg(target_arch = "x86_64")]
+macro_rules! half_stretch {
+    ([$a:ident, $b:ident, $steps:ident] $sums:ident, $multiply:literal; $($index:literal),+) => {
+        std::arch::asm!(
+            "2:",
+            "vmovups {left}, zmmword ptr [{b}]",
+            "prefetcht0 byte ptr [{b} + 2048]",
+            $(concat!($multiply, " {", $index, "}, {left}, dword ptr [{a} + ", $index, " * 128]{{1to16}}"),)+
+            "add {a}, 4",
+            "add {b}, 128",
+            "dec {steps}",
+            "jnz 2b",
+            $(inout(zmm_reg) $sums[$index],)+
+            a = inout(reg) $a => _,
+            b = inout(reg) $b,
+            steps = inout(reg) $steps => _,
+            left = out(zmm_reg) _,
+            options(readonly, nostack),
+        )
+    };
+}
+
 /// A function that runs [`stretch`] over all runs, for rows and steps that many bytes apart.
 #[cfg(target_arch = "x86_64")]
 macro_rules! avx512_sums {
@@ -247,11 +283,40 @@ macro_rules! avx512_sums {
 macro_rules! avx512_loops {
     ($module:ident, $features:literal, $multiply:literal) => {
         mod $module {
-            use super::{PARTS, Run, Start, WIDTH, parts};
+            use super::{FEW, HALF, PARTS, Run, Start, TILE, WIDTH, parts};
 
             avx512_sums!(rows, $features, $multiply, 14, 128, 4; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21, 11 22 23, 12 24 25, 13 26 27);
             avx512_sums!(eleven_columns, $features, $multiply, 11, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19, 10 20 21);
             avx512_sums!(ten_columns, $features, $multiply, 10, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15, 8 16 17, 9 18 19);
+
+            avx512_sums!(few_columns, $features, $multiply, 8, 4, 128; 0 0 1, 1 2 3, 2 4 5, 3 6 7, 4 8 9, 5 10 11, 6 12 13, 7 14 15);
+
+            /// [`rows`] of the first [`HALF`] of the columns; the others stay as they are.
+            ///
+            /// # Safety
+            /// As [`rows`].
+            #[target_feature(enable = $features)]
+            pub(super) unsafe fn half_rows(runs: &[Run<'_>], out: &mut [[f32; WIDTH]; TILE]) {
+                use std::arch::x86_64::{_mm512_setzero_ps, _mm512_storeu_ps};
+                const { assert!(TILE == 14 && HALF == 16, "the loop is written for 14 vectors") };
+                let mut sums = [_mm512_setzero_ps(); TILE];
+                for run in runs {
+                    let mut b = run.b.as_ptr();
+                    for chunk in 0..run.chunks {
+                        let a = run.a.as_ptr().wrapping_add(chunk * run.stride);
+                        let steps = if chunk + 1 == run.chunks { run.last } else { WIDTH };
+                        if steps == 0 {
+                            continue;
+                        }
+                        // SAFETY: as in `rows`, and of `b` only the first half of each step.
+                        unsafe { half_stretch!([a, b, steps] sums, $multiply; 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13) };
+                    }
+                }
+                for (sums, out) in sums.iter().zip(out) {
+                    // SAFETY: a row of `out` has room for two vectors.
+                    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sums) };
+                }
+            }
 
             /// The first columns of a panel, and those of the part that the last of them is in.
             ///
@@ -264,18 +329,22 @@ macro_rules! avx512_loops {
                 out: &mut [[f32; WIDTH]; WIDTH],
                 columns: usize,
             ) {
+                if columns + FEW <= WIDTH {
+                    let (parts, _) = out.as_chunks_mut::<FEW>();
+                    for (part, out) in parts.iter_mut().take(columns.div_ceil(FEW)).enumerate() {
+                        // SAFETY: the caller's promise.
+                        unsafe { few_columns(runs, part * FEW, start, out) };
+                    }
+                    return;
+                }
                 let Some((first, second, third)) = parts(out) else {
                     return;
                 };
                 // SAFETY: the caller's promise.
                 unsafe {
                     eleven_columns(runs, 0, start, first);
-                    if columns > PARTS[0] {
-                        eleven_columns(runs, PARTS[0], start, second);
-                    }
-                    if columns > PARTS[0] + PARTS[1] {
-                        ten_columns(runs, PARTS[0] + PARTS[1], start, third);
-                    }
+                    eleven_columns(runs, PARTS[0], start, second);
+                    ten_columns(runs, PARTS[0] + PARTS[1], start, third);
                 }
             }
         }

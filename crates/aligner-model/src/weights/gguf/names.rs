@@ -253,6 +253,10 @@ impl TensorSource for GgufSource {
         Ok(Some(tensor))
     }
 
+    fn shape_of(&self, name: &str) -> Result<Option<Vec<usize>>> {
+        Ok(self.shape(name).map(<[usize]>::to_vec))
+    }
+
     fn names(&self) -> Vec<String> {
         self.places.keys().cloned().collect()
     }

@@ -121,6 +121,10 @@ impl TensorSource for SafetensorsSource {
         self.0.bands(name, bands)
     }
 
+    fn shape_of(&self, name: &str) -> Result<Option<Vec<usize>>> {
+        self.0.shape_of(name)
+    }
+
     fn names(&self) -> Vec<String> {
         self.0.names()
     }

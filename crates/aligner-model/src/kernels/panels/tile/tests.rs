@@ -33,21 +33,23 @@ fn tiles_of_every_instruction_set_are_exact() {
                 chunks: 3,
                 last,
             };
-            let mut out = [[f32::NAN; WIDTH]; TILE];
-            row_tile(isa, &[run, run], &mut out);
-            for (i, row) in out.iter().enumerate() {
-                for (j, &got) in row.iter().enumerate() {
-                    let term =
-                        |k: usize| a[k / WIDTH * TILE * WIDTH + i * WIDTH + k % WIDTH] * b[k * WIDTH + j];
-                    let sum: f32 = (0..2 * WIDTH + last).map(term).sum();
-                    assert_eq!(got, 2.0 * sum, "{isa:?} {last} {i} {j}");
+            for columns in [1, 16, 17, WIDTH] {
+                let mut out = [[f32::NAN; WIDTH]; TILE];
+                row_tile(isa, &[run, run], &mut out, columns);
+                for (i, row) in out.iter().enumerate() {
+                    for (j, &got) in row[..columns].iter().enumerate() {
+                        let term =
+                            |k: usize| a[k / WIDTH * TILE * WIDTH + i * WIDTH + k % WIDTH] * b[k * WIDTH + j];
+                        let sum: f32 = (0..2 * WIDTH + last).map(term).sum();
+                        assert_eq!(got, 2.0 * sum, "{isa:?} {last} {columns} {i} {j}");
+                    }
                 }
             }
         }
         for steps in [0, 1, 14, 100] {
             let (a, b) = (numbers(steps * WIDTH, 3), numbers(steps * WIDTH, 4));
             let run = Run::single(&a, &b, steps);
-            for columns in [1, 11, 12, 22, 23, WIDTH] {
+            for columns in [1, 8, 9, 16, 23, 24, 25, WIDTH] {
                 let mut out = [[f32::NAN; WIDTH]; WIDTH];
                 column_tile(isa, &[run], Start::Zero, &mut out, columns);
                 column_tile(isa, &[run], Start::Held, &mut out, columns);
@@ -68,5 +70,5 @@ fn a_run_outside_its_slice_is_caught() {
     let a = [0.0; TILE * WIDTH - 1];
     let b = [0.0; WIDTH * WIDTH];
     let run = Run::single(&a, &b, WIDTH);
-    row_tile(Isa::here(), &[run], &mut [[0.0; WIDTH]; TILE]);
+    row_tile(Isa::here(), &[run], &mut [[0.0; WIDTH]; TILE], WIDTH);
 }
