@@ -37,6 +37,9 @@ pub struct ExportArgs {
     /// Adapter over the model: merged into it, or with peft written itself.
     #[arg(long, value_name = "DIR")]
     pub adapter: Option<PathBuf>,
+    /// Model whose weights are averaged with the model's (repeatable): the mean of all of them is written.
+    #[arg(long, value_name = "RUN|DIR", conflicts_with = "adapter")]
+    pub average: Vec<PathBuf>,
     /// Base model of an adapter, where it does not lie where the adapter says.
     #[arg(long, value_name = "DIR", conflicts_with = "adapter")]
     pub base: Option<PathBuf>,

@@ -18,6 +18,11 @@ pub fn run(args: &ExportArgs) -> Result<()> {
             .as_deref()
             .map(|adapter| model_dir(Some(adapter), Files::Model))
             .transpose()?,
+        average: args
+            .average
+            .iter()
+            .map(|model| model_dir(Some(model), Files::Model))
+            .collect::<Result<_>>()?,
         base: match &args.base {
             Some(base) => Some(model_dir(Some(base), Files::Model)?),
             None => fetched_base(&dir)?,

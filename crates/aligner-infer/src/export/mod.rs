@@ -16,6 +16,7 @@
 //!
 //! A directory or a file is there complete or not at all: it is written beside its place and renamed last.
 
+mod average;
 mod gguf;
 mod hf;
 mod place;
@@ -116,6 +117,9 @@ pub struct ExportOptions {
     pub dtype: ExportDtype,
     /// An adapter over the model of the directory: merged into it, or, as PEFT, written itself.
     pub adapter: Option<PathBuf>,
+    /// Models whose weights are averaged with it, all by the same share: each written model is their mean, a *model soup*
+    /// (Wortsman et al. 2022, arXiv 2203.05482). Adapters among them are merged into their bases before.
+    pub average: Vec<PathBuf>,
     /// Where the base of an adapter lies, instead of where its `adapter_config.json` says.
     pub base: Option<PathBuf>,
     /// llama.cpp's name for the way the tokenizer cuts text into words, where it is not recognised.
@@ -133,6 +137,7 @@ impl ExportOptions {
             format,
             dtype,
             adapter: None,
+            average: Vec::new(),
             base: None,
             pre: None,
             overwrite: false,
@@ -155,7 +160,7 @@ pub struct Exported {
 /// Writes the model or adapter in `dir` to `out`: a directory, for GGUF a file that ends in `.gguf`.
 ///
 /// # Errors
-/// When the model cannot be read or expressed, `out` is there and may not be replaced, or a file cannot be written. What
+/// When the model cannot be read or expressed, those that are averaged do not go together, `out` is there and may not be replaced, or a file cannot be written. What
 /// may be replaced, where the options say so, is a file, or a directory that is empty or a model's, no run's, and does not
 /// hold what is exported.
 pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<Exported> {
@@ -163,6 +168,13 @@ pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<Exporte
     let source = Source::find(dir, options)?;
     place::check_apart(out, std::iter::once(dir).chain(source.dirs()))?;
     let mut notes = Vec::new();
+    if !source.others.is_empty() {
+        notes.push(format!(
+            "the weights are the mean of {} models; tokenizer, templates and aligner.json are those of {}",
+            source.others.len() + 1,
+            source.own.display()
+        ));
+    }
     if source.manifest.is_none() {
         notes.push(format!(
             "{} has no aligner.json: it is exported as it is, with its own chat template",

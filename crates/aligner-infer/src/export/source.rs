@@ -6,7 +6,7 @@ use aligner_data::AlignerManifest;
 use aligner_model::weights::{NamedTensor, dir_tensors, named_tensors};
 use aligner_model::{DeviceSpec, LoraAdapter, ModelConfig, load_dir};
 
-use super::ExportOptions;
+use super::{ExportOptions, average};
 use crate::error::{InferError, Result};
 
 /// A model, or a base and an adapter over it.
@@ -19,6 +19,8 @@ pub(super) struct Source {
     /// Where the tokenizer lies.
     pub tokenizer: PathBuf,
     pub manifest: Option<AlignerManifest>,
+    /// Those whose weights are averaged with its own.
+    pub others: Vec<Self>,
 }
 
 impl Source {
@@ -53,21 +55,23 @@ impl Source {
             Some(manifest) => Some(manifest),
             None => AlignerManifest::read(dir)?,
         };
-        Ok(Self {
+        let mut source = Self {
             tokenizer: tokenizer.to_path_buf(),
             own: own.to_path_buf(),
             base,
             adapter,
             manifest,
-        })
+            others: Vec::new(),
+        };
+        source.others = average::others(&source, options)?;
+        Ok(source)
     }
 
     /// All directories that are read.
-    pub fn dirs(&self) -> impl Iterator<Item = &Path> {
-        [Some(&self.own), self.base.as_ref(), Some(&self.tokenizer)]
-            .into_iter()
-            .flatten()
-            .map(PathBuf::as_path)
+    pub fn dirs(&self) -> Vec<&Path> {
+        let own = [Some(&self.own), self.base.as_ref(), Some(&self.tokenizer)];
+        let own = own.into_iter().flatten().map(PathBuf::as_path);
+        own.chain(self.others.iter().flat_map(Self::dirs)).collect()
     }
 
     fn base(&self) -> Result<&Path> {
@@ -79,9 +83,16 @@ impl Source {
         Ok(ModelConfig::read(self.base()?)?)
     }
 
+    /// The tensors to be written: the model's, or their mean with those of the others.
+    pub fn tensors(&self, config: &ModelConfig) -> Result<Vec<NamedTensor>> {
+        let own = self.own_tensors(config)?;
+        let others = self.others.iter().map(|other| other.own_tensors(config));
+        average::mean(own, others.collect::<Result<_>>()?)
+    }
+
     /// The model's tensors, an adapter merged into them. Those of a plain model are read one at a time; for a merge the
     /// base is in memory.
-    pub fn tensors(&self, config: &ModelConfig) -> Result<Vec<NamedTensor>> {
+    fn own_tensors(&self, config: &ModelConfig) -> Result<Vec<NamedTensor>> {
         let base = self.base()?;
         let Some(adapter) = &self.adapter else {
             return Ok(dir_tensors(config, base)?);

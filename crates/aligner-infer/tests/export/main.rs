@@ -343,6 +343,90 @@ fn a_merged_chat_model_says_how_its_adapter_writes_chats_and_not_its_base() {
 }
 
 #[test]
+fn the_mean_of_models_is_that_of_their_weights() {
+    let lab = Lab::new(&PromptTemplate::default());
+    let device = DeviceSpec::Cpu.open().unwrap();
+    let config = ModelConfig::read(&lab.model()).unwrap();
+    let other = lab.root.path().join("other");
+    save_dir(
+        &config,
+        &CausalDecoder::random(&config, 10, &device).unwrap(),
+        &other,
+    )
+    .unwrap();
+    let average = |others: Vec<PathBuf>, format: ExportFormat| ExportOptions {
+        average: others,
+        ..options(format, ExportDtype::F32)
+    };
+    let values = |dir: &Path| -> Vec<(String, Vec<f32>)> {
+        let tensors = named_tensors(&load_dir(dir, &device).unwrap().decoder).into_iter();
+        tensors
+            .map(|tensor| (tensor.name, (tensor.read)().unwrap()))
+            .collect()
+    };
+    // An adapter over the first counts as the model that it makes of it.
+    let merged = lab.out("merged");
+    export(
+        &lab.adapter(),
+        &merged,
+        &options(ExportFormat::Hf, ExportDtype::F32),
+    )
+    .unwrap();
+    let parts = [lab.model(), other.clone(), merged].map(|dir| values(&dir));
+    let out = lab.out("mean");
+    let written = export(
+        &lab.model(),
+        &out,
+        &average(vec![other.clone(), lab.adapter()], ExportFormat::Hf),
+    )
+    .unwrap();
+    assert!(
+        written.notes.iter().any(|note| note.contains("mean of 3 models")),
+        "{written:?}"
+    );
+    let mean = values(&out);
+    assert_eq!(mean.len(), parts[0].len());
+    let mut differ = false;
+    for (at, (name, mean)) in mean.iter().enumerate() {
+        for (index, value) in mean.iter().enumerate() {
+            let all = parts.each_ref().map(|part| part[at].1[index]);
+            let expected = all.iter().sum::<f32>() / 3.0;
+            assert!(
+                (value - expected).abs() <= 1e-6,
+                "{name} {index}: {value} {all:?}"
+            );
+            differ |= (value - all[0]).abs() > 1e-3;
+        }
+    }
+    assert!(differ);
+    assert_eq!(
+        AlignerManifest::read(&out).unwrap(),
+        AlignerManifest::read(&lab.model()).unwrap()
+    );
+
+    // What does not go together is refused before anything is written.
+    let refused = |others: Vec<PathBuf>, format: ExportFormat, part: &str| {
+        let (dir, out) = (lab.model(), lab.out("none"));
+        let error = export(&dir, &out, &average(others, format))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(part) && !out.exists(), "{error}");
+    };
+    refused(vec![other.clone()], ExportFormat::Peft, "mean of adapters");
+    let template = PromptTemplate::custom("own", "{question} {answer} ").unwrap();
+    let manifest = AlignerManifest::read(&lab.model()).unwrap().unwrap();
+    AlignerManifest::new(template, &manifest.tokenizer_hash, "base")
+        .write(&other)
+        .unwrap();
+    refused(vec![other.clone()], ExportFormat::Hf, "another prompt template");
+    let path = other.join("config.json");
+    let mut json: Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    json["rms_norm_eps"] = 1e-3.into();
+    std::fs::write(&path, json.to_string()).unwrap();
+    refused(vec![other], ExportFormat::Hf, "another shape");
+}
+
+#[test]
 fn what_makes_no_sense_is_said() {
     let lab = Lab::new(&PromptTemplate::default());
     let error = |out: &str, options: &ExportOptions| {

@@ -165,6 +165,17 @@ impl ModelConfig {
         }
     }
 
+    /// Whether both compute the same with the same weights: they differ in nothing but how new weights are drawn, and in
+    /// what of `config.json` this crate does not interpret.
+    pub fn computes_as(&self, other: &Self) -> bool {
+        let interpreted = |config: &Self| Self {
+            raw: Map::new(),
+            initializer_range: 0.0,
+            ..config.clone()
+        };
+        interpreted(self) == interpreted(other)
+    }
+
     /// Reads `dir/config.json`.
     ///
     /// # Errors
