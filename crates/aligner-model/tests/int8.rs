@@ -21,8 +21,8 @@ use burn::tensor::{Device, Distribution, Tensor};
 use common::{VARIANTS, assert_close, golden, golden_dir, greedy, host, ids};
 use proptest::prelude::*;
 
-/// Relative to the largest value.
-const TOLERANCE: f32 = 2e-6;
+/// Relative to the largest value. Sums of 1700 terms in another order were seen 2.3e-6 apart, and a wrong integer is by a 254th.
+const TOLERANCE: f32 = 1e-5;
 
 fn random<const D: usize>(shape: [usize; D], scale: f64) -> Tensor<D> {
     Tensor::random(shape, Distribution::Normal(0.0, scale), &Device::flex())

@@ -12,12 +12,14 @@
 )]
 
 mod common;
+mod lab;
 
-use aligner_model::DeviceSpec;
-use aligner_train::{TrainedModel, gradient_norm};
+use aligner_model::{DeviceSpec, WeightFormat};
+use aligner_train::{LoraChoice, TrainConfig, TrainedModel, gradient_norm};
 use burn::tensor::{Device, Int, Tensor};
 use burn::train::TrainStep;
 use common::{batch, goldens, model, optimizer};
+use lab::{Lab, records, run};
 
 const TOLERANCE: f64 = 1e-3;
 const IDS: [[i32; 6]; 2] = [[5, 9, 17, 2, 30, 4], [8, 8, 1, 40, 3, 11]];
@@ -80,4 +82,30 @@ fn logits_and_a_training_step_equal_the_cpu() {
         .zip(&here.2)
         .any(|(a, b)| (a - b).abs() > 10.0 * TOLERANCE);
     assert!(moved, "the step changed nothing that this test could see");
+}
+
+#[test]
+fn an_adapter_over_int8_trains_as_on_the_cpu() {
+    if other_device().is_none() {
+        return;
+    }
+    let lab = Lab::new();
+    let [there, here] = [std::env::var("ALIGNER_TEST_DEVICE").unwrap(), "cpu".into()].map(|device| {
+        let outcome = run(&TrainConfig {
+            lora: Some(LoraChoice {
+                rank: 4,
+                alpha: 16.0,
+                ..LoraChoice::default()
+            }),
+            base_weights: WeightFormat::Int8,
+            lr: 2e-2,
+            steps: Some(4),
+            device: device.clone(),
+            ..lab.config(&device)
+        });
+        let losses: Vec<f64> = records(&outcome.run).iter().map(|record| record.loss).collect();
+        losses
+    });
+    assert!(here.len() > 4 && here.first() != here.last(), "{here:?}");
+    assert_close(&there, &here, "losses");
 }

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use rayon::prelude::*;
 
 use super::cached::PanelWeight;
-use super::int8::Int8Weight;
+use super::int8::{Int8Weight, int8_linear};
 use super::matrix::Matrix;
 use super::panels::{
     Block, Factor, Form, Grid, OwnBlock, Packed, Panels, Term, WIDTH, add_columns, blocks_or_none,
@@ -136,6 +136,7 @@ impl Linear {
             .map(|LowRank { a, b, scale }| x.clone().matmul(a).matmul(b) * scale);
         let mut out = match self.weight {
             LinearWeight::Quantized(weight) => quantized_linear(x, &weight, None),
+            LinearWeight::Int8(weight) => int8_linear(x, &weight, None),
             weight => {
                 let weight = weight.into_tensor(&x.device());
                 x.matmul(weight)

@@ -1,6 +1,6 @@
 //! What fits into the memory there is.
 
-use aligner_model::{DeviceSpec, LoraConfig, ModelConfig, WeightFormat};
+use aligner_model::{LoraConfig, ModelConfig, WeightFormat};
 
 use super::{MemoryChoices, MemoryPlan};
 
@@ -34,9 +34,6 @@ impl Switches {
 
     /// The choices with these switched on; `None` where one is on already, or is not to be had.
     fn over(self, choices: &MemoryChoices) -> Option<MemoryChoices> {
-        if self.int8 && choices.device != DeviceSpec::Cpu {
-            return None;
-        }
         let mut changed = choices.clone();
         if self.checkpointing {
             changed.checkpointing = true;

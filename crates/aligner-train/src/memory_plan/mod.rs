@@ -142,18 +142,13 @@ impl MemoryPlan {
         let logits = shape.logits();
         let of_a_layer = (shape.tokens * shape.scratch() - logits).max(0.0);
         let between = shape.tokens * BETWEEN * shape.hidden;
-        let scratch = of_a_layer + between + largest_panel(config, choices.base_weights);
+        let scratch = of_a_layer + between + largest_panel(config, choices);
         let held = HELD_SHARE * (gradients + activations + logits + scratch);
         let fixed = match choices.device {
             DeviceSpec::Cpu => PROGRAM_BYTES + TOKENIZER_BYTES * shape.vocab,
             _ => DEVICE_BYTES,
         };
-        // On other devices a base in int8 is turned back into f32 for a product, and kept so until its backward pass.
-        let is_held_less = choices.lora.is_some() && choices.device == DeviceSpec::Cpu;
-        let held_less = match is_held_less {
-            true => held_less(config, choices.base_weights),
-            false => 0.0,
-        };
+        let held_less = choices.lora.as_ref().map_or(0.0, |_| held_less(config, choices));
         let weights_bytes = (weights + adapter) * ELEMENT - held_less;
         let others =
             [2.0 * trained, gradients, activations, logits, scratch, held].map(|part| part * ELEMENT);

@@ -38,17 +38,30 @@ pub(crate) fn layer_matrices(config: &ModelConfig) -> f64 {
     config.layers as f64 * of_layer
 }
 
-/// What a format takes less than f32 for the matrices of all layers, in bytes.
-pub(super) fn held_less(config: &ModelConfig, format: WeightFormat) -> f64 {
+/// What a format takes less than f32 for the matrices of all layers, in bytes of the device's memory.
+pub(super) fn held_less(config: &ModelConfig, choices: &MemoryChoices) -> f64 {
     let less = |(_, input, output)| {
-        WeightFormat::F32.bytes(input, output) as f64 - format.bytes(input, output) as f64
+        let held = match (choices.base_weights, choices.device) {
+            // The integers lie in the machine's memory.
+            (WeightFormat::Int8, device) if device != DeviceSpec::Cpu => 0,
+            (format, _) => format.bytes(input, output),
+        };
+        (WeightFormat::F32.bytes(input, output) - held) as f64
     };
     projections(config).map(less).iter().sum::<f64>() * config.layers as f64
 }
 
 /// The largest part of a weight that is there as f32 for a product, in elements.
-pub(super) fn largest_panel(config: &ModelConfig, format: WeightFormat) -> f64 {
-    let panels = projections(config).map(|(_, input, output)| format.scratch_bytes(input, output));
+pub(super) fn largest_panel(config: &ModelConfig, choices: &MemoryChoices) -> f64 {
+    let panels = projections(config).map(
+        |(_, input, output)| match (choices.base_weights, choices.device) {
+            // All of it, and once more on its way.
+            (WeightFormat::Int8, device) if device != DeviceSpec::Cpu => {
+                2 * WeightFormat::F32.bytes(input, output)
+            }
+            (format, _) => format.scratch_bytes(input, output),
+        },
+    );
     panels.into_iter().max().unwrap_or(0) as f64 / 4.0
 }
 

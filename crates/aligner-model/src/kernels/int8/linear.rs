@@ -8,7 +8,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{
     Autodiff, Backend, Dispatch, Flex, TensorMetadata, backend_extension, tensor::FloatTensor,
 };
-use burn::tensor::{Shape, Tensor};
+use burn::tensor::{DType, Shape, Tensor};
 use rayon::prelude::*;
 
 use super::{BLOCK, Int8Weight, rows_of_a_piece};
@@ -16,18 +16,18 @@ use crate::kernels::flex::{contiguous, elements, tensor};
 use crate::kernels::linear::{Weights, input_gradient};
 use crate::kernels::math::vectorized;
 use crate::kernels::panels::{Grid, Panels};
-use crate::kernels::runs_fused;
 
 /// Rows up to which the weight is read as it is stored.
 const MOST_ROWS: usize = 4;
 
-/// `x · weight + bias`; there is a gradient of `x` and of `bias`, and none of the weight.
+/// `x · weight + bias`; there is a gradient of `x` and of `bias`, and none of the weight. On another device than the CPU the weight is
+/// there, as f32, while it is multiplied, and not from one product to the next.
 ///
 /// # Shapes
 /// - `x`: `[rows, input]`, `bias`: `[output]`
 /// - output: `[rows, output]`
 pub fn int8_linear(x: Tensor<2>, weight: &Int8Weight, bias: Option<Tensor<1>>) -> Tensor<2> {
-    let out = if runs_fused(&x) {
+    let out = if x.dtype() == DType::F32 {
         Tensor::from_dispatch(<Dispatch as Int8LinearOps>::int8_linear(
             x.into_dispatch(),
             weight.clone(),
@@ -43,56 +43,116 @@ pub fn int8_linear(x: Tensor<2>, weight: &Int8Weight, bias: Option<Tensor<1>>) -
 }
 
 /// The operation as an extension of a backend.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(
+    Flex,
+    Cube: cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "webgpu")),
+    Autodiff
+)]
 pub trait Int8LinearOps: Backend {
     /// See [`int8_linear`].
     fn int8_linear(x: FloatTensor<Self>, weight: Int8Weight) -> FloatTensor<Self>;
 }
 
-impl Int8LinearOps for Flex {
-    fn int8_linear(x: FloatTensor<Self>, weight: Int8Weight) -> FloatTensor<Self> {
+/// What the operation is made of on a backend.
+pub trait Int8Products: Backend {
+    /// `x · weight`, as `[rows, output]`.
+    fn product(x: FloatTensor<Self>, weight: &Int8Weight) -> FloatTensor<Self>;
+
+    /// `dy · weightᵀ`, as `[rows, input]`.
+    fn input_gradient(dy: FloatTensor<Self>, weight: &Int8Weight) -> FloatTensor<Self>;
+}
+
+impl Int8Products for Flex {
+    fn product(x: FloatTensor<Self>, weight: &Int8Weight) -> FloatTensor<Self> {
         let x = contiguous(x);
         let values = elements(Some(&x)).unwrap_or_default();
         let (rows, [_, output]) = (x.shape()[0], weight.dims());
         let out = if (1..=MOST_ROWS).contains(&rows) {
             weight.dots(values, rows)
         } else {
-            Weights::int8(&weight).new_output(values)
+            Weights::int8(weight).new_output(values)
         };
         tensor(out, Shape::new([rows, output]))
+    }
+
+    fn input_gradient(dy: FloatTensor<Self>, weight: &Int8Weight) -> FloatTensor<Self> {
+        let dy = contiguous(dy);
+        let (rows, [input, _]) = (dy.shape()[0], weight.dims());
+        let mut dx = vec![0.0; rows * input];
+        let dy = elements(Some(&dy)).unwrap_or_default();
+        let weights = Weights::int8(weight);
+        let grid = Grid::new(rows);
+        let dy = Panels::from_rows(&grid, dy, weights.output);
+        input_gradient(&grid, &[(&weights, &dy)], Some(&mut dx));
+        tensor(dx, Shape::new([rows, input]))
+    }
+}
+
+impl Int8LinearOps for Flex {
+    fn int8_linear(x: FloatTensor<Self>, weight: Int8Weight) -> FloatTensor<Self> {
+        Self::product(x, &weight)
+    }
+}
+
+/// Devices with products of Burn alone: the weight is turned back here and sent there for each.
+#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "webgpu"))]
+mod cube {
+    use burn::backend::ops::FloatTensorOps;
+    use burn::tensor::TensorData;
+    use burn_cubecl::CubeBackend;
+
+    use super::{FloatTensor, Int8LinearOps, Int8Products, Int8Weight, TensorMetadata};
+
+    /// `[output, input]`
+    fn dense(weight: &Int8Weight, beside: &FloatTensor<CubeBackend>) -> FloatTensor<CubeBackend> {
+        let weight = weight.dequantize();
+        CubeBackend::float_from_data(TensorData::new(weight.values, weight.shape), &beside.device())
+    }
+
+    impl Int8Products for CubeBackend {
+        fn product(x: FloatTensor<Self>, weight: &Int8Weight) -> FloatTensor<Self> {
+            let weight = dense(weight, &x);
+            Self::float_matmul(x, Self::float_swap_dims(weight, 0, 1))
+        }
+
+        fn input_gradient(dy: FloatTensor<Self>, weight: &Int8Weight) -> FloatTensor<Self> {
+            let weight = dense(weight, &dy);
+            Self::float_matmul(dy, weight)
+        }
+    }
+
+    impl Int8LinearOps for CubeBackend {
+        fn int8_linear(x: FloatTensor<Self>, weight: Int8Weight) -> FloatTensor<Self> {
+            Self::product(x, &weight)
+        }
     }
 }
 
 #[derive(Debug)]
 struct Int8LinearBackward;
 
-impl Backward<Flex, 1> for Int8LinearBackward {
+impl<B: Int8Products> Backward<B, 1> for Int8LinearBackward {
     type State = Int8Weight;
 
     fn backward(self, ops: Ops<Int8Weight, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = contiguous(grads.consume::<Flex>(&ops.node));
-        let [Some(node)] = ops.parents else { return };
-        let (rows, [input, _]) = (dy.shape()[0], ops.state.dims());
-        let mut dx = vec![0.0; rows * input];
-        let dy = elements(Some(&dy)).unwrap_or_default();
-        let weights = Weights::int8(&ops.state);
-        let grid = Grid::new(rows);
-        let dy = Panels::from_rows(&grid, dy, weights.output);
-        input_gradient(&grid, &[(&weights, &dy)], Some(&mut dx));
-        grads.register::<Flex>(node.id, tensor(dx, Shape::new([rows, input])));
+        let dy = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::input_gradient(dy, &ops.state));
+        }
     }
 }
 
-impl<C: CheckpointStrategy> Int8LinearOps for Autodiff<Flex, C> {
+impl<B: Int8Products, C: CheckpointStrategy> Int8LinearOps for Autodiff<B, C> {
     fn int8_linear(x: FloatTensor<Self>, weight: Int8Weight) -> FloatTensor<Self> {
         let guards = [x.node()];
         let x = x.into_primitive();
-        match Int8LinearBackward.prepare::<C>(guards).compute_bound().stateful() {
+        let prepared = Backward::<B, 1>::prepare::<C>(Int8LinearBackward, guards);
+        match prepared.compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let out = <Flex as Int8LinearOps>::int8_linear(x, weight.clone());
+                let out = B::product(x, &weight);
                 prep.finish(weight, out)
             }
-            OpsKind::UnTracked(prep) => prep.finish(<Flex as Int8LinearOps>::int8_linear(x, weight)),
+            OpsKind::UnTracked(prep) => prep.finish(B::product(x, &weight)),
         }
     }
 }
