@@ -63,8 +63,8 @@ fn refusal(model: &ModelConfig, asked: &MemoryChoices, memory_bytes: u64) -> Str
     let memory = size(memory_bytes);
     let remedies = MemoryPlan::remedies(model, asked, memory_bytes);
     if remedies.is_empty() {
-        let plan = MemoryPlan::of(model, asked);
-        let why = nothing_helps(&plan, memory_bytes);
+        let shorter = MemoryPlan::with_shorter_rows(model, asked, memory_bytes);
+        let why = nothing_helps(asked, shorter.as_ref());
         return format!("the run does not fit in {memory}, {why}");
     }
     let remedies: Vec<String> = remedies.iter().map(|remedy| flags(asked, remedy)).collect();

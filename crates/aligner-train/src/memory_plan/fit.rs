@@ -112,6 +112,28 @@ impl MemoryPlan {
         }
         found
     }
+
+    /// Where nothing makes rows of `choices.max_length` tokens fit: an adapter over int8, checkpointing and one row at once, with
+    /// the most tokens that it can have then. `None` when not even one does.
+    pub fn with_shorter_rows(
+        config: &ModelConfig,
+        choices: &MemoryChoices,
+        memory_bytes: u64,
+    ) -> Option<MemoryChoices> {
+        let smallest = MemoryChoices {
+            micro_batch: 1,
+            accumulate: choices.rows_per_step(),
+            lora: Some(choices.lora.clone().unwrap_or_default()),
+            base_weights: WeightFormat::Int8,
+            checkpointing: true,
+            ..choices.clone()
+        };
+        let max_length = Self::largest_length(config, &smallest, memory_bytes)?;
+        Some(MemoryChoices {
+            max_length,
+            ..smallest
+        })
+    }
 }
 
 /// The choices with the most rows at once that fit: as many as asked for, or fewer by which the rows of a step can be divided.

@@ -255,4 +255,18 @@ fn seven_billion_weights_fit_in_24_gb_in_eight_bits_below_an_adapter_and_not_oth
         "{remedies:?}"
     );
     assert_eq!(MemoryPlan::fitted(&config, &full, memory), None);
+    // On a card Burn's operations keep more of a row: it has to be shorter.
+    let there = MemoryChoices {
+        device: DeviceSpec::Cuda(None),
+        ..full
+    };
+    assert_eq!(MemoryPlan::remedies(&config, &there, memory), []);
+    let shorter = MemoryPlan::with_shorter_rows(&config, &there, memory).unwrap();
+    assert!((1000..2048).contains(&shorter.max_length), "{shorter:?}");
+    assert!(MemoryPlan::of(&config, &shorter).total_bytes <= memory);
+    assert_eq!(shorter.rows_per_step(), there.rows_per_step());
+    assert_eq!(
+        MemoryPlan::with_shorter_rows(&config, &there, 1_000_000_000),
+        None
+    );
 }

@@ -24,26 +24,33 @@ struct Fit {
     largest_length: Option<usize>,
     /// Where the run itself does not.
     remedies: Vec<(MemoryChoices, MemoryPlan)>,
+    /// Where there are none.
+    shorter: Option<MemoryChoices>,
 }
 
 impl Answer {
     /// The answer on memory.
     pub fn new(config: &ModelConfig, choices: MemoryChoices, memory: Option<MemorySize>) -> Self {
         let plan = MemoryPlan::of(config, &choices);
-        let fit = memory.map(|MemorySize(memory_bytes)| Fit {
-            memory_bytes,
-            largest_micro_batch: MemoryPlan::largest_micro_batch(config, &choices, memory_bytes),
-            largest_length: MemoryPlan::largest_length(config, &choices, memory_bytes),
-            remedies: if plan.total_bytes <= memory_bytes {
-                Vec::new()
-            } else {
-                let remedies = MemoryPlan::remedies(config, &choices, memory_bytes);
-                let with_plan = |choices| {
-                    let plan = MemoryPlan::of(config, &choices);
-                    (choices, plan)
-                };
-                remedies.into_iter().map(with_plan).collect()
-            },
+        let fit = memory.map(|MemorySize(memory_bytes)| {
+            let remedies = match plan.total_bytes <= memory_bytes {
+                true => Vec::new(),
+                false => MemoryPlan::remedies(config, &choices, memory_bytes),
+            };
+            let with_plan = |choices| {
+                let plan = MemoryPlan::of(config, &choices);
+                (choices, plan)
+            };
+            Fit {
+                memory_bytes,
+                largest_micro_batch: MemoryPlan::largest_micro_batch(config, &choices, memory_bytes),
+                largest_length: MemoryPlan::largest_length(config, &choices, memory_bytes),
+                shorter: match remedies.is_empty() {
+                    true => MemoryPlan::with_shorter_rows(config, &choices, memory_bytes),
+                    false => None,
+                },
+                remedies: remedies.into_iter().map(with_plan).collect(),
+            }
         });
         Self {
             choices,
@@ -66,6 +73,9 @@ impl Answer {
                 "largest_micro_batch": fit.largest_micro_batch,
                 "largest_max_length": fit.largest_length,
                 "remedies": remedies.collect::<Vec<_>>(),
+                "shorter_rows": fit.shorter.as_ref().map(|shorter| {
+                    json!({ "flags": flags(&self.choices, shorter), "max_length": shorter.max_length })
+                }),
             })
         });
         json!({
@@ -206,7 +216,7 @@ impl Answer {
         }
         lines.push(format!("it does not fit in {memory}"));
         if fit.remedies.is_empty() {
-            lines.push(nothing_helps(&self.plan, fit.memory_bytes));
+            lines.push(nothing_helps(&self.choices, fit.shorter.as_ref()));
         } else {
             lines.push("it would with one of:".into());
         }
@@ -222,17 +232,17 @@ impl Answer {
     }
 }
 
-/// What is said where no switch makes a run fit.
-pub fn nothing_helps(plan: &MemoryPlan, memory_bytes: u64) -> String {
-    let weights = if plan.weights_bytes > memory_bytes {
-        format!(
-            "its weights alone take {}: take a smaller model",
-            size(plan.weights_bytes)
-        )
-    } else {
-        "shorten --max-length, or take a smaller model".into()
+/// What is said where no switch makes a run fit, and rows would have to be shorter.
+pub fn nothing_helps(choices: &MemoryChoices, shorter: Option<&MemoryChoices>) -> String {
+    let instead = match shorter {
+        Some(shorter) => format!(
+            "rows of up to {} tokens fit with: {}",
+            shorter.max_length,
+            flags(choices, shorter)
+        ),
+        None => "rows of a single token do not fit either: take a smaller model".into(),
     };
-    format!("nor with an adapter, checkpointing and one row at once; {weights}")
+    format!("nor with an adapter over int8, checkpointing and one row at once; {instead}")
 }
 
 /// The flags in which other choices differ.
@@ -252,6 +262,9 @@ pub fn flags(choices: &MemoryChoices, other: &MemoryChoices) -> String {
     }
     if other.accumulate != choices.accumulate {
         flags.push(format!("--accumulate {}", other.accumulate));
+    }
+    if other.max_length != choices.max_length {
+        flags.push(format!("--max-length {}", other.max_length));
     }
     flags.join(" ")
 }
