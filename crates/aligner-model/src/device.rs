@@ -65,6 +65,10 @@ impl DeviceSpec {
     /// # Errors
     /// [`ModelError::Device`] when this build does not contain the backend; the message names the Cargo feature.
     pub fn open(self) -> Result<Device> {
+        #[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "webgpu"))]
+        if self != Self::Cpu {
+            in_one_stream();
+        }
         match self {
             Self::Cpu => Ok(Device::flex()),
             #[cfg(feature = "cuda")]
@@ -88,6 +92,25 @@ impl DeviceSpec {
             }
         }
     }
+}
+
+/// Puts the work of all threads into one stream of each device, unless the program has configured CubeCL before.
+///
+/// By default CubeCL 0.11 gives threads streams of their own, and what one reads of another's may be what was there before its last
+/// change: losses of single steps and validations were off by some 10⁻³ on `webgpu`, and with them gradients.
+#[cfg(any(feature = "cuda", feature = "vulkan", feature = "metal", feature = "webgpu"))]
+fn in_one_stream() {
+    use burn_cubecl::cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
+    static ONCE: std::sync::Once = std::sync::Once::new();
+    ONCE.call_once(|| {
+        let mut config = CubeClRuntimeConfig::from_current_dir().override_from_env();
+        config.streaming.max_streams = 1;
+        if !CubeClRuntimeConfig::try_set(config) {
+            tracing::warn!(
+                "CubeCL is configured already: with more than one stream a device's results may be wrong"
+            );
+        }
+    });
 }
 
 #[cfg(any(feature = "vulkan", feature = "metal", feature = "webgpu"))]
