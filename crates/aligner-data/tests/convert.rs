@@ -129,6 +129,14 @@ fn a_blank_answer_is_no_identity_row() {
     assert_eq!(convert_files(&[rows], &out, &options).unwrap().written, 3);
 }
 
+#[cfg(unix)]
+fn pipe_in(dir: &Path) -> PathBuf {
+    let pipe = dir.join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    pipe
+}
+
 #[test]
 #[cfg(unix)]
 fn a_link_stays_a_link_and_a_pipe_a_pipe() {
@@ -152,14 +160,7 @@ fn a_link_stays_a_link_and_a_pipe_a_pipe() {
     let error = convert_files(std::slice::from_ref(&rows), &link, &options).unwrap_err();
     assert!(error.to_string().contains("cannot follow"), "{error}");
 
-    let pipe = dir.path().join("pipe");
-    assert!(
-        std::process::Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .unwrap()
-            .success()
-    );
+    let pipe = pipe_in(dir.path());
     // Nothing that is there is replaced, so it need not be allowed.
     for options in [options, ConvertOptions::default()] {
         let reader = std::thread::spawn({
@@ -217,14 +218,7 @@ fn what_is_there_stays_until_the_new_file_is_whole() {
 #[cfg(unix)]
 fn a_pipe_is_converted() {
     let dir = tempfile::tempdir().unwrap();
-    let pipe = dir.path().join("pipe");
-    assert!(
-        std::process::Command::new("mkfifo")
-            .arg(&pipe)
-            .status()
-            .unwrap()
-            .success()
-    );
+    let pipe = pipe_in(dir.path());
     let rows = format!("{}\n{0}", json!({"chosen": HH[0], "rejected": HH[1]}));
     let writer = std::thread::spawn({
         let pipe = pipe.clone();

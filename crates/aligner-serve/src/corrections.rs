@@ -15,7 +15,8 @@ use crate::api_error::ApiError;
 use crate::chat::{event_stream, json_response, mark, unix_time};
 use crate::config::Mode;
 use crate::guard::Guarded;
-use crate::ruling::{Case, Ruling, Served, Wishes, millis, rule, seed_of};
+use crate::random::seed_of;
+use crate::ruling::{Case, Ruling, Served, Wishes, millis, rule};
 use crate::service::Service;
 use crate::sse;
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use aligner_data::Turn;
-use aligner_infer::{Edit, FinishReason, Usage, diff, edit_ratio, is_copy, part_seed};
+use aligner_infer::{Edit, FinishReason, Usage, diff, edit_ratio, is_copy};
 use serde_json::{Map, Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -14,7 +14,7 @@ use crate::gate::Gated;
 use crate::guard::Guarded;
 use crate::openai::usage_of;
 use crate::outcome::Outcome;
-use crate::random::random;
+use crate::random::fresh_seed;
 use crate::service::{Service, Settings};
 
 /// Words from which changes are not looked for: the search takes time with the square of what differs, in which others wait.
@@ -44,19 +44,6 @@ pub(crate) struct Wishes<'a> {
     /// Absent where the request names none: each correction gets one of its own then.
     pub seed: Option<u64>,
     pub prediction: Option<&'a str>,
-}
-
-/// A seed for one of several texts of a request, by its place among them; the first has the request's own, as one alone.
-pub(crate) fn seed_of(asked: Option<u64>, index: u64) -> Option<u64> {
-    asked.map(|seed| match index {
-        0 => seed,
-        _ => of_any_server(part_seed(seed, index)),
-    })
-}
-
-/// A seed of 31 bits, which the server behind any engine takes.
-fn of_any_server(seed: u64) -> u64 {
-    seed >> 33
 }
 
 /// Which text is served.
@@ -266,7 +253,7 @@ impl<'a> Attempt<'a> {
             max_new_tokens: wishes.max_new_tokens.map_or(most, |wish| wish.min(most)),
             temperature: wishes.temperature.unwrap_or(config.temperature),
             top_p: wishes.top_p.unwrap_or(1.0),
-            seed: wishes.seed.unwrap_or_else(|| of_any_server(random())),
+            seed: wishes.seed.unwrap_or_else(fresh_seed),
             prediction: wishes.prediction.map(str::to_string),
         }
     }

@@ -117,8 +117,8 @@ pub struct ExportOptions {
     pub dtype: ExportDtype,
     /// An adapter over the model of the directory: merged into it, or, as PEFT, written itself.
     pub adapter: Option<PathBuf>,
-    /// Models whose weights are averaged with it, all by the same share: each written model is their mean, a *model soup*
-    /// (Wortsman et al. 2022, arXiv 2203.05482). Adapters among them are merged into their bases before.
+    /// Models whose weights are averaged with it, each with the same share: a *model soup* (Wortsman et al. 2022, arXiv
+    /// 2203.05482). Adapters among them are merged into their bases before.
     pub average: Vec<PathBuf>,
     /// Where the base of an adapter lies, instead of where its `adapter_config.json` says.
     pub base: Option<PathBuf>,
@@ -160,9 +160,9 @@ pub struct Exported {
 /// Writes the model or adapter in `dir` to `out`: a directory, for GGUF a file that ends in `.gguf`.
 ///
 /// # Errors
-/// When the model cannot be read or expressed, those that are averaged do not go together, `out` is there and may not be replaced, or a file cannot be written. What
-/// may be replaced, where the options say so, is a file, or a directory that is empty or a model's, no run's, and does not
-/// hold what is exported.
+/// When the model cannot be read or expressed, those that are averaged do not go together, `out` is there and may not be
+/// replaced, or a file cannot be written. What may be replaced, where the options say so, is a file, or a directory that is
+/// empty or a model's, no run's, and does not hold what is exported.
 pub fn export(dir: &Path, out: &Path, options: &ExportOptions) -> Result<Exported> {
     place::check(out, options)?;
     let source = Source::find(dir, options)?;

@@ -22,7 +22,8 @@ use crate::config::{Action, Mode};
 use crate::http_client::{Answer, HttpError};
 use crate::openai::{Asked, ChunkHead, Shape};
 use crate::outcome::Outcome;
-use crate::ruling::{Case, Ruling, Wishes, millis, seed_of};
+use crate::random::seed_of;
+use crate::ruling::{Case, Ruling, Wishes, millis};
 use crate::service::{Service, Settings};
 use crate::sse;
 

@@ -16,7 +16,8 @@ use crate::api_error::ApiError;
 use crate::guard::Guarded;
 use crate::openai::{ChunkHead, Shape, total_usage};
 use crate::outcome::Outcome;
-use crate::ruling::{Case, Ruling, Served, Wishes, changes, rule, seed_of};
+use crate::random::seed_of;
+use crate::ruling::{Case, Ruling, Served, Wishes, changes, rule};
 use crate::sentences::Segment;
 use crate::sse;
 
